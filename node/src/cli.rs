@@ -1,0 +1,1 @@
+//! The command line: arguments, merged settings and commands apart; one file a command.

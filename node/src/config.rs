@@ -1,0 +1,1 @@
+//! Settings: flag, then `AITBC_*` variable, then `config.toml`, then default.

@@ -1,0 +1,29 @@
+//! The aitbc node: the one place with sockets, disks, GPUs, clocks and tasks.
+//!
+//! ```text
+//!            api, cli            what people and programs call
+//!               |
+//!            routing             client side: offers known, candidates, dispatch, failover
+//!               |        \
+//!   jobs --- market       network        provider side; money; swarm, DHT, gossip, streams
+//!     |        |
+//!   engine   storage      gpu, models    child process that runs models; RocksDB; devices; files
+//! ```
+//!
+//! Every subsystem is a task that owns its state, and a cloneable handle that only sends. [`node`] starts and joins
+//! them; nothing else does.
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod gpu;
+pub mod jobs;
+pub mod market;
+pub mod models;
+pub mod network;
+pub mod node;
+pub mod routing;
+pub mod storage;
+pub mod telemetry;

@@ -1,0 +1,487 @@
+//! What a client asks for, what comes back, and the states a job goes through.
+
+use crate::{
+    bytes::{Digest, JobId, Nonce},
+    envelope::{Signed, Statement},
+    money::MicroCredits,
+    quote::Quote,
+    receipt::{Cheque, Receipt},
+    text::{Line, bounded_vec},
+    wire,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The name of a model, such as `smollm2:135m`.
+pub type ModelName = Line<64>;
+
+/// Most tokens between two acknowledgements: neither side can lose more than this.
+pub const WINDOW_TOKENS: u32 = 64;
+/// Most messages in a chat.
+pub const MAX_MESSAGES: usize = 512;
+/// Most stop sequences, as OpenAI's API allows.
+pub const MAX_STOPS: usize = 4;
+/// Most tokens of an answer, and of a prefix that is continued.
+pub const MAX_TOKENS: u32 = 32_768;
+/// Most texts in one embedding request.
+pub const MAX_EMBEDDING_INPUTS: usize = 64;
+/// Most alternatives with log probabilities a token, as OpenAI's API allows.
+pub const MAX_TOP_LOGPROBS: u8 = 20;
+
+/// Who speaks in a chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Instructions to the model.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One message of a chat.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+/// What a model is given. Its `Debug` form shows sizes and never texts, so that prompts cannot reach a log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// A conversation, put into the model's own chat template by the provider.
+    Chat(#[serde(deserialize_with = "bounded_vec::<_, _, MAX_MESSAGES>")] Vec<Message>),
+    /// Text to be continued as it stands.
+    Text(String),
+    /// Texts to be turned into vectors.
+    Embed(#[serde(deserialize_with = "bounded_vec::<_, _, MAX_EMBEDDING_INPUTS>")] Vec<String>),
+}
+
+impl Input {
+    /// Bytes of text in it.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Text(text) => text.len(),
+            Self::Embed(texts) => texts.iter().map(String::len).sum(),
+        }
+    }
+
+    /// Upper bound of the prompt tokens an honest provider can count: a token is at least one byte, and a chat
+    /// template adds at most 64 tokens a message and 64 around all.
+    pub fn max_prompt_tokens(&self) -> u32 {
+        let parts = match self {
+            Self::Chat(messages) => messages.len(),
+            Self::Text(_) => 0,
+            Self::Embed(texts) => texts.len(),
+        };
+        u32::try_from(self.text_bytes().saturating_add(64 * (parts + 1))).unwrap_or(u32::MAX)
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Chat(_) => "Chat",
+            Self::Text(_) => "Text",
+            Self::Embed(_) => "Embed",
+        };
+        write!(formatter, "{kind}({} bytes)", self.text_bytes())
+    }
+}
+
+/// How tokens are drawn. Equal parameters, seed and position give equal draws on equal logits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 is greedy; at most 2.
+    pub temperature: f32,
+    /// Nucleus, over 0 and at most 1.
+    pub top_p: f32,
+    /// Where the randomness comes from; drawn by the client where the user names none.
+    pub seed: u64,
+}
+
+/// A complete request: everything that decides the answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The model by name.
+    pub model: ModelName,
+    /// The weights, where the client insists on some: SHA-256 of the file.
+    pub weights: Option<Digest>,
+    /// What the model is given.
+    pub input: Input,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Most tokens of the answer, the prefix included.
+    pub max_tokens: u32,
+    /// Texts that end the answer and are not part of it.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, MAX_STOPS>")]
+    pub stop: Vec<String>,
+    /// Alternatives with log probabilities for each token; `None` for no log probabilities at all.
+    #[serde(default)]
+    pub top_logprobs: Option<u8>,
+    /// Tokens of the answer that another provider delivered before it failed: the answer goes on after them.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, { MAX_TOKENS as usize }>")]
+    pub prefix: Vec<u32>,
+}
+
+/// Why a [`JobSpec`] is refused before anything is computed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SpecError {
+    /// No text at all.
+    #[error("the input is empty")]
+    EmptyInput,
+    /// A sampling parameter out of range.
+    #[error("{name} is {value}, allowed is {range}")]
+    Sampling {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f32,
+        /// What is allowed.
+        range: &'static str,
+    },
+    /// Too many or no tokens asked for.
+    #[error("max_tokens is {0}, allowed is 1 to {MAX_TOKENS}")]
+    MaxTokens(u32),
+    /// The prefix leaves nothing to generate.
+    #[error("the prefix has {prefix} tokens, max_tokens is {max_tokens}")]
+    PrefixTooLong {
+        /// Tokens in the prefix.
+        prefix: usize,
+        /// Tokens asked for.
+        max_tokens: u32,
+    },
+    /// A stop sequence that is empty or longer than 256 bytes.
+    #[error("stop sequences have 1 to 256 bytes")]
+    Stop,
+    /// More alternatives than allowed.
+    #[error("top_logprobs is {0}, allowed is 0 to {MAX_TOP_LOGPROBS}")]
+    TopLogprobs(u8),
+    /// Larger than a quote frame holds.
+    #[error("{0}")]
+    Wire(#[from] wire::WireError),
+}
+
+impl JobSpec {
+    /// Refuses what no provider may be asked to do.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let Sampling { temperature, top_p, .. } = self.sampling;
+        if self.input.text_bytes() == 0 {
+            return Err(SpecError::EmptyInput);
+        }
+        if !(0.0..=2.0).contains(&temperature) {
+            return Err(SpecError::Sampling { name: "temperature", value: temperature, range: "0 to 2" });
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return Err(SpecError::Sampling { name: "top_p", value: top_p, range: "over 0, at most 1" });
+        }
+        if self.max_tokens == 0 || self.max_tokens > MAX_TOKENS {
+            return Err(SpecError::MaxTokens(self.max_tokens));
+        }
+        if self.prefix.len() >= self.max_tokens as usize {
+            return Err(SpecError::PrefixTooLong { prefix: self.prefix.len(), max_tokens: self.max_tokens });
+        }
+        if self.stop.iter().any(|stop| stop.is_empty() || stop.len() > 256) {
+            return Err(SpecError::Stop);
+        }
+        match self.top_logprobs {
+            Some(count) if count > MAX_TOP_LOGPROBS => Err(SpecError::TopLogprobs(count)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The digest that quotes and receipts bind: SHA-256 of the canonical encoding, the prefix included.
+    pub fn digest(&self) -> Result<Digest, SpecError> {
+        Ok(Digest::of(&wire::encode_payload(self, wire::MAX_QUOTE_FRAME)?))
+    }
+}
+
+/// A token with the natural logarithm of its probability.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// Token id; 0 where an upstream engine tells only text.
+    pub token: u32,
+    /// The token's own bytes.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of the probability before temperature and nucleus.
+    pub logprob: f32,
+}
+
+/// What one generated token carries when log probabilities were asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Logprobs {
+    /// The drawn token.
+    pub chosen: TokenLogprob,
+    /// The likeliest ones, best first.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, { MAX_TOP_LOGPROBS as usize }>")]
+    pub top: Vec<TokenLogprob>,
+}
+
+/// Consecutive pieces of an answer. Its `Debug` form shows sizes only.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Tokens of this attempt that come before this chunk.
+    pub first: u32,
+    /// Billed tokens in this chunk.
+    pub count: u32,
+    /// Their ids; empty where the engine is an upstream server that does not tell them.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, { WINDOW_TOKENS as usize }>")]
+    pub tokens: Vec<u32>,
+    /// Text that became certain with these tokens (complete UTF-8, nothing a stop sequence may still take back).
+    pub text: String,
+    /// One entry a token, if asked for.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, { WINDOW_TOKENS as usize }>")]
+    pub logprobs: Vec<Logprobs>,
+    /// Vectors, for embedding jobs.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, MAX_EMBEDDING_INPUTS>")]
+    pub embeddings: Vec<Vec<f32>>,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Chunk({}+{}, {} bytes)", self.first, self.count, self.text.len())
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended it, or a stop sequence did.
+    Stop,
+    /// `max_tokens` or the model's context was reached.
+    Length,
+    /// The client cancelled or left.
+    Cancelled,
+    /// The provider failed: the engine, the owner's own use, a restart.
+    Failed,
+}
+
+/// Why a provider does not quote or does not start. Each names what would have to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Rejection {
+    /// The provider does not serve this model, or other weights of it.
+    #[error("the provider does not serve this model")]
+    UnknownModel,
+    /// All slots are taken or promised.
+    #[error("the provider is full: {running} jobs running, {promised} promised, {slots} slots")]
+    Full {
+        /// Jobs that run.
+        running: u32,
+        /// Quotes accepted or open.
+        promised: u32,
+        /// Jobs that can run at a time.
+        slots: u32,
+    },
+    /// The client holds as many open quotes as it may.
+    #[error("the client already holds {0} open quotes here")]
+    TooManyQuotes(u32),
+    /// Prompt and answer do not fit the model's context.
+    #[error("{needed} tokens do not fit the context of {context}")]
+    ContextTooSmall {
+        /// Prompt and answer together.
+        needed: u32,
+        /// What the model has.
+        context: u32,
+    },
+    /// The client owes for earlier work.
+    #[error("the client owes {0} for earlier work: its node must settle first")]
+    Debt(MicroCredits),
+    /// The quote is not one this provider gave, or not for this client and request.
+    #[error("the quote does not belong to this request: {0}")]
+    QuoteMismatch(Line<64>),
+    /// The quote was used before.
+    #[error("the quote was already used")]
+    QuoteUsed,
+    /// The quote is older than it may be.
+    #[error("the quote has expired")]
+    QuoteExpired,
+    /// The request breaks a rule.
+    #[error("invalid request: {0}")]
+    Invalid(Line<160>),
+    /// The model, or a feature of it, is not available on this engine.
+    #[error("not supported by the provider's engine: {0}")]
+    Unsupported(Line<160>),
+    /// The engine is loading, has crashed and waits, or is paused by the owner.
+    #[error("the provider's engine is not ready: {0}")]
+    EngineUnavailable(Line<160>),
+    /// The client sends faster than the provider reads requests of one peer.
+    #[error("too many requests: wait {retry_ms} ms")]
+    RateLimited {
+        /// When to try again.
+        retry_ms: u32,
+    },
+}
+
+/// What a client sends on a job stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToProvider {
+    /// Starts the job that `quote` prices. The first message of a job.
+    Open {
+        /// The provider's own quote, as it gave it.
+        quote: Signed<Quote>,
+        /// The request whose digest the quote binds.
+        spec: JobSpec,
+    },
+    /// Acknowledges all tokens before `next` and pays for them.
+    Ack {
+        /// Tokens of this attempt received so far.
+        next: u32,
+        /// Pays for them.
+        cheque: Signed<Cheque>,
+    },
+    /// Ends the job; what was delivered is paid with the last acknowledgement.
+    Cancel,
+    /// First message of a stream that settles a job which ended without a receipt or a last cheque: after a crash,
+    /// a lost path, a restart of either side.
+    Settle {
+        /// The job.
+        job: JobId,
+        /// The quote it ran under.
+        quote: Nonce,
+        /// The client's newest cheque for that job, if it ever signed one.
+        cheque: Option<Signed<Cheque>>,
+    },
+}
+
+/// What a provider sends on a job stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToClient {
+    /// The job is admitted.
+    Accepted {
+        /// Jobs before it in the engine's queue.
+        queued: u32,
+    },
+    /// The job is not admitted; nothing is owed.
+    Rejected(Rejection),
+    /// A piece of the answer.
+    Chunk(Chunk),
+    /// The job ended. Last message but for nothing: the client answers with its last `Ack`.
+    Finished {
+        /// What is owed and for what.
+        receipt: Signed<Receipt>,
+        /// What went wrong, where `finish` is `failed`.
+        failure: Option<Line<160>>,
+    },
+    /// Answer to `Settle`: what both sides now hold about the job.
+    Settled {
+        /// Everything paid for the job so far.
+        paid: MicroCredits,
+        /// The receipt, unless the job never started here.
+        receipt: Option<Signed<Receipt>>,
+    },
+}
+
+/// What a client asks of a provider before a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QuoteRequest {
+    /// The job, the same over all attempts.
+    pub job: JobId,
+    /// The provider asked: a request cannot be shown to another one.
+    pub provider: crate::NodeId,
+    /// The request itself, prompt included: its tokens are counted for the quote.
+    pub spec: JobSpec,
+    /// When it was asked.
+    pub issued_ms: crate::UnixMillis,
+}
+
+impl Statement for QuoteRequest {
+    const DOMAIN: &'static str = "aitbc/quote-request/1";
+    const MAX_BYTES: usize = wire::MAX_QUOTE_FRAME - 128;
+}
+
+/// The answer to a [`QuoteRequest`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuoteReply {
+    /// A binding price.
+    Quote(Signed<Quote>),
+    /// None, and why.
+    Rejected(Rejection),
+}
+
+/// Where a job stands. One machine serves both sides: the client starts it at `Opening`, the provider at `Running`
+/// (a job that was not admitted never exists there).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// The quote is taken and recorded; the provider has not answered yet.
+    Opening,
+    /// Admitted; tokens may flow.
+    Running,
+    /// The answer is whole (or ended early) and its receipt is held; the last cheque is not confirmed.
+    Delivered,
+    /// Ended well and settled.
+    Completed,
+    /// Ended by the client, settled.
+    Cancelled,
+    /// Ended by a failure or a crash of either side, settled with what was paid.
+    Failed,
+    /// Not admitted; nothing owed.
+    Rejected,
+    /// The other side cannot be reached for its receipt: settled alone with what was paid.
+    ReceiptMissing,
+}
+
+/// What moves a job from state to state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobEvent {
+    /// The provider admitted the job.
+    Accepted,
+    /// The provider did not.
+    Refused,
+    /// A receipt was signed (provider) or checked and stored (client).
+    Receipt(Finish),
+    /// Everything the receipt asks for is paid and both sides know it.
+    Paid(Finish),
+    /// This node restarted, or the path broke, and the two sides settled what stood.
+    Settled,
+    /// The other side stayed away for as long as this side waits.
+    GaveUp,
+}
+
+/// An event that a state does not allow: a fault in this node or a peer that breaks the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a job in state {state:?} does not take {event:?}")]
+pub struct TransitionError {
+    /// Where the job stands.
+    pub state: JobState,
+    /// What came.
+    pub event: JobEvent,
+}
+
+impl JobState {
+    /// True once nothing can change any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Cancelled | Self::Failed | Self::Rejected | Self::ReceiptMissing)
+    }
+
+    /// The next state. A final state takes no event but a late settlement of a missing receipt.
+    pub fn on(self, event: JobEvent) -> Result<Self, TransitionError> {
+        use JobEvent::{Accepted, GaveUp, Paid, Receipt, Refused, Settled};
+        let ended = |finish| match finish {
+            Finish::Stop | Finish::Length => Self::Completed,
+            Finish::Cancelled => Self::Cancelled,
+            Finish::Failed => Self::Failed,
+        };
+        match (self, event) {
+            (Self::Opening, Accepted) => Ok(Self::Running),
+            (Self::Opening, Refused) => Ok(Self::Rejected),
+            (Self::Opening | Self::Running, Receipt(_)) => Ok(Self::Delivered),
+            (Self::Delivered, Paid(finish)) => Ok(ended(finish)),
+            (Self::Opening | Self::Running | Self::Delivered | Self::ReceiptMissing, Settled) => Ok(Self::Failed),
+            (Self::Opening | Self::Running | Self::Delivered, GaveUp) => Ok(Self::ReceiptMissing),
+            (state, event) => Err(TransitionError { state, event }),
+        }
+    }
+}

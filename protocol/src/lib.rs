@@ -1,0 +1,29 @@
+//! The vocabulary and the rules of the aitbc network.
+//!
+//! Everything that two nodes must compute alike, or that money or trust depends on, is a plain type or a pure
+//! function in this crate. Nothing here does I/O, reads a clock, draws a random number or awaits: callers pass the
+//! time in and act on what comes out.
+
+pub mod bytes;
+pub mod envelope;
+pub mod geo;
+pub mod identity;
+pub mod job;
+pub mod money;
+pub mod offer;
+pub mod quote;
+pub mod receipt;
+pub mod routing;
+pub mod text;
+pub mod wire;
+
+pub use bytes::{Digest, JobId, Nonce};
+pub use envelope::{NetworkId, Signed, Statement};
+pub use identity::NodeId;
+pub use money::MicroCredits;
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type UnixMillis = u64;
+
+/// How far two honest clocks may differ, in milliseconds.
+pub const CLOCK_TOLERANCE_MS: u64 = 30_000;

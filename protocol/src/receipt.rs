@@ -1,0 +1,291 @@
+//! What was asked, what answered, what is owed; and the cheques that pay.
+//!
+//! Money between two nodes flows one way in one *channel*: client to provider. A cheque promises a cumulative sum
+//! over the whole life of the channel and says how much of it is for which job. Cheques of concurrent jobs travel on
+//! different streams and may arrive out of order: an older one is still good as an allocation, as long as the
+//! allocations together stay within the newest promise.
+
+use crate::{
+    UnixMillis,
+    bytes::{Digest, JobId, Nonce},
+    envelope::{Signed, Statement},
+    identity::NodeId,
+    job::{Finish, ModelName, Sampling},
+    money::MicroCredits,
+    offer::{Device, Engine},
+    quote::{PriceOverflow, Quote, TokenPrice, price},
+    text::Line,
+};
+use serde::{Deserialize, Serialize};
+
+/// What the answer is bound by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputDigest {
+    /// SHA-256 over the token ids of this attempt ([`Digest::of_tokens`]).
+    Tokens(Digest),
+    /// SHA-256 of the text of this attempt, where the engine does not tell token ids.
+    Text(Digest),
+    /// SHA-256 over the little-endian `f32` of all vectors in order.
+    Vectors(Digest),
+}
+
+/// How long the parts of a job took on the provider, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timings {
+    /// From admission to the engine's start.
+    pub queued_ms: u64,
+    /// From admission to the first token handed to the stream.
+    pub first_token_ms: u64,
+    /// From admission to the end, pauses for payment included.
+    pub total_ms: u64,
+}
+
+/// What a provider signs at the end of a job, however it ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The job.
+    pub job: JobId,
+    /// Who asked.
+    pub client: NodeId,
+    /// Nonce of the quote the job ran under.
+    pub quote: Nonce,
+    /// Digest of the request.
+    pub request: Digest,
+    /// The model.
+    pub model: ModelName,
+    /// SHA-256 of its weights.
+    pub weights: Digest,
+    /// What ran it.
+    pub engine: Engine,
+    /// Quantisation of the weights.
+    pub quantisation: Line<24>,
+    /// Where it ran.
+    pub device: Device,
+    /// How tokens were drawn, the seed included.
+    pub sampling: Sampling,
+    /// Prompt tokens billed.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer billed: those of this attempt.
+    pub completion_tokens: u32,
+    /// The answer.
+    pub output: OutputDigest,
+    /// True where nothing proves which weights answered.
+    pub declared: bool,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Prices a thousand tokens, as quoted.
+    pub price: TokenPrice,
+    /// What is owed.
+    pub total: MicroCredits,
+    /// When the job was admitted, by the provider's clock.
+    pub admitted_ms: UnixMillis,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+impl Statement for Receipt {
+    const DOMAIN: &'static str = "aitbc/receipt/1";
+    const MAX_BYTES: usize = 8192;
+}
+
+/// A cumulative promise from the signer to `provider`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cheque {
+    /// Who is paid.
+    pub provider: NodeId,
+    /// Grows with every cheque of this pair.
+    pub sequence: u64,
+    /// Everything promised to this provider so far, over all jobs.
+    pub cumulative: MicroCredits,
+    /// The job that this cheque pays for.
+    pub job: JobId,
+    /// The quote that prices it.
+    pub quote: Nonce,
+    /// Everything promised for this job so far.
+    pub job_total: MicroCredits,
+    /// Tokens of the attempt acknowledged.
+    pub tokens: u32,
+}
+
+impl Statement for Cheque {
+    const DOMAIN: &'static str = "aitbc/cheque/1";
+    const MAX_BYTES: usize = 512;
+}
+
+/// One direction of payment between two nodes, as either side keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channel {
+    /// Sequence of the newest cheque.
+    pub sequence: u64,
+    /// The newest promise.
+    pub cumulative: MicroCredits,
+    /// The part of it that jobs have been given.
+    pub allocated: MicroCredits,
+}
+
+/// Why a cheque is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChequeFault {
+    /// Made out to another provider.
+    #[error("the cheque is made out to another provider")]
+    OtherProvider,
+    /// For a job or quote other than the stream's.
+    #[error("the cheque is for another job")]
+    OtherJob,
+    /// A newer cheque with a lower promise.
+    #[error("the cheque promises {got} after {had}")]
+    Lower {
+        /// The newest promise held.
+        had: MicroCredits,
+        /// What this one says.
+        got: MicroCredits,
+    },
+    /// Less for this job than promised before.
+    #[error("the cheque takes back what was promised for the job")]
+    JobLower,
+    /// The jobs' parts exceed the promise.
+    #[error("the cheque's parts exceed its sum")]
+    Overallocated,
+    /// A sum that does not fit.
+    #[error("the sum does not fit 64 bits")]
+    Overflow,
+}
+
+impl Channel {
+    /// The next cheque on the client's side: raises the job's total from `paid` to `job_total`.
+    pub fn promise(
+        &self,
+        provider: NodeId,
+        job: JobId,
+        quote: Nonce,
+        paid: MicroCredits,
+        job_total: MicroCredits,
+        tokens: u32,
+    ) -> Result<(Self, Cheque), ChequeFault> {
+        let more = job_total.checked_sub(paid).ok_or(ChequeFault::JobLower)?;
+        let cumulative = self.cumulative.checked_add(more).ok_or(ChequeFault::Overflow)?;
+        let sequence = self.sequence.checked_add(1).ok_or(ChequeFault::Overflow)?;
+        let channel = Self { sequence, cumulative, allocated: cumulative };
+        Ok((channel, Cheque { provider, sequence, cumulative, job, quote, job_total, tokens }))
+    }
+
+    /// Takes a cheque on the provider's side. `paid` is what this job was given before. The same cheque twice
+    /// changes nothing. Whether the signer is the job's client is judged elsewhere.
+    pub fn accept(&self, me: NodeId, paid: MicroCredits, cheque: &Cheque) -> Result<Self, ChequeFault> {
+        if cheque.provider != me {
+            return Err(ChequeFault::OtherProvider);
+        }
+        let more = cheque.job_total.checked_sub(paid).ok_or(ChequeFault::JobLower)?;
+        let newer = cheque.sequence > self.sequence;
+        if newer && cheque.cumulative < self.cumulative || !newer && cheque.cumulative > self.cumulative {
+            return Err(ChequeFault::Lower { had: self.cumulative, got: cheque.cumulative });
+        }
+        let cumulative = self.cumulative.max(cheque.cumulative);
+        let allocated = self.allocated.checked_add(more).ok_or(ChequeFault::Overflow)?;
+        if allocated > cumulative {
+            return Err(ChequeFault::Overallocated);
+        }
+        Ok(Self { sequence: self.sequence.max(cheque.sequence), cumulative, allocated })
+    }
+}
+
+/// What a client saw of a job, to hold a receipt against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Tokens received in this attempt.
+    pub tokens: u32,
+    /// Digest of what was received.
+    pub output: OutputDigest,
+}
+
+/// One thing a client checks on a receipt, with its outcome; `None` where it could not be checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was checked, in a few words.
+    pub name: Line<48>,
+    /// Whether it holds.
+    pub passed: Option<bool>,
+    /// What was compared, for people.
+    pub detail: Line<160>,
+}
+
+impl Check {
+    fn of(name: &str, passed: Option<bool>, detail: impl AsRef<str>) -> Self {
+        Self { name: Line::lossy(name), passed, detail: Line::lossy(detail.as_ref()) }
+    }
+}
+
+impl Receipt {
+    /// Every check that binds this receipt to its quote and to what the client saw. Signatures are checked by the
+    /// caller. `seen` is `None` offline, where the answer is not at hand.
+    pub fn check(&self, quote: &Quote, seen: Option<&Seen>) -> Vec<Check> {
+        let total = price(&self.price, self.prompt_tokens, self.completion_tokens);
+        vec![
+            Check::of("client", Some(self.client == quote.client), format!("made out to {}", self.client.short())),
+            Check::of(
+                "quote",
+                Some(self.quote == quote.nonce && self.job == quote.job),
+                format!("nonce {}", self.quote),
+            ),
+            Check::of("request", Some(self.request == quote.request), format!("digest {}", self.request)),
+            Check::of(
+                "model",
+                Some(
+                    self.model == quote.model && self.weights == quote.weights && self.declared == quote.declared,
+                ),
+                format!("{} with weights {}", self.model, self.weights),
+            ),
+            Check::of(
+                "price",
+                Some(self.price == quote.price && total == Ok(self.total) && self.total <= quote.max_total),
+                format!("{} of at most {}", self.total, quote.max_total),
+            ),
+            Check::of(
+                "prompt tokens",
+                Some(self.prompt_tokens == quote.prompt_tokens),
+                format!("{} billed, {} quoted", self.prompt_tokens, quote.prompt_tokens),
+            ),
+            Check::of(
+                "completion tokens",
+                seen.map_or_else(
+                    || (self.completion_tokens > quote.max_completion_tokens).then_some(false),
+                    |seen| Some(self.completion_tokens == seen.tokens),
+                ),
+                seen.map_or_else(
+                    || format!("{} billed", self.completion_tokens),
+                    |seen| format!("{} billed, {} received", self.completion_tokens, seen.tokens),
+                ),
+            ),
+            Check::of(
+                "output",
+                seen.map(|seen| self.output == seen.output),
+                match self.output {
+                    OutputDigest::Tokens(digest) => format!("token ids {digest}"),
+                    OutputDigest::Text(digest) => format!("text {digest}"),
+                    OutputDigest::Vectors(digest) => format!("vectors {digest}"),
+                },
+            ),
+        ]
+    }
+}
+
+/// A receipt with what is needed to check it offline: what `aitbc receipts verify FILE` reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReceiptFile {
+    /// Always `aitbc.receipt/1`.
+    pub schema: String,
+    /// The network whose statements these are.
+    pub network: crate::NetworkId,
+    /// The quote.
+    pub quote: Signed<Quote>,
+    /// The receipt.
+    pub receipt: Signed<Receipt>,
+    /// The newest cheque for the job, if any was signed.
+    pub cheque: Option<Signed<Cheque>>,
+}
+
+/// What is owed for `tokens` acknowledged tokens under `quote`.
+pub fn owed(quote: &Quote, tokens: u32) -> Result<MicroCredits, PriceOverflow> {
+    price(&quote.price, quote.prompt_tokens, tokens)
+}

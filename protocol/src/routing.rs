@@ -1,0 +1,277 @@
+//! Ranking of candidates: pure, and it explains itself.
+
+use crate::{
+    bytes::Digest,
+    geo::least_round_trip_ms,
+    identity::NodeId,
+    job::ModelName,
+    money::MicroCredits,
+    offer::{DeviceKind, Load, ModelOffer, TrustTier},
+    quote::price,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A provider that might run the job, as the client knows it at this moment.
+#[derive(Clone, Debug)]
+pub struct Candidate<'a> {
+    /// Who.
+    pub provider: NodeId,
+    /// Its offer of the model asked for.
+    pub offer: &'a ModelOffer,
+    /// Jobs it runs at a time.
+    pub slots: u32,
+    /// How busy it says it is.
+    pub load: Load,
+    /// Trust beyond its word.
+    pub tier: TrustTier,
+    /// Least distance in km between the client and the cell it announces.
+    pub distance_km: f64,
+    /// Measured round trip in milliseconds, if there is a connection.
+    pub round_trip_ms: Option<f64>,
+    /// Share of this client's own recent jobs with it that failed, 0 to 1; 0 for a stranger.
+    pub failures: f64,
+}
+
+/// What the job and the user ask of a provider.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The model.
+    pub model: ModelName,
+    /// The weights, where the client insists.
+    pub weights: Option<Digest>,
+    /// Tokens of the prompt, estimated.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer, at most.
+    pub completion_tokens: u32,
+    /// The largest acceptable round trip in milliseconds.
+    pub latency_budget_ms: f64,
+    /// The most the user pays.
+    pub ceiling: Option<MicroCredits>,
+    /// Whether answers that only a forwarding server vouches for will do.
+    pub allow_declared: bool,
+    /// The least trust.
+    pub least_tier: TrustTier,
+    /// False on a network of demos and tests, where a round trip below the speed of light is no contradiction.
+    pub physical: bool,
+    /// Providers that already failed this job.
+    pub exclude: Vec<NodeId>,
+}
+
+/// Why a candidate is out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exclusion {
+    /// It failed this job already.
+    FailedBefore,
+    /// Other weights than the client insists on.
+    OtherWeights,
+    /// The model is only declared and the client wants more.
+    OnlyDeclared,
+    /// Less trust than asked for.
+    TooLittleTrust,
+    /// Prompt and answer do not fit its context.
+    ContextTooSmall {
+        /// Tokens needed.
+        needed: u32,
+        /// Tokens it has.
+        context: u32,
+    },
+    /// Too far or too slow.
+    TooSlow {
+        /// Its round trip, measured or at the least.
+        round_trip_ms: f64,
+        /// What the job allows.
+        budget_ms: f64,
+    },
+    /// Above the ceiling.
+    TooExpensive {
+        /// The most the job can cost there.
+        price: MicroCredits,
+        /// What the user pays at most.
+        ceiling: MicroCredits,
+    },
+    /// It answers faster than light could from where it says it is.
+    ImpossibleDistance {
+        /// Measured round trip.
+        round_trip_ms: f64,
+        /// What physics allows.
+        least_ms: f64,
+    },
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FailedBefore => formatter.write_str("it failed this job already"),
+            Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
+            Self::OnlyDeclared => formatter.write_str("it only forwards to another server (allow with declared)"),
+            Self::TooLittleTrust => formatter.write_str("less trust than asked for"),
+            Self::ContextTooSmall { needed, context } => {
+                write!(formatter, "{needed} tokens do not fit its context of {context}")
+            }
+            Self::TooSlow { round_trip_ms, budget_ms } => {
+                write!(formatter, "round trip of {round_trip_ms:.0} ms, the job allows {budget_ms:.0} ms")
+            }
+            Self::TooExpensive { price, ceiling } => {
+                write!(formatter, "up to {price}, the ceiling is {ceiling}")
+            }
+            Self::ImpossibleDistance { round_trip_ms, least_ms } => {
+                write!(
+                    formatter,
+                    "answers in {round_trip_ms:.1} ms, light alone needs {least_ms:.1} ms from where it says it is"
+                )
+            }
+        }
+    }
+}
+
+/// The parts of a candidate's score: estimated milliseconds until the answer is whole, and what weighs on them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reasons {
+    /// Round trip that counts, in milliseconds.
+    pub round_trip_ms: f64,
+    /// Whether it was measured, or is the least that the distance allows.
+    pub measured: bool,
+    /// Distance in km.
+    pub distance_km: f64,
+    /// Estimated wait for a slot, in milliseconds.
+    pub queue_ms: f64,
+    /// Estimated time to generate, in milliseconds.
+    pub generate_ms: f64,
+    /// The most the job can cost there.
+    pub price: MicroCredits,
+    /// Share of own jobs with it that failed.
+    pub failures: f64,
+}
+
+impl fmt::Display for Reasons {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "round trip {:.1} ms ({}), {:.0} km, queue {:.0} ms, generates in {:.0} ms, at most {}",
+            self.round_trip_ms,
+            if self.measured { "measured" } else { "least for the distance" },
+            self.distance_km,
+            self.queue_ms,
+            self.generate_ms,
+            self.price
+        )?;
+        if self.failures > 0.0 {
+            write!(formatter, ", {:.0} % of own jobs failed there", self.failures * 100.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a candidate stands and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// Index into the candidates given.
+    pub index: usize,
+    /// Cost in milliseconds-equivalents: lower is better; infinite where excluded.
+    pub cost: f64,
+    /// The parts.
+    pub reasons: Reasons,
+    /// Why it is out, if it is.
+    pub excluded: Option<Exclusion>,
+}
+
+/// Decoding speed assumed of a provider that has not measured its own, in milli-tokens a second.
+const ASSUMED_SPEED: u32 = 10_000;
+/// Milliseconds of waiting that a credit is worth: what makes price and time comparable.
+const MS_PER_CREDIT: f64 = 1_000_000.0;
+/// Estimated tokens of an answer where the limit is higher: most answers end before the limit.
+const USUAL_ANSWER: u32 = 256;
+/// Round trips that a job costs before its first token: connection aside, quote and opening.
+const ROUND_TRIPS: f64 = 2.0;
+
+/// Ranks candidates, best first, the excluded ones last with their reason.
+///
+/// The cost of a candidate is the time until the answer is whole plus its price in time:
+/// `(2 rtt + queue + generate) * (1 + 4 failures) + price * 1,000 ms per milli-credit`; declared answers and CPUs get no
+/// bonus or malus of their own, for speed shows in `generate`. Ties are broken by distance and then by the
+/// provider's id, so that all nodes rank alike.
+pub fn rank(candidates: &[Candidate<'_>], policy: &Policy) -> Vec<Ranked> {
+    let mut ranked: Vec<Ranked> =
+        candidates.iter().enumerate().map(|(index, candidate)| judge(index, candidate, policy)).collect();
+    ranked.sort_by(|a, b| {
+        a.excluded
+            .is_some()
+            .cmp(&b.excluded.is_some())
+            .then_with(|| a.cost.total_cmp(&b.cost))
+            .then_with(|| a.reasons.distance_km.total_cmp(&b.reasons.distance_km))
+            .then_with(|| candidates[a.index].provider.cmp(&candidates[b.index].provider))
+    });
+    ranked
+}
+
+fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
+    let least_ms = least_round_trip_ms(candidate.distance_km);
+    // Where distances are only pretended, the pretended distance still counts.
+    let round_trip_ms = candidate.round_trip_ms.map_or(least_ms, |measured| measured.max(least_ms));
+    let answer = policy.completion_tokens.min(USUAL_ANSWER);
+    let speed = if candidate.offer.speed == 0 { ASSUMED_SPEED } else { candidate.offer.speed };
+    let generate_ms = f64::from(answer) * 1_000_000.0 / f64::from(speed);
+    let busy = candidate.load.running.saturating_add(candidate.load.queued);
+    let waiting = busy.saturating_add(1).saturating_sub(candidate.slots.max(1));
+    let queue_ms = generate_ms * f64::from(waiting) / f64::from(candidate.slots.max(1));
+    let most = price(&candidate.offer.price, policy.prompt_tokens, policy.completion_tokens)
+        .unwrap_or(MicroCredits(u64::MAX));
+    let reasons = Reasons {
+        round_trip_ms,
+        measured: candidate.round_trip_ms.is_some_and(|measured| measured >= least_ms),
+        distance_km: candidate.distance_km,
+        queue_ms,
+        generate_ms,
+        price: most,
+        failures: candidate.failures,
+    };
+    let excluded = exclusion(candidate, policy, &reasons, least_ms);
+    let cost = if excluded.is_some() {
+        f64::INFINITY
+    } else {
+        let time = ROUND_TRIPS * round_trip_ms + queue_ms + generate_ms;
+        time * (1.0 + 4.0 * candidate.failures) + most.0 as f64 / 1_000_000.0 * MS_PER_CREDIT
+    };
+    Ranked { index, cost, reasons, excluded }
+}
+
+fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, least_ms: f64) -> Option<Exclusion> {
+    let needed = policy.prompt_tokens.saturating_add(1);
+    if policy.exclude.contains(&candidate.provider) {
+        return Some(Exclusion::FailedBefore);
+    }
+    if policy.weights.is_some_and(|weights| weights != candidate.offer.weights) {
+        return Some(Exclusion::OtherWeights);
+    }
+    if !policy.allow_declared && (candidate.offer.declared || candidate.offer.device.kind == DeviceKind::Upstream)
+    {
+        return Some(Exclusion::OnlyDeclared);
+    }
+    if candidate.tier < policy.least_tier {
+        return Some(Exclusion::TooLittleTrust);
+    }
+    if needed > candidate.offer.context {
+        return Some(Exclusion::ContextTooSmall { needed, context: candidate.offer.context });
+    }
+    // A tenth of slack for clocks and for what the cell's own size leaves open.
+    if let Some(measured) = candidate.round_trip_ms
+        && policy.physical
+        && measured < least_ms * 0.9
+    {
+        return Some(Exclusion::ImpossibleDistance { round_trip_ms: measured, least_ms });
+    }
+    if reasons.round_trip_ms > policy.latency_budget_ms {
+        return Some(Exclusion::TooSlow {
+            round_trip_ms: reasons.round_trip_ms,
+            budget_ms: policy.latency_budget_ms,
+        });
+    }
+    match policy.ceiling {
+        Some(ceiling) if reasons.price > ceiling => {
+            Some(Exclusion::TooExpensive { price: reasons.price, ceiling })
+        }
+        _ => None,
+    }
+}
