@@ -123,7 +123,7 @@ impl ProcessBuilder {
     #[must_use]
     pub fn provide(self) -> Self {
         let models = models_dir();
-        self.arguments(&["--provide", "--model", MODEL, "--slots", "2", "--context", "2048", "--threads", "1"])
+        self.arguments(&["--provide", "--model", MODEL, "--context", "2048", "--threads", "1"])
             .arguments(&["--models-dir", models.to_str().expect("a UTF-8 path")])
     }
 
