@@ -201,11 +201,31 @@ impl Process {
         self.child.kill().await.expect("the process can be killed");
     }
 
-    /// Starts it again in its home, on new ports.
+    /// Starts it again in its home, listening where it listened before, as a node with a fixed port does.
     pub async fn restart(&mut self) {
+        let listen: Vec<&str> =
+            self.addresses.iter().filter_map(|address| address.split("/p2p/").next()).collect();
+        let flag = self.arguments.iter().position(|argument| argument == "--listen").expect("set at start");
+        self.arguments[flag + 1] = listen.join(",");
         let (child, ready) = launch(&self.name, self.home.path(), &self.arguments).await;
         self.child = child;
         self.take(&ready);
+    }
+
+    /// Stops it where it is, as a machine that hangs; [`Process::thaw`] lets it go on.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = std::process::Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -s {name} works");
     }
 
     /// Asks it to leave; its exit code.
