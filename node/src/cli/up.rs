@@ -138,7 +138,10 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
     if provide.enabled {
         let store = ModelStore::new(directories.models(settings));
         for name in &provide.models {
-            installed.push(models::pull(&store, name).await?);
+            let model = models::pull(&store, name).await?;
+            // What is served is what its name promises, whatever happened to the disk since it was fetched.
+            store.verify(&model).await?;
+            installed.push(model);
         }
     }
     let key = SecretKey::load_or_create(&directories.key())?;
