@@ -369,7 +369,7 @@ pub(super) fn describe(error: &DialError) -> Vec<String> {
 }
 
 /// The cause at the bottom, on one line: what is above only says which layer passed it on.
-fn innermost(error: &(dyn Error + 'static)) -> String {
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
