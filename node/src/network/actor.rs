@@ -163,7 +163,8 @@ impl Actor {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
-                let cause = cause.map_or_else(|| "the connection was closed".to_owned(), |cause| cause.to_string());
+                let cause =
+                    cause.map_or_else(|| "the connection was closed".to_owned(), |cause| cause.to_string());
                 self.on_closed(peer_id, connection_id, num_established == 0, &cause);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
@@ -224,7 +225,9 @@ impl Actor {
                 ..
             }) => tracing::info!(relay = %relay_peer_id, "reachable through a relay"),
             BehaviourEvent::Dcutr(event) => match event.result {
-                Ok(_) => tracing::debug!(peer = %event.remote_peer_id, "a direct connection replaces the relayed one"),
+                Ok(_) => {
+                    tracing::debug!(peer = %event.remote_peer_id, "a direct connection replaces the relayed one")
+                }
                 Err(error) => tracing::debug!(peer = %event.remote_peer_id, %error, "no direct connection"),
             },
             _ => {}
@@ -273,7 +276,8 @@ impl Actor {
     fn on_identified(&mut self, peer: PeerId, info: &identify::Info) {
         let expected = protocol_version(&self.config);
         if info.protocol_version != expected {
-            let theirs: String = info.protocol_version.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect();
+            let theirs: String =
+                info.protocol_version.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect();
             let reason = format!("it belongs to another network ({theirs:?}, this one is {expected:?})");
             tracing::info!(%peer, reason, "disconnecting");
             self.part_with(peer, reason, Instant::now());
@@ -287,15 +291,19 @@ impl Actor {
             }
         }
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        known.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect();
-        known.relay = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
-        let before = std::mem::replace(&mut known.advertised, advertised.clone());
         let proven = known.connections().iter().find(|connection| {
             connection.outbound && !connection.is_relayed() && policy.admits(&connection.address)
         });
-        if let Some(connection) = proven {
-            self.table.reached(peer, &connection.address);
+        if let Some(Connection { address, .. }) = proven {
+            self.table.reached(peer, address);
+            // The first node of a network may not know its own address yet; who dialled it does.
+            if !advertised.contains(address) {
+                advertised.push(address.clone());
+            }
         }
+        known.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect();
+        known.relay = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        let before = std::mem::replace(&mut known.advertised, advertised.clone());
         self.table.told(peer, &advertised);
         self.peers_changed = true;
         let serves_dht = info.protocols.iter().any(|protocol| protocol.as_ref() == KAD_PROTOCOL);

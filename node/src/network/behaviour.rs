@@ -123,8 +123,10 @@ fn behaviour(
         .with_hide_listen_addrs(true)
         .with_cache_size(0);
     let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), local)).and_then(|mdns| {
-        mdns.inspect_err(|error| tracing::warn!(%error, "mDNS does not work here, the local network is not searched"))
-            .ok()
+        mdns.inspect_err(
+            |error| tracing::warn!(%error, "mDNS does not work here, the local network is not searched"),
+        )
+        .ok()
     });
     Behaviour {
         connections: connection_limits::Behaviour::new(limits),

@@ -22,7 +22,7 @@ const REMEMBERED: usize = 16;
 /// Owns the search for a first peer.
 #[derive(Debug)]
 pub(super) struct Bootstrap {
-    peers: Vec<(PeerId, Vec<Multiaddr>)>,
+    peers: Vec<(PeerId, Multiaddr)>,
     /// A relay waits for others; an empty list is nothing to warn of.
     may_be_alone: bool,
     dials: HashSet<ConnectionId>,
@@ -40,17 +40,15 @@ impl Bootstrap {
         may_be_alone: bool,
         now: Instant,
     ) -> Result<Self, NetworkError> {
-        let mut peers: Vec<(PeerId, Vec<Multiaddr>)> = Vec::new();
+        let mut peers = Vec::new();
         for address in addresses {
             let peer = peer_of(address).ok_or_else(|| {
                 NetworkError::Start(format!(
                     "{address} does not say who is there: end it in /p2p/<PeerId> (setting `bootstrap`)"
                 ))
             })?;
-            match peers.iter_mut().find(|(known, _)| *known == peer) {
-                _ if peer == local => {}
-                Some((_, addresses)) => addresses.push(address.clone()),
-                None => peers.push((peer, vec![address.clone()])),
+            if peer != local {
+                peers.push((peer, address.clone()));
             }
         }
         let dials = HashSet::new();
@@ -78,9 +76,10 @@ impl Actor {
             return;
         }
         self.bootstrap.failures.clear();
-        for (peer, addresses) in self.bootstrap.peers.clone() {
+        // One dial an address: in a common one, another node that answers at one of them would end them all.
+        for (peer, address) in self.bootstrap.peers.clone() {
             let options =
-                DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addresses).build();
+                DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![address]).build();
             let id = options.connection_id();
             match self.swarm.dial(options) {
                 Ok(()) => drop(self.bootstrap.dials.insert(id)),
@@ -120,7 +119,9 @@ impl Actor {
         if bootstrap.dials.is_empty() && !bootstrap.failures.is_empty() && self.peers.len() == 0 {
             let reasons = std::mem::take(&mut bootstrap.failures).join("; ");
             let again = bootstrap.next.saturating_duration_since(now);
-            tracing::warn!("no bootstrap peer could be reached, next try in {again:.1?}: {reasons} (setting `bootstrap`)");
+            tracing::warn!(
+                "no bootstrap peer could be reached, next try in {again:.1?}: {reasons} (setting `bootstrap`)"
+            );
         }
     }
 }
@@ -138,9 +139,8 @@ mod tests {
         assert!(error.to_string().contains("`bootstrap`"), "{error}");
         let named = |peer| nameless.clone().with_p2p(peer).unwrap();
         let other = "/ip4/127.0.0.1/udp/1/quic-v1".parse::<Multiaddr>().unwrap().with_p2p(peer).unwrap();
-        let bootstrap = Bootstrap::new(&[named(peer), named(local), other], local, false, now).unwrap();
-        assert_eq!(bootstrap.peers.len(), 1);
-        assert_eq!(bootstrap.peers[0].1.len(), 2);
+        let bootstrap = Bootstrap::new(&[named(peer), named(local), other.clone()], local, false, now).unwrap();
+        assert_eq!(bootstrap.peers, [(peer, named(peer)), (peer, other)]);
     }
 
     #[test]

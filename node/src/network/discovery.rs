@@ -12,7 +12,10 @@ use aitbc_protocol::{geo::Cell, offer::MAX_ADDRESSES};
 use libp2p::{
     Multiaddr, PeerId,
     core::Endpoint,
-    kad::{self, GetClosestPeersError, GetProvidersOk, InboundRequest, QueryId, QueryResult, RecordKey, store::RecordStore},
+    kad::{
+        self, GetClosestPeersError, GetProvidersOk, InboundRequest, QueryId, QueryResult, RecordKey,
+        store::RecordStore,
+    },
     swarm::{ConnectionId, NetworkBehaviour},
 };
 use std::{
@@ -52,7 +55,12 @@ pub(super) struct Discovery {
 
 impl Discovery {
     pub(super) fn new(now: Instant) -> Self {
-        Self { cells: BTreeSet::new(), announce_at: None, lookups: HashMap::new(), expire_at: now + EXPIRE_INTERVAL }
+        Self {
+            cells: BTreeSet::new(),
+            announce_at: None,
+            lookups: HashMap::new(),
+            expire_at: now + EXPIRE_INTERVAL,
+        }
     }
 
     /// Announces again, soon.
@@ -121,7 +129,9 @@ impl Actor {
         let answer = match self.swarm.behaviour_mut().kad.as_mut() {
             // Without a DHT the channel closes at once.
             None => Ok(receiver),
-            Some(_) if self.discovery.lookups.len() >= MAX_LOOKUPS => Err(NetworkError::TooManyLookups(MAX_LOOKUPS)),
+            Some(_) if self.discovery.lookups.len() >= MAX_LOOKUPS => {
+                Err(NetworkError::TooManyLookups(MAX_LOOKUPS))
+            }
             Some(kad) => {
                 let query = kad.get_providers(key);
                 let lookup = CellLookup { started: Instant::now(), found: sender, seen: HashSet::new() };
@@ -135,8 +145,13 @@ impl Actor {
 
     /// Ends lookups that nobody reads any more.
     fn drop_abandoned_lookups(&mut self) {
-        let abandoned: Vec<QueryId> =
-            self.discovery.lookups.iter().filter(|(_, lookup)| lookup.found.is_closed()).map(|(id, _)| *id).collect();
+        let abandoned: Vec<QueryId> = self
+            .discovery
+            .lookups
+            .iter()
+            .filter(|(_, lookup)| lookup.found.is_closed())
+            .map(|(id, _)| *id)
+            .collect();
         for query in abandoned {
             self.discovery.lookups.remove(&query);
             self.finish_query(&query);

@@ -44,7 +44,7 @@ pub(super) struct Peer {
     pub(super) agent: String,
     /// Whether it relays for others.
     pub(super) relay: bool,
-    /// The addresses that its last identify named and this node believed.
+    /// The addresses that its last identify named and this node believed, and the one it was reached under.
     pub(super) advertised: Vec<Multiaddr>,
 }
 
@@ -80,7 +80,13 @@ pub(super) struct Peers {
 
 impl Peers {
     /// Notes a new connection. False if the peer's key is not an ed25519 key: such a peer has no place here.
-    pub(super) fn established(&mut self, peer: PeerId, id: ConnectionId, address: &Multiaddr, outbound: bool) -> bool {
+    pub(super) fn established(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        address: &Multiaddr,
+        outbound: bool,
+    ) -> bool {
         let Some(node) = node_id(&peer) else { return false };
         let entry = self.connected.entry(peer).or_insert_with(|| Peer {
             node,
@@ -105,7 +111,7 @@ impl Peers {
         Some(connection)
     }
 
-    /// A peer moved to another address (QUIC migration, DCUtR).
+    /// What is known of a connected peer.
     pub(super) fn get(&self, peer: &PeerId) -> Option<&Peer> {
         self.connected.get(peer)
     }
@@ -189,17 +195,7 @@ mod tests {
     use super::*;
 
     fn peer() -> PeerId {
-        PeerId::random_ed25519()
-    }
-
-    trait RandomKey {
-        fn random_ed25519() -> PeerId;
-    }
-
-    impl RandomKey for PeerId {
-        fn random_ed25519() -> PeerId {
-            libp2p::identity::Keypair::generate_ed25519().public().to_peer_id()
-        }
+        libp2p::identity::Keypair::generate_ed25519().public().to_peer_id()
     }
 
     #[test]

@@ -143,28 +143,32 @@ impl Actor {
             if self.policy.admits(&address) {
                 fresh.push(address);
             } else {
-                attempt.note(format!("{address}: not an address of a public network, not tried"));
+                attempt.note(format!("{address}: not an address that this network uses, not tried"));
             }
         }
-        if fresh.is_empty() && attempt.dials > 0 {
-            return;
+        if !fresh.is_empty() || attempt.dials == 0 {
+            let options = DialOpts::peer_id(peer)
+                // Beside a dial that another part of the node began: these addresses may be better.
+                .condition(PeerCondition::Disconnected)
+                .addresses(fresh)
+                .extend_addresses_through_behaviour()
+                .build();
+            self.launch(peer, options);
         }
-        let options = DialOpts::peer_id(peer)
-            // Beside a dial that another part of the node began: these addresses may be better.
-            .condition(PeerCondition::Disconnected)
-            .addresses(fresh)
-            .extend_addresses_through_behaviour()
-            .build();
+    }
+
+    fn launch(&mut self, peer: PeerId, options: DialOpts) {
         let id = options.connection_id();
-        match self.swarm.dial(options) {
+        let outcome = self.swarm.dial(options);
+        let Some(attempt) = self.reaching.attempts.get_mut(&peer) else { return };
+        match outcome {
             Ok(()) => {
                 attempt.dials += 1;
                 self.reaching.dials.insert(id, peer);
             }
             // Connected just now; the event is on its way.
             Err(DialError::DialPeerConditionFalse(_)) => attempt.dials += 1,
-            Err(DialError::NoAddresses) => {}
-            Err(error) => describe(&error).into_iter().for_each(|reason| attempt.note(reason)),
+            Err(error) => attempt.note_all(&error),
         }
     }
 
@@ -215,11 +219,21 @@ impl Actor {
         let own = self.reaching.dials.remove(&id);
         let Some(peer) = own.or(peer) else { return };
         let Some(attempt) = self.reaching.attempts.get_mut(&peer) else { return };
-        describe(error).into_iter().for_each(|reason| attempt.note(reason));
-        if own.is_some() {
-            attempt.dials = attempt.dials.saturating_sub(1);
-            self.settle(peer);
+        attempt.note_all(error);
+        if own.is_none() {
+            return;
         }
+        attempt.dials = attempt.dials.saturating_sub(1);
+        // Another node that answers ends the whole dial, so that one stale address would hide all the good ones.
+        if matches!(error, DialError::WrongPeerId { .. } | DialError::LocalPeerId { .. }) {
+            let left = attempt.untold();
+            if !left.is_empty() {
+                let options =
+                    DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(left).build();
+                self.launch(peer, options);
+            }
+        }
+        self.settle(peer);
     }
 
     /// A lookup of a peer ended; true if it was one.
@@ -332,13 +346,21 @@ impl Attempt {
         }
     }
 
+    fn note_all(&mut self, error: &DialError) {
+        describe(error).into_iter().for_each(|reason| self.note(reason));
+    }
+
+    /// The addresses tried of which nothing is known yet.
+    fn untold(&self) -> Vec<Multiaddr> {
+        let told =
+            |address: &Multiaddr| self.reasons.iter().any(|reason| reason.starts_with(&format!("{address}: ")));
+        self.tried.iter().filter(|address| !told(address)).cloned().collect()
+    }
+
     fn timeout_reason(&self) -> String {
         let mut reasons = self.reasons.clone();
-        for address in &self.tried {
-            let text = address.to_string();
-            if !reasons.iter().any(|reason| reason.starts_with(&text)) {
-                reasons.push(format!("{text}: no answer within {ATTEMPT_TIMEOUT:?}"));
-            }
+        for address in self.untold() {
+            reasons.push(format!("{address}: no answer within {ATTEMPT_TIMEOUT:?}"));
         }
         if reasons.is_empty() { format!("no connection within {ATTEMPT_TIMEOUT:?}") } else { reasons.join("; ") }
     }
@@ -360,7 +382,9 @@ pub(super) fn describe(error: &DialError) -> Vec<String> {
         DialError::WrongPeerId { obtained, address } => {
             vec![format!("{}: another node answers there, {obtained}", without_peer(address))]
         }
-        DialError::LocalPeerId { address } => vec![format!("{}: leads to this node itself", without_peer(address))],
+        DialError::LocalPeerId { address } => {
+            vec![format!("{}: leads to this node itself", without_peer(address))]
+        }
         DialError::NoAddresses => Vec::new(),
         DialError::Denied { cause } => vec![format!("refused by this node: {}", innermost(cause))],
         DialError::Aborted => vec!["the attempt was cut off".to_owned()],
@@ -389,11 +413,17 @@ mod tests {
         let refused = io::Error::other(io::Error::new(io::ErrorKind::ConnectionRefused, "connection\nrefused"));
         let error = DialError::Transport(vec![
             ("/ip4/127.0.0.1/tcp/1".parse().unwrap(), TransportError::Other(refused)),
-            ("/ip4/127.0.0.1/udp/2".parse().unwrap(), TransportError::MultiaddrNotSupported("/memory/1".parse().unwrap())),
+            (
+                "/ip4/127.0.0.1/udp/2".parse().unwrap(),
+                TransportError::MultiaddrNotSupported("/memory/1".parse().unwrap()),
+            ),
         ]);
         assert_eq!(
             describe(&error),
-            ["/ip4/127.0.0.1/tcp/1: connection refused", "/ip4/127.0.0.1/udp/2: this node has no transport for it"]
+            [
+                "/ip4/127.0.0.1/tcp/1: connection refused",
+                "/ip4/127.0.0.1/udp/2: this node has no transport for it"
+            ]
         );
     }
 }

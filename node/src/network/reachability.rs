@@ -219,10 +219,7 @@ mod tests {
         let mut own = OwnAddresses::new(&NetworkId::new("local").unwrap(), &[]);
         own.listening_on(&address("/ip4/127.0.0.1/tcp/1"));
         own.listening_on(&address("/ip4/127.0.0.1/udp/1/quic-v1"));
-        assert_eq!(
-            own.external(),
-            [address("/ip4/127.0.0.1/udp/1/quic-v1"), address("/ip4/127.0.0.1/tcp/1")]
-        );
+        assert_eq!(own.external(), [address("/ip4/127.0.0.1/udp/1/quic-v1"), address("/ip4/127.0.0.1/tcp/1")]);
         own.listening_on(&address("/ip4/10.0.0.7/tcp/1"));
         assert_eq!(own.external(), [address("/ip4/10.0.0.7/tcp/1")]);
         own.not_listening_on(&address("/ip4/10.0.0.7/tcp/1"));
