@@ -10,7 +10,10 @@ use super::{
 use crate::{
     engine::{EngineError, EngineEvent, Generation},
     market::{Ledger, LedgerError},
-    network::{FrameReader, FrameWriter, FramedStream, StreamError},
+    network::{
+        FramedStream, StreamError,
+        streams::{FrameReader, FrameWriter},
+    },
 };
 use aitbc_protocol::{
     MicroCredits, Signed, UnixMillis,
