@@ -353,6 +353,3 @@ pub struct ReceiptFile {
 pub fn owed(quote: &Quote, tokens: u32) -> Result<MicroCredits, PriceOverflow> {
     price(&quote.price, quote.prompt_tokens, tokens)
 }
-
-#[cfg(test)]
-mod tests;

@@ -98,7 +98,7 @@ impl Book {
         receipt: Verified<Receipt>,
         seen: Option<&Seen>,
     ) -> Result<Vec<Check>, LedgerError> {
-        let mut job = self.known(Side::Client, &quote)?;
+        let job = self.known(Side::Client, &quote)?;
         signed_by(&receipt.signed, job.record.peer)?;
         let checks = receipt.read.check(&job.quote, seen);
         if let Some(held) = &job.record.receipt {
