@@ -46,6 +46,11 @@ impl VerifiedOffer {
     pub(super) fn provider(&self) -> NodeId {
         self.signed.signer()
     }
+
+    /// What the offer says about a provider heard at `heard_ms`.
+    pub(super) fn known(&self, load: Load, heard_ms: UnixMillis) -> KnownOffer {
+        KnownOffer { provider: self.provider(), offer: self.offer.clone(), load, heard_ms }
+    }
 }
 
 /// How an offer came.
