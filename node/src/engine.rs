@@ -14,6 +14,9 @@ use serde::Serialize;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
+/// The hidden command that makes this binary an engine's child.
+pub const WORKER_COMMAND: &str = "engine-worker";
+
 /// How engines are started.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {

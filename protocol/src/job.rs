@@ -40,13 +40,19 @@ pub enum Role {
     Assistant,
 }
 
-/// One message of a chat.
+/// One message of a chat. Its `Debug` form shows its size and never its text.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
     /// What is said.
     pub content: String,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Message({:?}, {} bytes)", self.role, self.content.len())
+    }
 }
 
 /// What a model is given. Its `Debug` form shows sizes and never texts, so that prompts cannot reach a log.
