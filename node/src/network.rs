@@ -12,7 +12,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
 pub use streams::{FramedStream, IncomingStream, StreamError};
+pub mod gossip;
+pub mod record_store;
 pub mod streams;
+mod token_bucket;
 
 /// How the network is started.
 #[derive(Clone, Debug)]
