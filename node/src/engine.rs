@@ -175,13 +175,20 @@ pub enum EngineEvent {
 pub struct Generation {
     /// What it tells, in order; bounded.
     pub events: mpsc::Receiver<EngineEvent>,
+    grants: mpsc::Sender<u32>,
 }
 
 impl Generation {
+    /// A job that reports on `events` and reads allowances from `grants`; the job is cancelled when its ends of the
+    /// channels are found closed.
+    pub(crate) fn new(events: mpsc::Receiver<EngineEvent>, grants: mpsc::Sender<u32>) -> Self {
+        Self { events, grants }
+    }
+
     /// Allows `tokens` more tokens. Without allowance the job pauses on the device and the others go on.
     pub async fn grant(&self, tokens: u32) {
-        let _ = tokens;
-        todo!()
+        // A job that has ended reads no allowances any more, and needs none.
+        let _ = self.grants.send(tokens).await;
     }
 }
 
