@@ -393,11 +393,12 @@ impl Run<'_> {
         }
     }
 
-    /// The last cheque. Returns whether both sides have ended with it; if not, settling goes on with it.
+    /// Hands over the last cheque, which the ledger signed with the receipt. Returns whether both sides have ended with
+    /// the job; if not, settling goes on with it.
     async fn pay_receipt(&mut self, receipt: &Receipt) -> bool {
         let provider = self.attempt.provider;
-        match self.payments.finish(receipt.completion_tokens).await {
-            Ok(handed) => {
+        match self.payments.finish(receipt).await {
+            Ok(Some(handed)) => {
                 let update = JobUpdate::Paid {
                     provider,
                     sequence: handed.sequence,
@@ -406,6 +407,7 @@ impl Run<'_> {
                 };
                 self.tell(update).await;
             }
+            Ok(None) => {}
             Err(error) => {
                 debug!(%error, "the last cheque was not handed over");
                 return false;

@@ -4,7 +4,7 @@ use crate::{
     market::{Ledger, LedgerError},
     network::{StreamError, streams::FrameWriter},
 };
-use aitbc_protocol::{MicroCredits, Nonce, job::ToProvider, wire};
+use aitbc_protocol::{MicroCredits, Nonce, job::ToProvider, receipt::Receipt, wire};
 use futures::future::BoxFuture;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -140,23 +140,32 @@ impl Payments {
         result
     }
 
-    /// The last cheque: pays for `tokens` tokens whatever was acknowledged before, and closes the sending side.
-    pub(super) async fn finish(&mut self, tokens: u32) -> Result<Handed, PaymentError> {
+    /// The last cheque: pays what the receipt asks for, unless that is paid already, and closes the sending side.
+    pub(super) async fn finish(&mut self, receipt: &Receipt) -> Result<Option<Handed>, PaymentError> {
         while self.is_busy() {
             // An earlier cheque that did not get out is contained in the last one.
             let _ = self.next().await;
         }
+        let covered = self.paid >= receipt.total;
         let writer = match std::mem::replace(&mut self.writer, Writer::Gone) {
             Writer::Idle(writer) => writer,
-            _ => {
-                self.sign(tokens).await?;
+            Writer::Busy(_) | Writer::Gone => {
+                if !covered {
+                    self.sign(receipt.completion_tokens).await?;
+                }
                 return Err(StreamError::Closed("the provider does not listen any more".to_owned()).into());
             }
         };
-        let (mut writer, result) =
-            pay_and_send(self.ledger.clone(), self.quote, tokens, writer, self.patience).await;
-        let handed = result?.ok_or_else(|| StreamError::Closed("nothing was sent".to_owned()))?;
-        self.paid = handed.job_total;
+        let (mut writer, result) = if covered {
+            (writer, Ok(None))
+        } else {
+            let ledger = self.ledger.clone();
+            pay_and_send(ledger, self.quote, receipt.completion_tokens, writer, self.patience).await
+        };
+        let handed = result?;
+        if let Some(handed) = &handed {
+            self.paid = handed.job_total;
+        }
         // The provider has the cheque: a close that fails takes nothing back.
         let _ = timeout(self.patience, writer.close()).await;
         Ok(handed)

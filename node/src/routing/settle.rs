@@ -9,12 +9,11 @@ use crate::{
     clock::now_ms,
     market::{Ledger, LedgerError},
     network::{FramedStream, NetworkError, NetworkHandle, Protocol, StreamError},
-    storage::{JobRecord, StorageError},
+    storage::JobRecord,
 };
 use aitbc_protocol::{
-    MicroCredits, NodeId, Nonce, Signed, UnixMillis,
-    job::{JobState, ToClient, ToProvider},
-    receipt::Receipt,
+    NodeId, Nonce, UnixMillis,
+    job::{ToClient, ToProvider},
     text::Line,
     wire,
 };
@@ -53,14 +52,10 @@ pub(super) enum SettleError {
     Stream(#[from] StreamError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Storage(#[from] StorageError),
     #[error("no answer within {PATIENCE:?}")]
     Timeout,
     #[error("it did not answer the settlement: {0}")]
     Refused(String),
-    #[error("it admits {admits} of the {paid} paid")]
-    Admits { admits: MicroCredits, paid: MicroCredits },
 }
 
 /// When a job is tried again.
@@ -210,6 +205,11 @@ impl State {
     fn handle_done(&mut self, nonce: Nonce, result: Result<JobRecord, SettleError>) {
         let Some(provider) = self.running.remove(&nonce) else { return };
         match result {
+            // A receipt came with the settlement and its cheque is still to be taken there.
+            Ok(record) if !record.state.is_final() => {
+                self.retries.remove(&nonce);
+                self.settling.wake.notify_one();
+            }
             Ok(record) => {
                 info!(job = %record.job, peer = %provider, state = ?record.state, paid = %record.paid, "settled");
                 self.retries.remove(&nonce);
@@ -230,29 +230,13 @@ pub(super) async fn settle(
     record: JobRecord,
     mut stream: FramedStream,
 ) -> Result<JobRecord, SettleError> {
-    let owed = match (&record.state, &record.receipt) {
-        // A crash between the receipt and its cheque: the receipt was checked, so it is paid first.
-        (JobState::Delivered, Some(receipt)) => Some(read(receipt)?),
-        _ => None,
-    };
-    let cheque = match &owed {
-        Some(receipt) => Some(ledger.pay(nonce, receipt.completion_tokens).await?),
-        None => record.cheque,
-    };
-    let message = ToProvider::Settle { job: record.job, quote: nonce, cheque };
+    // Where the receipt came before the crash, the record's newest cheque pays for all of it.
+    let message = ToProvider::Settle { job: record.job, quote: nonce, cheque: record.cheque };
     stream.send(&message, wire::MAX_JOB_FRAME).await?;
     match stream.receive::<ToClient>(wire::MAX_JOB_FRAME).await? {
-        Some(ToClient::Settled { paid, receipt }) => match owed {
-            Some(owed) if paid >= owed.total => Ok(ledger.paid(nonce).await?),
-            Some(owed) => Err(SettleError::Admits { admits: paid, paid: owed.total }),
-            None => Ok(ledger.settled(nonce, paid, receipt).await?),
-        },
+        Some(ToClient::Settled { paid, receipt }) => Ok(ledger.settled(nonce, paid, receipt).await?),
         Some(ToClient::Rejected(rejection)) => Err(SettleError::Refused(rejection.to_string())),
         Some(_) => Err(SettleError::Refused("it sent something else".to_owned())),
         None => Err(SettleError::Refused("it closed the stream".to_owned())),
     }
-}
-
-fn read(receipt: &Signed<Receipt>) -> Result<Receipt, SettleError> {
-    receipt.read_unverified().map_err(|error| StorageError::Corrupt(error.to_string()).into())
 }
