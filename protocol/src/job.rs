@@ -418,7 +418,8 @@ pub enum JobState {
     Opening,
     /// Admitted; tokens may flow.
     Running,
-    /// The answer is whole (or ended early) and its receipt is held; the last cheque is not confirmed.
+    /// The answer is whole (or ended early) and its receipt is held; what it asks for is not all paid, or not
+    /// known to have arrived.
     Delivered,
     /// Ended well and settled.
     Completed,
@@ -428,7 +429,8 @@ pub enum JobState {
     Failed,
     /// Not admitted; nothing owed.
     Rejected,
-    /// The other side cannot be reached for its receipt: settled alone with what was paid.
+    /// The other side cannot be reached for its receipt (client) or for its last cheque (provider): settled alone
+    /// with what was paid.
     ReceiptMissing,
 }
 
