@@ -14,6 +14,8 @@ use serde::Serialize;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
+mod upstream;
+
 /// How engines are started.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
