@@ -29,6 +29,8 @@ use self::{
     supervisor::{Hardware, INBOX, Request, Settings, Supervisor},
     upstream::Upstream,
 };
+pub use upstream::find_ollama;
+
 use crate::{models::Installed, telemetry::Metrics};
 use aitbc_protocol::{
     bytes::Digest,
@@ -299,7 +301,7 @@ impl EngineHandle {
     pub async fn count_tokens(&self, spec: &JobSpec) -> Result<u32, EngineError> {
         check(spec)?;
         match self.backend(spec)? {
-            Backend::Upstream(upstream) => upstream.count_tokens(spec).await,
+            Backend::Upstream(upstream) => Ok(upstream.count_tokens(spec)),
             Backend::Child { requests, .. } => {
                 let (reply, answer) = oneshot::channel();
                 ask(requests, Request::Count { spec: spec.clone(), reply })?;
@@ -312,7 +314,7 @@ impl EngineHandle {
     pub async fn generate(&self, spec: JobSpec, credit: u32) -> Result<Generation, EngineError> {
         check(&spec)?;
         match self.backend(&spec)? {
-            Backend::Upstream(upstream) => upstream.generate(spec, credit).await,
+            Backend::Upstream(upstream) => upstream.generate(&spec, credit),
             Backend::Child { requests, .. } => {
                 let (reply, answer) = oneshot::channel();
                 ask(requests, Request::Generate { spec, credit, reply })?;
@@ -389,7 +391,7 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
     let metrics = EngineMetrics::register(metrics);
     let mut upstreams = Vec::new();
     for upstream in config.upstreams {
-        upstreams.push(Upstream::start(upstream).await);
+        upstreams.push(Upstream::start(upstream));
     }
 
     let mut statuses = vec![loading(); config.models.len()];

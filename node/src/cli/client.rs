@@ -55,9 +55,9 @@ impl Client {
 
     /// A client of the node at `address`.
     pub(super) fn at(address: String, token: Option<String>) -> Result<Self, Exit> {
-        crate::models::install_tls_provider();
-        let http = reqwest::Client::builder()
+        let http = crate::http::client_builder()
             .no_proxy()
+            .tls_certs_only([])
             .connect_timeout(Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none())
             .build()?;

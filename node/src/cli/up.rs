@@ -225,8 +225,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     settings.validate()?;
     warn_of_unknown_variables();
     if settings.provide.enabled && settings.provide.upstream.is_empty() {
-        let found = engine::upstream::find_ollama().await;
-        if !found.is_empty() {
+        if let Some(found) = engine::find_ollama().await {
             tracing::info!(
                 "an Ollama runs here with {}: to offer it too, add a [[provide.upstream]] with its url and models to {}",
                 found.join(", "),
