@@ -58,8 +58,8 @@ pub const MAX_ADDRESSES: usize = 6;
 /// Longest address kept, in bytes: a DNS name, two peer ids and a relay hop fit.
 pub const MAX_ADDRESS_BYTES: usize = 192;
 /// What one record costs at most, indexes and allocator included.
-pub const MAX_RECORD_BYTES: usize = 3 * 1024;
-/// What all records of others cost at most.
+pub const MAX_RECORD_BYTES: usize = 5 * 1024;
+/// What all records of others cost at most: 20 MiB.
 pub const MAX_BYTES: usize = MAX_RECORDS * MAX_RECORD_BYTES;
 /// What one answer to a query for providers holds at most, in bytes; a random choice where more are known.
 pub const MAX_ANSWER_BYTES: usize = 32 * 1024;

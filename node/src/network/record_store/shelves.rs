@@ -147,6 +147,7 @@ impl Shelves {
         let Some(entries) = self.cells.get_mut(cell) else { return };
         let Some(index) = entries.iter().position(|entry| entry.provider == *provider) else { return };
         let entry = entries.swap_remove(index);
+        shrink(entries);
         if entries.is_empty() {
             self.cells.remove(cell);
         }
@@ -160,6 +161,7 @@ impl Shelves {
         self.resize_origin(entry.origin, |records| {
             if let Some(index) = records.iter().position(|record| record == &(*cell, *provider)) {
                 records.swap_remove(index);
+                shrink(records);
             }
         });
     }
@@ -175,6 +177,13 @@ impl Shelves {
         } else {
             self.by_size.insert((len, origin));
         }
+    }
+}
+
+/// Gives room back, so that lists which were once long and are now many do not add up.
+fn shrink<T>(list: &mut Vec<T>) {
+    if list.capacity() > 4 * list.len() {
+        list.shrink_to(2 * list.len());
     }
 }
 
@@ -223,8 +232,7 @@ mod tests {
                         + entry.addresses.iter().map(|address| address.len() + 64).sum::<usize>()
                 })
                 .sum();
-            let cells: usize =
-                self.providers.values().map(|cells| cells.capacity() * size_of::<Cell>()).sum();
+            let cells: usize = self.providers.values().map(|cells| cells.capacity() * size_of::<Cell>()).sum();
             let origins: usize =
                 self.origins.values().map(|records| records.capacity() * size_of::<(Cell, PeerId)>()).sum();
             let nodes = self.cells.capacity() * size_of::<(Cell, Vec<Entry>)>()
