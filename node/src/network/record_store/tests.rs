@@ -28,6 +28,7 @@ fn record(text: &str, provider: PeerId) -> ProviderRecord {
 }
 
 /// An address in the `subnet`th /24.
+#[expect(clippy::unnecessary_wraps, reason = "what add_from takes")]
 fn ip(subnet: u16, host: u8) -> Option<IpAddr> {
     let [high, low] = subnet.to_be_bytes();
     Some(Ipv4Addr::new(80, high, low, host).into())
