@@ -122,14 +122,17 @@ impl Actor {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Announce { cells } => self.announce(cells),
+            Command::Announce { cells, reply } => {
+                self.announce(cells);
+                let _ = reply.send(());
+            }
             Command::Providers { cell, reply } => self.find_providers(cell, reply),
             Command::Subscribe { cells, reply } => {
                 self.subscribe(&cells);
                 let _ = reply.send(());
             }
             Command::Publish { cell, bytes, reply } => {
-                let _ = reply.send(self.publish(&cell, bytes));
+                let _ = reply.send(self.publish(cell, bytes));
             }
             Command::Judge { id, forwarder, verdict } => self.judge(&id, &super::peer_id(&forwarder), verdict),
             Command::Reach { peer, addresses, want } => self.reach(peer, &addresses, want),
@@ -226,7 +229,7 @@ impl Actor {
             }) => tracing::info!(relay = %relay_peer_id, "reachable through a relay"),
             BehaviourEvent::Dcutr(event) => match event.result {
                 Ok(_) => {
-                    tracing::debug!(peer = %event.remote_peer_id, "a direct connection replaces the relayed one")
+                    tracing::debug!(peer = %event.remote_peer_id, "a direct connection replaces the relayed one");
                 }
                 Err(error) => tracing::debug!(peer = %event.remote_peer_id, %error, "no direct connection"),
             },
@@ -377,9 +380,10 @@ impl Actor {
             self.own.not_listening_on(address);
         }
         let because = reason.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
-        match self.reservation_closed(id) {
-            Some(relay) => tracing::debug!(%relay, because, "no longer reachable through the relay"),
-            None => tracing::error!(?addresses, because, "no longer listening (setting `listen`)"),
+        if let Some(relay) = self.reservation_closed(id) {
+            tracing::debug!(%relay, because, "no longer reachable through the relay");
+        } else {
+            tracing::error!(?addresses, because, "no longer listening (setting `listen`)");
         }
         self.addresses_changed();
     }

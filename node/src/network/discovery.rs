@@ -72,7 +72,7 @@ impl Discovery {
 }
 
 impl Actor {
-    fn cell_key(&self, cell: &Cell) -> RecordKey {
+    fn cell_key(&self, cell: Cell) -> RecordKey {
         RecordKey::from(cell.dht_key(&self.config.network))
     }
 
@@ -80,9 +80,11 @@ impl Actor {
     pub(super) fn announce(&mut self, cells: Vec<Cell>) {
         let cells: BTreeSet<Cell> = cells.into_iter().collect();
         let dropped: Vec<RecordKey> =
-            self.discovery.cells.difference(&cells).map(|cell| self.cell_key(cell)).collect();
+            self.discovery.cells.difference(&cells).map(|cell| self.cell_key(*cell)).collect();
         if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
-            dropped.iter().for_each(|key| kad.stop_providing(key));
+            for key in &dropped {
+                kad.stop_providing(key);
+            }
         }
         self.discovery.cells = cells;
         let now = Instant::now();
@@ -96,7 +98,7 @@ impl Actor {
         if self.discovery.announce_at.is_none_or(|due| due > now) || self.own.external().is_empty() {
             return;
         }
-        let keys: Vec<RecordKey> = self.discovery.cells.iter().map(|cell| self.cell_key(cell)).collect();
+        let keys: Vec<RecordKey> = self.discovery.cells.iter().map(|cell| self.cell_key(*cell)).collect();
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
         if kad.kbuckets().next().is_none() {
             return;
@@ -124,7 +126,7 @@ impl Actor {
         if self.discovery.lookups.len() >= MAX_LOOKUPS {
             self.drop_abandoned_lookups();
         }
-        let key = self.cell_key(&cell);
+        let key = self.cell_key(cell);
         let (sender, receiver) = mpsc::channel(MAX_FOUND);
         let answer = match self.swarm.behaviour_mut().kad.as_mut() {
             // Without a DHT the channel closes at once.
@@ -154,12 +156,12 @@ impl Actor {
             .collect();
         for query in abandoned {
             self.discovery.lookups.remove(&query);
-            self.finish_query(&query);
+            self.finish_query(query);
         }
     }
 
-    pub(super) fn finish_query(&mut self, query: &QueryId) {
-        if let Some(mut query) = self.swarm.behaviour_mut().kad.as_mut().and_then(|kad| kad.query_mut(query)) {
+    pub(super) fn finish_query(&mut self, query: QueryId) {
+        if let Some(mut query) = self.swarm.behaviour_mut().kad.as_mut().and_then(|kad| kad.query_mut(&query)) {
             query.finish();
         }
     }
@@ -234,7 +236,7 @@ impl Actor {
                     Err(GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
                 let found: Vec<_> = peers.into_iter().map(|info| (info.peer_id, info.addrs)).collect();
-                self.peer_looked_up(&id, &found);
+                self.peer_looked_up(id, &found);
                 return;
             }
             QueryResult::StartProviding(Err(error)) | QueryResult::RepublishProvider(Err(error)) => {
@@ -267,7 +269,7 @@ impl Actor {
             if lookup.found.try_send(FoundProvider { node, addresses: addresses.clone() }).is_err() {
                 // Its reader has gone: the channel holds as many as are ever sent.
                 self.discovery.lookups.remove(&id);
-                self.finish_query(&id);
+                self.finish_query(id);
                 return;
             }
             if ahead {

@@ -37,8 +37,8 @@ impl Actor {
     }
 
     /// Publishes `bytes` on the topic of `cell`.
-    pub(super) fn publish(&mut self, cell: &Cell, bytes: Vec<u8>) -> Result<(), NetworkError> {
-        let topic = gossip::topic(&self.config.network, cell);
+    pub(super) fn publish(&mut self, cell: Cell, bytes: Vec<u8>) -> Result<(), NetworkError> {
+        let topic = gossip::topic(&self.config.network, &cell);
         let got = bytes.len();
         let Some(behaviour) = self.swarm.behaviour_mut().gossip.as_mut() else { return Ok(()) };
         match behaviour.publish(topic, bytes) {

@@ -19,7 +19,7 @@ pub(super) const COMMANDS: usize = 256;
 /// What the network task does for the rest of the node. A dropped reply is no error: its caller lost interest.
 #[derive(Debug)]
 pub(super) enum Command {
-    Announce { cells: Vec<Cell> },
+    Announce { cells: Vec<Cell>, reply: oneshot::Sender<()> },
     Providers { cell: Cell, reply: oneshot::Sender<Result<mpsc::Receiver<FoundProvider>, NetworkError>> },
     Subscribe { cells: Vec<Cell>, reply: oneshot::Sender<()> },
     Publish { cell: Cell, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), NetworkError>> },
@@ -104,7 +104,9 @@ impl NetworkHandle {
     /// Replaces the set of cells under which this node announces itself in the DHT; the network republishes them
     /// every 10 minutes and whenever its addresses change. Empty stops announcing.
     pub async fn announce(&self, cells: Vec<Cell>) -> Result<(), NetworkError> {
-        self.send(Command::Announce { cells })
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Announce { cells, reply })?;
+        answer.await.map_err(|_| NetworkError::Stopped)
     }
 
     /// Asks the DHT who announces itself under `cell`. Providers arrive while the query runs, and the first of them

@@ -204,7 +204,7 @@ impl Actor {
     fn give_up(&mut self, peer: PeerId, reason: &str) {
         let Some(attempt) = self.reaching.attempts.remove(&peer) else { return };
         if let Lookup::Running(query) = attempt.lookup {
-            self.finish_query(&query);
+            self.finish_query(query);
             self.reaching.lookups.remove(&query);
         }
         tracing::debug!(%peer, reason, "not reached");
@@ -237,8 +237,8 @@ impl Actor {
     }
 
     /// A lookup of a peer ended; true if it was one.
-    pub(super) fn peer_looked_up(&mut self, query: &QueryId, found: &[(PeerId, Vec<Multiaddr>)]) -> bool {
-        let Some(peer) = self.reaching.lookups.remove(query) else { return false };
+    pub(super) fn peer_looked_up(&mut self, query: QueryId, found: &[(PeerId, Vec<Multiaddr>)]) -> bool {
+        let Some(peer) = self.reaching.lookups.remove(&query) else { return false };
         if let Some(attempt) = self.reaching.attempts.get_mut(&peer) {
             attempt.lookup = Lookup::Done;
             let addresses = found.iter().find(|(other, _)| *other == peer).map(|(_, addresses)| addresses.clone());
@@ -256,7 +256,7 @@ impl Actor {
         self.reaching.dials.remove(&id);
         let Some(attempt) = self.reaching.attempts.remove(&peer) else { return };
         if let Lookup::Running(query) = attempt.lookup {
-            self.finish_query(&query);
+            self.finish_query(query);
             self.reaching.lookups.remove(&query);
         }
         for want in attempt.wants {
@@ -347,7 +347,9 @@ impl Attempt {
     }
 
     fn note_all(&mut self, error: &DialError) {
-        describe(error).into_iter().for_each(|reason| self.note(reason));
+        for reason in describe(error) {
+            self.note(reason);
+        }
     }
 
     /// The addresses tried of which nothing is known yet.
@@ -385,10 +387,9 @@ pub(super) fn describe(error: &DialError) -> Vec<String> {
         DialError::LocalPeerId { address } => {
             vec![format!("{}: leads to this node itself", without_peer(address))]
         }
-        DialError::NoAddresses => Vec::new(),
         DialError::Denied { cause } => vec![format!("refused by this node: {}", innermost(cause))],
         DialError::Aborted => vec!["the attempt was cut off".to_owned()],
-        DialError::DialPeerConditionFalse(_) => Vec::new(),
+        DialError::NoAddresses | DialError::DialPeerConditionFalse(_) => Vec::new(),
     }
 }
 

@@ -58,8 +58,8 @@ pub const MAX_ADDRESSES: usize = 6;
 /// Longest address kept, in bytes: a DNS name, two peer ids and a relay hop fit.
 pub const MAX_ADDRESS_BYTES: usize = 192;
 /// What one record costs at most, indexes and allocator included.
-pub const MAX_RECORD_BYTES: usize = 3 * 1024;
-/// What all records of others cost at most.
+pub const MAX_RECORD_BYTES: usize = 5 * 1024;
+/// What all records of others cost at most: 20 MiB.
 pub const MAX_BYTES: usize = MAX_RECORDS * MAX_RECORD_BYTES;
 /// What one answer to a query for providers holds at most, in bytes; a random choice where more are known.
 pub const MAX_ANSWER_BYTES: usize = 32 * 1024;
@@ -111,23 +111,26 @@ impl CellStore {
         source_ip: Option<IpAddr>,
         now: Instant,
     ) -> Result<(), Refusal> {
-        if record.provider == self.local {
+        let ProviderRecord { key, provider, expires, addresses } = record;
+        if provider == self.local {
             return Err(Refusal::OwnRecord);
         }
-        if record.provider != source {
+        if provider != source {
             return Err(Refusal::NotTheSource);
         }
-        if record.is_expired(now) {
+        let longest = now + TIME_TO_LIVE;
+        let expires = expires.map_or(longest, |expires| expires.min(longest));
+        if expires <= now {
             return Err(Refusal::Expired);
         }
-        let cell = Cell::from_dht_key(&self.network, record.key.as_ref()).ok_or(Refusal::NotACell)?;
-        let longest = now + TIME_TO_LIVE;
+        let cell = Cell::from_dht_key(&self.network, key.as_ref()).ok_or(Refusal::NotACell)?;
+        let local = self.network.is_local();
         self.shelves.put(Entry {
             cell,
-            provider: source,
-            origin: Origin::of(source, source_ip, self.network.is_local()),
-            expires: record.expires.map_or(longest, |expires| expires.min(longest)),
-            addresses: acceptable(&record.addresses, &source, self.network.is_local()),
+            provider,
+            origin: Origin::of(provider, source_ip, local),
+            expires,
+            addresses: acceptable(&addresses, &provider, local),
         });
         Ok(())
     }
@@ -189,7 +192,7 @@ impl RecordStore for CellStore {
         let Some(cell) = Cell::from_dht_key(&self.network, key.as_ref()) else {
             return providers;
         };
-        let mut entries: Vec<&Entry> = self.shelves.of(&cell).iter().collect();
+        let mut entries: Vec<&Entry> = self.shelves.of(cell).iter().collect();
         entries.shuffle(&mut rand::rng());
         let mut bytes = 0;
         providers.extend(
@@ -212,7 +215,7 @@ impl RecordStore for CellStore {
         if *provider == self.local {
             self.own.remove(key);
         } else if let Some(cell) = Cell::from_dht_key(&self.network, key.as_ref()) {
-            self.shelves.remove(&cell, provider);
+            self.shelves.remove(cell, provider);
         }
     }
 }

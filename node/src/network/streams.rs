@@ -138,4 +138,4 @@ impl AsRef<str> for Protocol {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::network) mod tests;

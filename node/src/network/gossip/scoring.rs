@@ -6,9 +6,7 @@
 
 use super::MAX_TOPICS;
 use aitbc_protocol::geo::FINEST_TOPIC;
-use libp2p::gossipsub::{
-    PeerScoreParams, PeerScoreThresholds, TopicScoreParams, score_parameter_decay_with_base,
-};
+use libp2p::gossipsub::{PeerScoreParams, PeerScoreThresholds, TopicScoreParams, score_parameter_decay_with_base};
 use std::time::Duration;
 
 /// What all topics together may earn a peer.

@@ -62,12 +62,7 @@ impl CellMessages {
 impl DataTransform for CellMessages {
     fn inbound_transform(&self, raw: RawMessage) -> io::Result<Message> {
         self.check(&raw.topic, raw.data.len())?;
-        Ok(Message {
-            source: raw.source,
-            data: raw.data,
-            sequence_number: raw.sequence_number,
-            topic: raw.topic,
-        })
+        Ok(Message { source: raw.source, data: raw.data, sequence_number: raw.sequence_number, topic: raw.topic })
     }
 
     fn outbound_transform(&self, topic: &TopicHash, data: Vec<u8>) -> io::Result<Vec<u8>> {

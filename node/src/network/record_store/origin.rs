@@ -31,8 +31,9 @@ impl Origin {
                 Self::V4([a, b, c])
             }
             IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, ..] = ip.octets();
-                Self::V6([a, b, c, d, e, f])
+                let mut site = [0; 6];
+                site.copy_from_slice(&ip.octets()[..6]);
+                Self::V6(site)
             }
         }
     }

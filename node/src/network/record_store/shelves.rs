@@ -56,15 +56,15 @@ impl Shelves {
     }
 
     /// The records of a cell.
-    pub(super) fn of(&self, cell: &Cell) -> &[Entry] {
-        self.cells.get(cell).map_or(&[], Vec::as_slice)
+    pub(super) fn of(&self, cell: Cell) -> &[Entry] {
+        self.cells.get(&cell).map_or(&[], Vec::as_slice)
     }
 
     /// Stores a record, and makes room for it first.
     pub(super) fn put(&mut self, entry: Entry) {
-        self.remove(&entry.cell, &entry.provider);
+        self.remove(entry.cell, &entry.provider);
         self.make_room_for_provider(&entry.provider);
-        self.make_room_in_cell(&entry.cell, entry.origin);
+        self.make_room_in_cell(entry.cell, entry.origin);
         self.make_room_in_store(entry.origin);
         self.insert(entry);
     }
@@ -78,7 +78,7 @@ impl Shelves {
             .map(|entry| (entry.cell, entry.provider))
             .collect();
         for (cell, provider) in &expired {
-            self.remove(cell, provider);
+            self.remove(*cell, provider);
         }
         expired.len()
     }
@@ -90,10 +90,10 @@ impl Shelves {
             Some(cells) if cells.len() >= MAX_KEYS => cells[0],
             _ => return,
         };
-        self.remove(&oldest, provider);
+        self.remove(oldest, provider);
     }
 
-    fn make_room_in_cell(&mut self, cell: &Cell, newcomer: Origin) {
+    fn make_room_in_cell(&mut self, cell: Cell, newcomer: Origin) {
         let entries = self.of(cell);
         let mut sizes: HashMap<Origin, usize> = HashMap::from([(newcomer, 0)]);
         for entry in entries {
@@ -132,7 +132,7 @@ impl Shelves {
         if let Some((cell, provider)) =
             self.origins.get(&leaving).and_then(|records| records.choose(&mut rand::rng())).copied()
         {
-            self.remove(&cell, &provider);
+            self.remove(cell, &provider);
         }
     }
 
@@ -143,23 +143,25 @@ impl Shelves {
         self.cells.entry(entry.cell).or_default().push(entry);
     }
 
-    pub(super) fn remove(&mut self, cell: &Cell, provider: &PeerId) {
-        let Some(entries) = self.cells.get_mut(cell) else { return };
+    pub(super) fn remove(&mut self, cell: Cell, provider: &PeerId) {
+        let Some(entries) = self.cells.get_mut(&cell) else { return };
         let Some(index) = entries.iter().position(|entry| entry.provider == *provider) else { return };
         let entry = entries.swap_remove(index);
+        shrink(entries);
         if entries.is_empty() {
-            self.cells.remove(cell);
+            self.cells.remove(&cell);
         }
         self.len -= 1;
         if let Some(cells) = self.providers.get_mut(provider) {
-            cells.retain(|other| other != cell);
+            cells.retain(|other| *other != cell);
             if cells.is_empty() {
                 self.providers.remove(provider);
             }
         }
         self.resize_origin(entry.origin, |records| {
-            if let Some(index) = records.iter().position(|record| record == &(*cell, *provider)) {
+            if let Some(index) = records.iter().position(|record| record == &(cell, *provider)) {
                 records.swap_remove(index);
+                shrink(records);
             }
         });
     }
@@ -175,6 +177,13 @@ impl Shelves {
         } else {
             self.by_size.insert((len, origin));
         }
+    }
+}
+
+/// Gives room back, so that lists which were once long and are now many do not add up.
+fn shrink<T>(list: &mut Vec<T>) {
+    if list.capacity() > 4 * list.len() {
+        list.shrink_to(2 * list.len());
     }
 }
 
@@ -223,8 +232,7 @@ mod tests {
                         + entry.addresses.iter().map(|address| address.len() + 64).sum::<usize>()
                 })
                 .sum();
-            let cells: usize =
-                self.providers.values().map(|cells| cells.capacity() * size_of::<Cell>()).sum();
+            let cells: usize = self.providers.values().map(|cells| cells.capacity() * size_of::<Cell>()).sum();
             let origins: usize =
                 self.origins.values().map(|records| records.capacity() * size_of::<(Cell, PeerId)>()).sum();
             let nodes = self.cells.capacity() * size_of::<(Cell, Vec<Entry>)>()

@@ -109,16 +109,19 @@ impl Behaviour {
     }
 
     fn handler(&mut self, connection: ConnectionId, peer: PeerId) -> Result<Handler, ConnectionDenied> {
-        let node = NodeId::from_peer_id_bytes(&peer.to_bytes())
-            .ok_or_else(|| ConnectionDenied::new(NotANode(peer)))?;
+        let node =
+            NodeId::from_peer_id_bytes(&peer.to_bytes()).ok_or_else(|| ConnectionDenied::new(NotANode(peer)))?;
         let now = Instant::now();
-        // A peer that left is forgotten once its bucket is full, or reconnecting would fill it.
-        self.peers.retain(|_, peer| Arc::strong_count(&peer.budget) > 1 || !peer.budget.is_rested(now));
-        let limits = self.shared.limits;
-        let entry = self.peers.entry(peer).or_insert_with(|| Peer {
-            budget: Arc::new(PeerBudget::new(limits, now)),
-            connections: Vec::new(),
+        // A peer that left is forgotten once its streams are gone and its bucket is full, or reconnecting would
+        // fill it.
+        self.peers.retain(|_, peer| {
+            !peer.connections.is_empty() || Arc::strong_count(&peer.budget) > 1 || !peer.budget.is_rested(now)
         });
+        let limits = self.shared.limits;
+        let entry = self
+            .peers
+            .entry(peer)
+            .or_insert_with(|| Peer { budget: Arc::new(PeerBudget::new(limits, now)), connections: Vec::new() });
         Ok(Handler::new(node, connection, Arc::clone(&self.shared), Arc::clone(&entry.budget)))
     }
 }

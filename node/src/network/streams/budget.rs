@@ -98,8 +98,7 @@ mod tests {
         let now = Instant::now();
         let budget = Arc::new(PeerBudget::new(LIMITS, now));
         let (one, two) = (Arc::new(()), Arc::new(()));
-        let mut slots: Vec<Slot> =
-            (0..9).filter_map(|_| budget.admit(Protocol::Offer, &one, now)).collect();
+        let mut slots: Vec<Slot> = (0..9).filter_map(|_| budget.admit(Protocol::Offer, &one, now)).collect();
         assert_eq!(slots.len(), LIMITS.per_protocol);
         slots.extend((0..9).filter_map(|_| budget.admit(Protocol::Quote, &one, now)));
         assert_eq!(slots.len(), LIMITS.per_connection);

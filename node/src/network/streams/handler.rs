@@ -141,10 +141,7 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(Accept, ()).with_timeout(self.shared.limits.negotiation_timeout)
     }
 
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Ask, OpenStream, Infallible>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Ask, OpenStream, Infallible>> {
         // No waker is kept: the swarm polls the handler after every event it delivers.
         match self.requested.pop_front() {
             Some(open) => Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
