@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
@@ -211,6 +211,9 @@ const GOSSIP_QUEUE: usize = 512;
 /// Streams of one protocol that may wait to be served: several times what one peer may have open.
 const STREAM_QUEUE: usize = 256;
 
+/// How long the operating system may take to tell where it listens.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Starts the network task: listens, and looks for peers until there are some.
 pub async fn start(
     config: NetworkConfig,
@@ -233,12 +236,7 @@ pub async fn start(
     let (job_queue, job) = mpsc::channel(STREAM_QUEUE);
     let queues = streams::IncomingQueues { offer: offer_queue, quote: quote_queue, job: job_queue };
     let mut swarm = behaviour::swarm(&config, keypair, queues).map_err(|error| fail(error.as_ref()))?;
-    for address in &config.listen {
-        swarm.listen_on(address.clone()).map_err(|error| NetworkError::Listen {
-            address: address.clone(),
-            reason: reach::innermost(&error),
-        })?;
-    }
+    let listeners = listen(&mut swarm, &config.listen)?;
 
     let (commands, inbox) = mpsc::channel(handle::COMMANDS);
     let (publisher, snapshots) = snapshots();
@@ -265,9 +263,37 @@ pub async fn start(
         peers_changed: false,
         config,
     };
+    let mut listening = snapshots.listening.clone();
     tokio::spawn(actor.run().instrument(tracing::info_span!("network", node = %node.short())));
+    // Whoever asks a node that has started where it listens gets an answer.
+    let all = listening.wait_for(|addresses| addresses.len() >= listeners);
+    let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
     Ok((handle, Incoming { gossip, offer, quote, job }))
+}
+
+/// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that
+/// cannot be listened on is an error.
+fn listen(
+    swarm: &mut libp2p::Swarm<behaviour::Behaviour>,
+    addresses: &[Multiaddr],
+) -> Result<usize, NetworkError> {
+    let mut listeners = 0;
+    for address in addresses {
+        match swarm.listen_on(address.clone()) {
+            Ok(_) => listeners += 1,
+            Err(error) => {
+                let reason = reach::innermost(&error);
+                let is_ip6 = matches!(address.iter().next(), Some(libp2p::multiaddr::Protocol::Ip6(_)));
+                let is_taken = reason.contains("in use");
+                if !is_ip6 || is_taken {
+                    return Err(NetworkError::Listen { address: address.clone(), reason });
+                }
+                tracing::warn!(%address, reason, "not listening on IPv6; leave it out of `listen` to silence this");
+            }
+        }
+    }
+    Ok(listeners)
 }
 
 fn snapshots() -> (actor::Publisher, handle::Snapshots) {

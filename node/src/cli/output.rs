@@ -119,6 +119,7 @@ pub(super) fn start_logging(filter: &str) -> Outcome {
         .map_err(|error| Exit::usage(format_args!("--log {filter:?}: {error}")))?;
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .with_target(false)
         .try_init();
