@@ -14,6 +14,8 @@ use serde::Serialize;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
+pub use upstream::find_ollama;
+
 mod upstream;
 
 /// How engines are started.

@@ -43,7 +43,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
 /// Events that a slow reader may leave lying before the server is not read any further.
-const EVENT_QUEUE: usize = 8;
+const EVENT_QUEUE: usize = 64;
 /// Allowances on their way to a job.
 const GRANT_QUEUE: usize = 8;
 /// Bytes of text that count as one token of a prompt, and tokens that a message counts beyond its text.

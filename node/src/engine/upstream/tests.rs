@@ -19,6 +19,8 @@ use std::{io, net::SocketAddr};
 enum Script {
     /// These events, then the end.
     Events(Vec<String>),
+    /// The same, a millisecond apart.
+    Slow(Vec<String>),
     /// Pieces without end, as fast as they are read.
     Endless,
     /// These events, then nothing and no end.
@@ -110,7 +112,14 @@ async fn complete(State(model): State<Model>, request: Request) -> Response {
             return (StatusCode::from_u16(status).expect("a status"), body).into_response();
         }
         Script::Events(events) => (events, stream::empty().boxed()),
-        Script::Break(events) => (events, stream::iter([Err(io::Error::other("broken on request"))]).boxed()),
+        Script::Break(events) => (events, stream::once(break_after_flush()).boxed()),
+        Script::Slow(events) => {
+            let slow = stream::iter(events).then(async |event| {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(Bytes::from(event))
+            });
+            (Vec::new(), slow.boxed())
+        }
         Script::Silence(events) => (events, stream::pending().boxed()),
         Script::Endless => (Vec::new(), stream::repeat_with(|| Ok(Bytes::from(piece(&"x".repeat(500))))).boxed()),
     };
@@ -121,6 +130,12 @@ async fn complete(State(model): State<Model>, request: Request) -> Response {
         written.send_modify(|written| *written += 1);
     });
     Response::new(Body::from_stream(body))
+}
+
+/// Breaks the connection once the server had the time to send what it has.
+async fn break_after_flush() -> io::Result<Bytes> {
+    tokio::task::yield_now().await;
+    Err(io::Error::other("broken on request"))
 }
 
 fn event(value: &Value) -> String {
@@ -376,17 +391,14 @@ async fn dropping_the_engine_fails_its_jobs() {
 async fn speed_is_learnt_from_jobs() {
     let texts: Vec<String> = (0..40).map(|index| format!("{index} ")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let server = Server::start(Script::Events(answer(&texts, "stop", 40))).await;
+    let server = Server::start(Script::Slow(answer(&texts, "stop", 40))).await;
     let upstream = server.ready().await;
     assert_eq!(upstream.status().borrow().models[0].speed, 0);
-    // A reader that comes late makes a job say nothing, so several may be needed.
-    let learnt = async {
-        while upstream.status().borrow().models[0].speed == 0 {
-            read(&mut upstream.generate(&spec(), 1000).expect("started")).await;
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), learnt).await.expect("in time");
+    let (told, _) = read(&mut upstream.generate(&spec(), 1000).expect("started")).await;
+    assert_eq!(told.concat(), texts.concat());
+    let status = until(&upstream, |status| status.models[0].speed > 0).await;
+    // A token a millisecond at most.
+    assert!(status.models[0].speed < 1_100_000, "{}", status.models[0].speed);
 }
 
 #[tokio::test]
