@@ -1,22 +1,54 @@
 //! What runs a model.
 //!
-//! llama.cpp runs in a child process of this same binary, one a device; an OpenAI-compatible server elsewhere on the
-//! machine (`engine::upstream`) is the other kind. Both are reached through [`EngineHandle`].
+//! llama.cpp runs in child processes of this same binary, one a model; an OpenAI-compatible server elsewhere on the
+//! machine ([`upstream`]) is the other kind. Both are reached through [`EngineHandle`].
+//!
+//! ```text
+//!   EngineHandle --requests--> supervisor --frames--> child: reader, tokenizer, batcher, llama.cpp
+//!        |                          \--status--> board (watch)
+//!        +--------------------> upstream: HTTP
+//! ```
 
+mod batch;
+mod child;
+mod frames;
+mod llama;
+mod metrics;
+mod prompt;
+mod sampling;
+mod sandbox;
+mod stops;
+mod supervisor;
+pub(crate) mod upstream;
+mod worker;
+
+use self::{
+    child::Spawner,
+    frames::Load,
+    metrics::EngineMetrics,
+    supervisor::{Hardware, INBOX, Request, Settings, Supervisor},
+    upstream::Upstream,
+};
 use crate::{models::Installed, telemetry::Metrics};
 use aitbc_protocol::{
     bytes::Digest,
-    job::{Finish, JobSpec, Logprobs, ModelName},
+    job::{Finish, JobSpec, Logprobs, MAX_TOKENS, ModelName},
     offer::{Device, Engine},
     text::Line,
 };
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
-pub use upstream::find_ollama;
+/// Most tokens that a job can be allowed ahead.
+pub const MAX_CREDIT: u32 = MAX_TOKENS;
 
-mod upstream;
+/// The hidden command that makes this binary an engine's child.
+pub const WORKER_COMMAND: &str = "engine-worker";
 
 /// How engines are started.
 #[derive(Clone, Debug)]
@@ -35,6 +67,8 @@ pub struct EngineConfig {
     pub memory_limit: Option<u64>,
     /// OpenAI-compatible servers that the owner offers.
     pub upstreams: Vec<UpstreamConfig>,
+    /// The binary whose command `engine-worker` is the child; `None` for the running one.
+    pub worker: Option<PathBuf>,
 }
 
 /// An OpenAI-compatible server that the owner offers to the network.
@@ -193,48 +227,250 @@ impl Generation {
     }
 }
 
-/// Sends jobs to the engines. Cheap to clone.
+/// The place of one engine in the status of all.
 #[derive(Clone, Debug)]
-pub struct EngineHandle {}
+struct Board {
+    all: watch::Sender<Arc<Vec<EngineStatus>>>,
+    index: usize,
+}
+
+impl Board {
+    fn update(&self, change: impl FnOnce(&mut EngineStatus)) {
+        self.all.send_modify(|all| {
+            if let Some(status) = Arc::make_mut(all).get_mut(self.index) {
+                change(status);
+            }
+        });
+    }
+
+    /// A state in which no model answers.
+    fn set(&self, state: EngineState) {
+        self.update(|status| {
+            status.state = state;
+            status.models.clear();
+            status.warnings.clear();
+        });
+    }
+
+    fn ready(&self, model: EngineModel, warnings: Vec<String>) {
+        self.update(|status| {
+            status.state = EngineState::Ready;
+            status.models = vec![model];
+            status.warnings = warnings;
+        });
+    }
+}
+
+/// How one engine is reached.
+#[derive(Debug)]
+enum Backend {
+    Child { model: ModelName, weights: Digest, requests: mpsc::Sender<Request> },
+    Upstream(Upstream),
+}
+
+#[derive(Debug)]
+struct Shared {
+    status: watch::Receiver<Arc<Vec<EngineStatus>>>,
+    /// In the order of the status.
+    backends: Vec<Backend>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    _cancel_on_drop: DropGuard,
+}
+
+/// Sends jobs to the engines. Cheap to clone; the last clone that is dropped ends them.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+}
 
 impl EngineHandle {
     /// All engines, their models and warnings.
     pub fn status(&self) -> watch::Receiver<Arc<Vec<EngineStatus>>> {
-        todo!()
+        self.shared.status.clone()
     }
 
     /// The ready model of that name, and of those weights if given.
     pub fn model(&self, name: &ModelName, weights: Option<&Digest>) -> Option<EngineModel> {
-        let _ = (name, weights);
-        todo!()
+        self.find(name, weights).map(|(_, model)| model)
     }
 
     /// Prompt tokens of a request as the model's own tokenizer and chat template count them, without the prefix.
     pub async fn count_tokens(&self, spec: &JobSpec) -> Result<u32, EngineError> {
-        let _ = spec;
-        todo!()
+        check(spec)?;
+        match self.backend(spec)? {
+            Backend::Upstream(upstream) => Ok(upstream.count_tokens(spec)),
+            Backend::Child { requests, .. } => {
+                let (reply, answer) = oneshot::channel();
+                ask(requests, Request::Count { spec: spec.clone(), reply })?;
+                answer.await.map_err(|_| ended())?
+            }
+        }
     }
 
-    /// Starts a job with an allowance of `credit` tokens.
+    /// Starts a job with an allowance of `credit` tokens, at most [`MAX_CREDIT`].
     pub async fn generate(&self, spec: JobSpec, credit: u32) -> Result<Generation, EngineError> {
-        let _ = (spec, credit);
-        todo!()
+        check(&spec)?;
+        match self.backend(&spec)? {
+            Backend::Upstream(upstream) => upstream.generate(&spec, credit),
+            Backend::Child { requests, .. } => {
+                let (reply, answer) = oneshot::channel();
+                ask(requests, Request::Generate { spec, credit, reply })?;
+                answer.await.map_err(|_| ended())?
+            }
+        }
     }
 
     /// Ends all engines; running jobs fail. Returns when no child is left, after `patience` at most.
     pub async fn shutdown(&self, patience: Duration) {
-        let _ = patience;
-        todo!()
+        self.shared.cancel.cancel();
+        for backend in &self.shared.backends {
+            if let Backend::Upstream(upstream) = backend {
+                upstream.stop();
+            }
+        }
+        if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!("an engine process is still being ended");
+        }
     }
+
+    /// The first engine whose model answers.
+    fn find(&self, name: &ModelName, weights: Option<&Digest>) -> Option<(usize, EngineModel)> {
+        let all = self.shared.status.borrow();
+        all.iter().enumerate().filter(|(_, status)| status.state == EngineState::Ready).find_map(
+            |(index, status)| {
+                let fits =
+                    |model: &&EngineModel| model.model == *name && weights.is_none_or(|w| model.weights == *w);
+                status.models.iter().find(fits).map(|model| (index, model.clone()))
+            },
+        )
+    }
+
+    fn backend(&self, spec: &JobSpec) -> Result<&Backend, EngineError> {
+        if let Some((index, _)) = self.find(&spec.model, spec.weights.as_ref()) {
+            return Ok(&self.shared.backends[index]);
+        }
+        // A child that is loading or waiting knows best why it does not answer.
+        let waiting = self.shared.backends.iter().find(|backend| match backend {
+            Backend::Child { model, weights, .. } => {
+                *model == spec.model && spec.weights.is_none_or(|wanted| wanted == *weights)
+            }
+            Backend::Upstream(_) => false,
+        });
+        waiting.ok_or_else(|| EngineError::UnknownModel(spec.model.clone()))
+    }
+}
+
+fn check(spec: &JobSpec) -> Result<(), EngineError> {
+    spec.validate().map_err(|error| EngineError::Failed(error.to_string()))
+}
+
+fn ask(requests: &mpsc::Sender<Request>, request: Request) -> Result<(), EngineError> {
+    requests.try_send(request).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => EngineError::Full,
+        mpsc::error::TrySendError::Closed(_) => ended(),
+    })
+}
+
+fn ended() -> EngineError {
+    EngineError::NotReady("it is shut down".to_owned())
 }
 
 /// Starts the engines; models load in the background and show in [`EngineHandle::status`].
 pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHandle, EngineError> {
-    let _ = (config, metrics);
-    todo!()
+    let failed = |what: &str, error: &dyn std::fmt::Display| EngineError::Failed(format!("{what}: {error}"));
+    let worker = match config.worker {
+        Some(worker) => worker,
+        None => {
+            std::env::current_exe().map_err(|error| failed("the path of this program is not known", &error))?
+        }
+    };
+    let hardware = tokio::task::spawn_blocking(|| Hardware { cpu: crate::gpu::cpu(), gpus: crate::gpu::gpus() })
+        .await
+        .map_err(|error| failed("the processors could not be listed", &error))?;
+    let hardware = Arc::new(hardware);
+    let threads = config.threads.unwrap_or_else(physical_cores);
+    let spawner = Spawner::start().map_err(|error| failed("no thread for starting engines", &error))?;
+    let metrics = EngineMetrics::register(metrics);
+    let mut upstreams = Vec::new();
+    for upstream in config.upstreams {
+        upstreams.push(Upstream::start(upstream).await);
+    }
+
+    let mut statuses = vec![loading(); config.models.len()];
+    statuses.extend(upstreams.iter().map(|upstream| upstream.status().borrow().clone()));
+    let (all, status) = watch::channel(Arc::new(statuses));
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let mut backends = Vec::new();
+    for (index, installed) in config.models.into_iter().enumerate() {
+        let model = supervisor::unloaded(&installed, &hardware);
+        let load = Load {
+            path: installed.path,
+            context: config.context,
+            slots: config.slots,
+            threads,
+            gpu_layers: config.gpu_layers,
+            memory_limit: config.memory_limit,
+        };
+        let (requests, inbox) = mpsc::channel(INBOX);
+        let supervisor = Supervisor {
+            metrics: metrics.model(model.model.as_str()),
+            spawner: spawner.clone(),
+            board: Board { all: all.clone(), index },
+            cancel: cancel.clone(),
+            inbox,
+            own: requests.downgrade(),
+            next_id: 0,
+            settings: Settings { model: model.clone(), load, worker: worker.clone(), hardware: hardware.clone() },
+        };
+        backends.push(Backend::Child { model: model.model.clone(), weights: model.weights, requests });
+        let span = tracing::info_span!("engine", model = %model.model);
+        tasks.spawn(tracing::Instrument::instrument(supervisor.run(), span));
+    }
+    for upstream in upstreams {
+        let board = Board { all: all.clone(), index: backends.len() };
+        tasks.spawn(follow(upstream.status(), board, cancel.clone()));
+        backends.push(Backend::Upstream(upstream));
+    }
+    tasks.close();
+    let shared = Shared { status, backends, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    Ok(EngineHandle { shared: Arc::new(shared) })
 }
 
-/// The body of the hidden command `aitbc engine-worker`: serves one device over stdin and stdout until stdin closes.
+fn loading() -> EngineStatus {
+    EngineStatus {
+        name: "llama.cpp".to_owned(),
+        state: EngineState::Loading { percent: 0 },
+        models: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// Copies an upstream's status to the board.
+async fn follow(mut status: watch::Receiver<EngineStatus>, board: Board, cancel: CancellationToken) {
+    loop {
+        let current = status.borrow_and_update().clone();
+        board.update(|shown| *shown = current);
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = status.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Cores, not counting the second threads of a core: those only get in each other's way when a model decodes.
+fn physical_cores() -> u32 {
+    let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let read = |cpu: usize, what: &str| {
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/{what}")).ok()
+    };
+    let cores: BTreeSet<_> =
+        (0..1024).map_while(|cpu| Some((read(cpu, "physical_package_id")?, read(cpu, "core_id")?))).collect();
+    let cores = if cores.is_empty() { allowed } else { cores.len().min(allowed) };
+    u32::try_from(cores).unwrap_or(1)
+}
+
+/// The body of the hidden command `aitbc engine-worker`: serves one model over stdin and stdout until stdin closes.
 pub fn worker_main() -> std::process::ExitCode {
-    todo!()
+    worker::run()
 }

@@ -49,7 +49,7 @@ impl Speed {
     }
 
     /// What others were told last.
-    pub(super) fn milli_tokens(&self) -> u32 {
+    pub(super) fn milli_tokens(self) -> u32 {
         self.told
     }
 }

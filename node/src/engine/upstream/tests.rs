@@ -33,13 +33,15 @@ enum Script {
 #[derive(Clone)]
 struct Model {
     script: Script,
-    /// The last request: path, authorization, body.
-    seen: Arc<Mutex<Option<(String, Option<String>, Value)>>>,
+    seen: Arc<Mutex<Option<Seen>>>,
     /// Pieces handed to the network.
     written: watch::Sender<u64>,
     /// Responses that were dropped, finished or not.
     dropped: watch::Sender<u32>,
 }
+
+/// The last request: path, authorization, body.
+type Seen = (String, Option<String>, Value);
 
 struct CountDrop(watch::Sender<u32>);
 
@@ -82,12 +84,12 @@ impl Server {
     }
 
     async fn ready(&self) -> Upstream {
-        let upstream = Upstream::start(self.config());
+        let upstream = Upstream::start(self.config()).await;
         until(&upstream, |status| status.state == EngineState::Ready).await;
         upstream
     }
 
-    fn seen(&self) -> (String, Option<String>, Value) {
+    fn seen(&self) -> Seen {
         self.model.seen.lock().expect("no panic").clone().expect("a request")
     }
 }
@@ -229,7 +231,7 @@ async fn text_goes_to_completions_and_the_token_with_it() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
     let text = event(&json!({"choices": [{"index": 0, "text": "done", "finish_reason": "length"}]}));
     let server = Server::start(Script::Events(vec![text, "data: [DONE]\n\n".to_owned()])).await;
-    let upstream = Upstream::start(UpstreamConfig { token_file: Some(path), ..server.config() });
+    let upstream = Upstream::start(UpstreamConfig { token_file: Some(path), ..server.config() }).await;
     until(&upstream, |status| status.state == EngineState::Ready).await;
     let spec = JobSpec { input: Input::Text("go on".to_owned()), ..spec() };
     let (texts, last) = read(&mut upstream.generate(&spec, 1000).expect("started")).await;
@@ -244,7 +246,7 @@ async fn text_goes_to_completions_and_the_token_with_it() {
 async fn offers_only_what_is_configured_and_there() {
     let server = Server::start(Script::Status(500)).await;
     let config = UpstreamConfig { models: vec!["big".to_owned(), "absent".to_owned()], ..server.config() };
-    let upstream = Upstream::start(config);
+    let upstream = Upstream::start(config).await;
     let status = until(&upstream, |status| status.state == EngineState::Ready).await;
     assert_eq!(status.models.len(), 1);
     let big = &status.models[0];
@@ -264,14 +266,14 @@ async fn a_server_that_is_not_there_is_backed_off_from() {
         slots: 1,
         token_file: None,
     };
-    let upstream = Upstream::start(config.clone());
+    let upstream = Upstream::start(config.clone()).await;
     let status = until(&upstream, |status| matches!(status.state, EngineState::BackingOff { .. })).await;
     let EngineState::BackingOff { reason, retry_ms } = status.state else { unreachable!() };
     assert!(reason.contains("http://127.0.0.1:1/v1/models"), "{reason}");
     assert_eq!(retry_ms, 1000);
     assert!(matches!(upstream.generate(&spec(), 1), Err(EngineError::NotReady(_))));
 
-    let upstream = Upstream::start(UpstreamConfig { models: Vec::new(), ..config });
+    let upstream = Upstream::start(UpstreamConfig { models: Vec::new(), ..config }).await;
     let EngineState::Unusable { reason } = upstream.status().borrow().state.clone() else { panic!("usable") };
     assert!(reason.contains("models"), "{reason}");
     assert!(matches!(upstream.generate(&spec(), 1), Err(EngineError::NotReady(_))));
@@ -404,7 +406,7 @@ async fn speed_is_learnt_from_jobs() {
 #[tokio::test]
 async fn prompts_are_counted_by_the_rule() {
     let server = Server::start(Script::Status(500)).await;
-    let upstream = Upstream::start(server.config());
+    let upstream = Upstream::start(server.config()).await;
     // 16 bytes are 6 tokens, and 8 for the message.
     assert_eq!(upstream.count_tokens(&spec()), 14);
     let text = JobSpec { input: Input::Text(String::new()), ..spec() };

@@ -1,0 +1,253 @@
+//! The engine child: one model, served over stdin and stdout until stdin closes.
+//!
+//! ```text
+//! stdin -> reader --commands--> main: batcher --questions--> tokenizer
+//!                                 ^   |                        |
+//!                                 |   +--frames--> stdout <----+ counts
+//!                                 +--------- prepared ---------+
+//! ```
+//!
+//! The process gives up its rights before it opens the model file ([`sandbox`]); a panic, an assertion in the library
+//! and a closed stdin all end it.
+
+use super::{
+    batch::Batcher,
+    frames::{self, FromWorker, JobFailure, Load, MAX_WARNINGS, TO_WORKER_LIMIT, ToWorker},
+    llama,
+    prompt::{Prepared, Prompter},
+    sandbox,
+};
+use aitbc_protocol::job::JobSpec;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, SyncSender, TryRecvError},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Commands that wait for the end of a step. A full queue stops the reader, and with it the node's writer.
+const COMMANDS: usize = 256;
+/// How long a step may go on after stdin has closed.
+const LAST_STEP: Duration = Duration::from_secs(5);
+/// Stack of the thread that tokenizes: the regular expressions of some vocabularies recurse with the text.
+const TOKENIZER_STACK: usize = 64 * 1024 * 1024;
+
+/// What the batcher is told.
+pub(super) enum Command {
+    Count {
+        id: u64,
+        spec: JobSpec,
+    },
+    Generate {
+        id: u64,
+        spec: JobSpec,
+        credit: u32,
+    },
+    Prepared {
+        id: u64,
+        outcome: Result<Prepared, JobFailure>,
+    },
+    Grant {
+        id: u64,
+        tokens: u32,
+    },
+    Cancel {
+        id: u64,
+    },
+    /// Stdin has closed.
+    End,
+}
+
+/// What the tokenizer is asked.
+pub(super) enum Question {
+    Count { id: u64, spec: JobSpec },
+    Prepare { id: u64, spec: JobSpec },
+}
+
+/// Frames on their way to stdout; those of one step go out in one write.
+#[derive(Clone)]
+pub(super) struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Vec::with_capacity(4096))))
+    }
+
+    /// Adds a frame to those that wait.
+    pub(super) fn queue(&self, message: &FromWorker) {
+        match frames::from_worker(message) {
+            Ok(frame) => self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&frame),
+            // Only vectors are that large, and the job ends with the frame that follows.
+            Err(error) => tracing::error!(%error, "a frame to the node was not sent"),
+        }
+    }
+
+    /// Writes what waits. A node that is gone ends the process.
+    pub(super) fn flush(&self) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.is_empty() {
+            return;
+        }
+        let mut stdout = io::stdout().lock();
+        if stdout.write_all(&waiting).and_then(|()| stdout.flush()).is_err() {
+            std::process::abort();
+        }
+        waiting.clear();
+    }
+
+    fn send(&self, message: &FromWorker) {
+        self.queue(message);
+        self.flush();
+    }
+}
+
+/// Serves until stdin closes.
+pub(super) fn run() -> ExitCode {
+    prepare_process();
+    let output = Output::new();
+    let load = match frames::read_frame::<ToWorker>(&mut io::stdin().lock(), TO_WORKER_LIMIT) {
+        Ok(Some(ToWorker::Load(load))) => load,
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(_)) | Err(_) => {
+            tracing::error!("the engine worker is started by the node itself, not by hand");
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(&load, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.send(&FromWorker::LoadFailed { reason: error.to_string() });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What must hold before the first byte is read.
+fn prepare_process() {
+    // The default hook prints the panic's message, which may quote a prompt.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(io::stderr(), "panic at {place}");
+        std::process::abort();
+    }));
+    // With a node that is gone nobody would end this process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        let _ = writeln!(io::stderr(), "no signal when the node ends: {error}");
+    }
+    // What is logged already is no reason to stop.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_max_level(tracing::Level::WARN)
+        .try_init();
+    llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+}
+
+fn serve(load: &Load, output: &Output) -> Result<(), llama::LoadError> {
+    let mut warnings = sandbox::enter(load);
+    // From here on a closed stdin ends the process, in the middle of loading too.
+    let (commands, inbox) = mpsc::sync_channel(COMMANDS);
+    spawn("reader", None, {
+        let commands = commands.clone();
+        move || read_commands(&commands)
+    })?;
+    let progress = {
+        let output = output.clone();
+        move |percent| output.send(&FromWorker::Loading { percent })
+    };
+    let llama = llama::load(load, progress)?;
+    let (ask, questions) = mpsc::sync_channel(2 * llama.loaded.slots as usize + 64);
+    let prompter = Prompter::new(llama.model, llama.loaded.context);
+    spawn("tokenizer", Some(TOKENIZER_STACK), {
+        let output = output.clone();
+        move || answer_questions(&prompter, &questions, &commands, &output)
+    })?;
+    warnings.extend(sandbox::seal());
+    let mut loaded = llama.loaded.clone();
+    loaded.warnings.extend(warnings);
+    loaded.warnings.truncate(MAX_WARNINGS);
+    let batcher = Batcher::new(llama, ask, output.clone());
+    output.send(&FromWorker::Loaded(loaded));
+    batch(batcher, &inbox, output);
+    Ok(())
+}
+
+fn spawn(name: &str, stack: Option<usize>, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let mut thread = thread::Builder::new().name(name.to_owned());
+    if let Some(stack) = stack {
+        thread = thread.stack_size(stack);
+    }
+    thread.spawn(body).map(drop)
+}
+
+/// Steps as long as there is work, waits for commands otherwise.
+fn batch(mut batcher: Batcher, inbox: &Receiver<Command>, output: &Output) {
+    loop {
+        if !batcher.has_work() {
+            match inbox.recv() {
+                Ok(Command::End) | Err(_) => return,
+                Ok(command) => batcher.handle(command),
+            }
+        }
+        for _ in 0..COMMANDS {
+            match inbox.try_recv() {
+                Ok(Command::End) | Err(TryRecvError::Disconnected) => return,
+                Ok(command) => batcher.handle(command),
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        batcher.step();
+        output.flush();
+    }
+}
+
+fn read_commands(commands: &SyncSender<Command>) {
+    let mut stdin = io::stdin().lock();
+    loop {
+        let command = match frames::read_frame(&mut stdin, TO_WORKER_LIMIT) {
+            Ok(Some(ToWorker::Count { id, spec })) => Command::Count { id, spec },
+            Ok(Some(ToWorker::Generate { id, spec, credit })) => Command::Generate { id, spec, credit },
+            Ok(Some(ToWorker::Grant { id, tokens })) => Command::Grant { id, tokens },
+            Ok(Some(ToWorker::Cancel { id })) => Command::Cancel { id },
+            Ok(Some(ToWorker::Load(_)) | None) => break,
+            Err(error) => {
+                tracing::error!(%error, "the node's frames cannot be read");
+                break;
+            }
+        };
+        if commands.send(command).is_err() {
+            return;
+        }
+    }
+    let _ = commands.try_send(Command::End);
+    thread::sleep(LAST_STEP);
+    // Still loading, or in a step without end.
+    std::process::abort();
+}
+
+fn answer_questions(
+    prompter: &Prompter,
+    questions: &Receiver<Question>,
+    commands: &SyncSender<Command>,
+    output: &Output,
+) {
+    while let Ok(question) = questions.recv() {
+        match question {
+            Question::Count { id, spec } => {
+                output.send(&FromWorker::Counted { id, result: prompter.count(&spec) })
+            }
+            Question::Prepare { id, spec } => {
+                if commands.send(Command::Prepared { id, outcome: prompter.prepare(spec) }).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
