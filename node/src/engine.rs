@@ -19,7 +19,7 @@ mod sampling;
 mod sandbox;
 mod stops;
 mod supervisor;
-mod upstream;
+pub(crate) mod upstream;
 mod worker;
 
 use self::{
@@ -326,6 +326,11 @@ impl EngineHandle {
     /// Ends all engines; running jobs fail. Returns when no child is left, after `patience` at most.
     pub async fn shutdown(&self, patience: Duration) {
         self.shared.cancel.cancel();
+        for backend in &self.shared.backends {
+            if let Backend::Upstream(upstream) = backend {
+                upstream.stop();
+            }
+        }
         if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_err() {
             tracing::warn!("an engine process is still being ended");
         }

@@ -33,7 +33,7 @@ mod events;
 mod request;
 mod speed;
 
-pub use connection::find_ollama;
+pub(crate) use connection::find_ollama;
 
 /// Context assumed where the server does not tell: what Ollama gives a model that asks for nothing.
 const ASSUMED_CONTEXT: u32 = 4096;
@@ -43,7 +43,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
 /// Events that a slow reader may leave lying before the server is not read any further.
-const EVENT_QUEUE: usize = 8;
+const EVENT_QUEUE: usize = 64;
 /// Allowances on their way to a job.
 const GRANT_QUEUE: usize = 8;
 /// Bytes of text that count as one token of a prompt, and tokens that a message counts beyond its text.
@@ -72,9 +72,9 @@ struct Shared {
 }
 
 impl Upstream {
-    /// Takes up the server; its models show in [`Self::status`] once it answers. Must be called on a runtime. The
-    /// token file is read here, once.
-    pub(crate) fn start(config: UpstreamConfig) -> Self {
+    /// Takes up the server; its models show in [`Self::status`] once it answers. The token file is
+    /// read here, once.
+    pub(crate) async fn start(config: UpstreamConfig) -> Self {
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
         let (status, receiver) = watch::channel(EngineStatus {
@@ -83,12 +83,20 @@ impl Upstream {
             models: Vec::new(),
             warnings: Vec::new(),
         });
-        let connection = match Connection::new(&config) {
+        let settings = config.clone();
+        // A token file, and for HTTPS the certificates of the system, are read here.
+        let opened = tokio::task::spawn_blocking(move || Connection::new(&settings)).await;
+        let reason = match opened {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(format!("its settings could not be read: {error}")),
+        };
+        let connection = match reason {
             Ok(connection) => connection,
-            Err(error) => {
+            Err(reason) => {
                 status.send_modify(|status| {
                     status.name = connection::shown(&config.url);
-                    status.state = EngineState::Unusable { reason: error.to_string() };
+                    status.state = EngineState::Unusable { reason };
                 });
                 return Self { shared: None, status: receiver, _stop: guard };
             }
@@ -111,6 +119,13 @@ impl Upstream {
     /// How the server is doing and what it offers.
     pub(crate) fn status(&self) -> watch::Receiver<EngineStatus> {
         self.status.clone()
+    }
+
+    /// Ends the checks and fails running jobs.
+    pub(crate) fn stop(&self) {
+        if let Some(shared) = &self.shared {
+            shared.stop.cancel();
+        }
     }
 
     /// Prompt tokens that are quoted and paid: a token for every three bytes of text, rounded up, and eight for every
@@ -228,7 +243,7 @@ impl Shared {
                     memory_bytes: 0,
                 },
                 context: found.context.unwrap_or(ASSUMED_CONTEXT),
-                speed: speeds.get(&model).map_or(0, Speed::milli_tokens),
+                speed: speeds.get(&model).map_or(0, |speed| speed.milli_tokens()),
                 declared: true,
                 slots: self.slot_count,
                 model,

@@ -123,13 +123,7 @@ struct Admitted {
 }
 
 impl Provider {
-    async fn open(
-        self: Arc<Self>,
-        peer: NodeId,
-        mut stream: FramedStream,
-        signed: Signed<Quote>,
-        spec: JobSpec,
-    ) {
+    async fn open(self: Arc<Self>, peer: NodeId, mut stream: FramedStream, signed: Signed<Quote>, spec: JobSpec) {
         let this = Arc::clone(&self);
         let verifying = tokio::task::spawn_blocking(move || {
             let verified = verify(&this.config.network, this.me, peer, &signed, &spec, now_ms());
@@ -175,9 +169,10 @@ impl Provider {
         spec: JobSpec,
     ) -> Result<Admitted, Rejection> {
         self.check_open()?;
-        let model = self.engine.model(&quote.model, Some(&quote.weights)).ok_or_else(|| {
-            Rejection::EngineUnavailable(Line::lossy("the quoted model is not loaded any more"))
-        })?;
+        let model = self
+            .engine
+            .model(&quote.model, Some(&quote.weights))
+            .ok_or_else(|| Rejection::EngineUnavailable(Line::lossy("the quoted model is not loaded any more")))?;
         self.check_debt(client).await?;
         let ticket = self.desk.admit(quote, &model, now_ms())?;
         let (admitted, admitted_ms) = (Instant::now(), now_ms());

@@ -123,12 +123,7 @@ type Taking = BoxFuture<'static, Result<u32, LedgerError>>;
 
 /// Runs a job to its end: until its receipt is on disk and the last cheque has come, or will not come. `job` has been
 /// recorded in the ledger and `generation` has been allowed one window.
-pub(super) async fn run_job(
-    job: Job,
-    generation: Generation,
-    stream: FramedStream,
-    around: Surroundings,
-) {
+pub(super) async fn run_job(job: Job, generation: Generation, stream: FramedStream, around: Surroundings) {
     let (reader, writer) = stream.split();
     let accepted = ToClient::Accepted { queued: job.ticket.queued };
     let mut run = Run {
@@ -409,7 +404,11 @@ impl Run {
 
     /// What cheques have paid.
     fn paid_sum(&self) -> MicroCredits {
-        if self.any_cheque { owed(&self.job.quote, self.delivery.paid()).unwrap_or_default() } else { MicroCredits::ZERO }
+        if self.any_cheque {
+            owed(&self.job.quote, self.delivery.paid()).unwrap_or_default()
+        } else {
+            MicroCredits::ZERO
+        }
     }
 
     /// Takes cheques until `total` is paid, for as long as the last one may take.
@@ -453,7 +452,8 @@ impl Run {
     /// Waits until the client has read everything and closes its side: a stream that is dropped earlier is reset.
     async fn goodbye(&mut self) {
         let Some(reader) = &mut self.reader else { return };
-        let read_out = async { while let Ok(Some(_)) = reader.receive::<ToProvider>(wire::MAX_JOB_FRAME).await {} };
+        let read_out =
+            async { while let Ok(Some(_)) = reader.receive::<ToProvider>(wire::MAX_JOB_FRAME).await {} };
         tokio::select! {
             () = self.interrupted.cancelled() => {}
             _ = timeout(SHORT_ANSWER, read_out) => {}

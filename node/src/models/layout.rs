@@ -160,7 +160,7 @@ impl ModelStore {
             match self.read_manifest(&name) {
                 Ok(manifest) => manifests.extend(manifest),
                 Err(error) => {
-                    tracing::warn!(%error, "a manifest cannot be read: remove it or add the model again")
+                    tracing::warn!(%error, "a manifest cannot be read: remove it or add the model again");
                 }
             }
         }

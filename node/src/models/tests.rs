@@ -73,7 +73,7 @@ impl Bench {
         fs::read_dir(self.store.partial(""))
             .expect("partial")
             .map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"))
-            .filter(|name| !name.ends_with(".lock"))
+            .filter(|name| Path::new(name).extension().is_none_or(|extension| extension != "lock"))
             .collect()
     }
 }
@@ -214,7 +214,7 @@ async fn a_beginning_that_is_not_of_this_file_is_fetched_again() {
 
     // And more than the whole is no beginning either.
     bench.store.remove(&manifest.model).expect("remove");
-    bench.leave(&manifest, &[7; SIZE * 2]);
+    bench.leave(&manifest, &vec![7; SIZE * 2]);
     bench.pull(&manifest, &limits()).await.expect("pull");
 }
 

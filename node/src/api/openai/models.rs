@@ -177,12 +177,7 @@ mod tests {
             tier: TrustTier::Declared,
             agent: Line::default(),
         };
-        KnownOffer {
-            provider: NodeId([provider; 32]),
-            offer: Arc::new(offer),
-            load: Load::default(),
-            heard_ms: 0,
-        }
+        KnownOffer { provider: NodeId([provider; 32]), offer: Arc::new(offer), load: Load::default(), heard_ms: 0 }
     }
 
     fn models() -> Vec<Model> {

@@ -163,10 +163,22 @@ async fn what_a_chat_cannot_have_is_refused_by_name() {
         (json!({"presence_penalty": 0.5}), "presence_penalty", "unsupported_parameter"),
         (json!({"frequency_penalty": -1}), "frequency_penalty", "unsupported_parameter"),
         (json!({"store": true}), "store", "unsupported_parameter"),
-        (json!({"messages": [{"role": "user", "content": image}]}), "messages[0].content[0].type", "unsupported_parameter"),
+        (
+            json!({"messages": [{"role": "user", "content": image}]}),
+            "messages[0].content[0].type",
+            "unsupported_parameter",
+        ),
         (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role", "unsupported_parameter"),
-        (json!({"messages": [{"role": "user", "content": "x", "name": "y"}]}), "messages[0].name", "unsupported_parameter"),
-        (json!({"messages": [{"role": "user", "content": null}]}), "messages[0].content", "missing_required_parameter"),
+        (
+            json!({"messages": [{"role": "user", "content": "x", "name": "y"}]}),
+            "messages[0].name",
+            "unsupported_parameter",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": null}]}),
+            "messages[0].content",
+            "missing_required_parameter",
+        ),
         (json!({"messages": []}), "messages", "invalid_value"),
         (json!({"messages": [{"role": "user", "content": ""}]}), "messages", "invalid_value"),
         (json!({"model": null}), "model", "missing_required_parameter"),
@@ -188,7 +200,11 @@ async fn what_a_chat_cannot_have_is_refused_by_name() {
     ] {
         let (status, error) = refusal(chat::parse(&chat_request(&more))).await;
         assert_eq!(status, 400, "{more}");
-        assert_eq!((error["param"].as_str(), error["code"].as_str()), (Some(param), Some(code)), "{more}: {error}");
+        assert_eq!(
+            (error["param"].as_str(), error["code"].as_str()),
+            (Some(param), Some(code)),
+            "{more}: {error}"
+        );
         assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()));
     }
 }
@@ -279,7 +295,8 @@ async fn a_whole_completion_with_log_probabilities() {
         JobUpdate::Delta { text: "é☃!".to_owned(), tokens: vec![1, 2, 3], logprobs: entries },
         finished(Finish::Length),
     ];
-    let document: Value = serde_json::from_str(&body(answer(Form::Completion, None, updates).await).await).unwrap();
+    let document: Value =
+        serde_json::from_str(&body(answer(Form::Completion, None, updates).await).await).unwrap();
     insta::assert_json_snapshot!(document["choices"], @r#""#);
 }
 
@@ -348,7 +365,8 @@ async fn an_answer_without_measure_is_refused() {
 
 #[tokio::test]
 async fn vectors_come_as_numbers_or_base64() {
-    let updates = |vectors| vec![started(1), JobUpdate::Embeddings { vectors }, receipt(1), finished(Finish::Stop)];
+    let updates =
+        |vectors| vec![started(1), JobUpdate::Embeddings { vectors }, receipt(1), finished(Finish::Stop)];
     let document = async |vectors, encoding, inputs| {
         let answer = Reader::new(running(updates(vectors)), place()).whole().await.unwrap();
         embeddings::document(&answer, "m", encoding, inputs)

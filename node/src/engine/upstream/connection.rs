@@ -233,9 +233,9 @@ fn read_token(path: &Path) -> Result<HeaderValue, SettingError> {
     Ok(value)
 }
 
-/// The models of an Ollama on this machine; `None` where there is none. Only asks: offering them is the owner's word.
-pub async fn find_ollama() -> Option<Vec<String>> {
-    probe(OLLAMA_URL).await
+/// The models of an Ollama on this machine; none where there is none. Only asks: offering them is the owner's word.
+pub(crate) async fn find_ollama() -> Vec<String> {
+    probe(OLLAMA_URL).await.unwrap_or_default()
 }
 
 async fn probe(url: &str) -> Option<Vec<String>> {

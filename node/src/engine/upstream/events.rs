@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(all(&[b"data: {\"choices\":3}\n\n"]), Err(EventError::Malformed));
         assert_eq!(all(&[b"data: hello\n\n"]), Err(EventError::Malformed));
         assert_eq!(all(&[b"data: {\"error\":{\"message\":\"secret\"}}\n\n"]), Err(EventError::Reported));
-        assert_eq!(all(&[b"data: ", &[b'x'; MAX_EVENT + 1]]), Err(EventError::TooLong));
+        assert_eq!(all(&[b"data: ", &vec![b'x'; MAX_EVENT + 1]]), Err(EventError::TooLong));
         let lines = b"data: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n".repeat(MAX_EVENT / 30);
         assert_eq!(all(&[&lines]), Err(EventError::TooLong));
     }

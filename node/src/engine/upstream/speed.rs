@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Fewest tokens of a job that says something about speed.
 const FEWEST: u32 = 16;
+/// Shortest time that says something: what comes in one burst was buffered on the way.
+const SHORTEST: Duration = Duration::from_millis(5);
 /// Weight of the newest job, in percent.
 const NEWEST: u64 = 25;
 /// A change in percent below which a new value is not worth an offer.
@@ -28,7 +30,7 @@ pub(super) struct Speed {
 impl Speed {
     /// Takes a job's speed. True where the average has moved so far that others should hear of it.
     pub(super) fn learn(&mut self, sample: Sample) -> bool {
-        if sample.tokens < FEWEST || sample.elapsed.is_zero() {
+        if sample.tokens < FEWEST || sample.elapsed < SHORTEST {
             return false;
         }
         let micros = sample.elapsed.as_micros().max(1);
@@ -47,7 +49,7 @@ impl Speed {
     }
 
     /// What others were told last.
-    pub(super) fn milli_tokens(&self) -> u32 {
+    pub(super) fn milli_tokens(self) -> u32 {
         self.told
     }
 }
@@ -60,7 +62,8 @@ mod tests {
     fn speed_follows_jobs_and_ignores_short_ones() {
         let mut speed = Speed::default();
         let sample = |tokens, ms| Sample { tokens, elapsed: Duration::from_millis(ms) };
-        assert!(!speed.learn(sample(3, 1)));
+        assert!(!speed.learn(sample(3, 1000)));
+        assert!(!speed.learn(sample(1000, 1)));
         assert_eq!(speed.milli_tokens(), 0);
         assert!(speed.learn(sample(100, 1000)));
         assert_eq!(speed.milli_tokens(), 100_000);

@@ -19,6 +19,8 @@ use std::{io, net::SocketAddr};
 enum Script {
     /// These events, then the end.
     Events(Vec<String>),
+    /// The same, a millisecond apart.
+    Slow(Vec<String>),
     /// Pieces without end, as fast as they are read.
     Endless,
     /// These events, then nothing and no end.
@@ -31,13 +33,15 @@ enum Script {
 #[derive(Clone)]
 struct Model {
     script: Script,
-    /// The last request: path, authorization, body.
-    seen: Arc<Mutex<Option<(String, Option<String>, Value)>>>,
+    seen: Arc<Mutex<Option<Seen>>>,
     /// Pieces handed to the network.
     written: watch::Sender<u64>,
     /// Responses that were dropped, finished or not.
     dropped: watch::Sender<u32>,
 }
+
+/// The last request: path, authorization, body.
+type Seen = (String, Option<String>, Value);
 
 struct CountDrop(watch::Sender<u32>);
 
@@ -80,12 +84,12 @@ impl Server {
     }
 
     async fn ready(&self) -> Upstream {
-        let upstream = Upstream::start(self.config());
+        let upstream = Upstream::start(self.config()).await;
         until(&upstream, |status| status.state == EngineState::Ready).await;
         upstream
     }
 
-    fn seen(&self) -> (String, Option<String>, Value) {
+    fn seen(&self) -> Seen {
         self.model.seen.lock().expect("no panic").clone().expect("a request")
     }
 }
@@ -110,7 +114,14 @@ async fn complete(State(model): State<Model>, request: Request) -> Response {
             return (StatusCode::from_u16(status).expect("a status"), body).into_response();
         }
         Script::Events(events) => (events, stream::empty().boxed()),
-        Script::Break(events) => (events, stream::iter([Err(io::Error::other("broken on request"))]).boxed()),
+        Script::Break(events) => (events, stream::once(break_after_flush()).boxed()),
+        Script::Slow(events) => {
+            let slow = stream::iter(events).then(async |event| {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(Bytes::from(event))
+            });
+            (Vec::new(), slow.boxed())
+        }
         Script::Silence(events) => (events, stream::pending().boxed()),
         Script::Endless => (Vec::new(), stream::repeat_with(|| Ok(Bytes::from(piece(&"x".repeat(500))))).boxed()),
     };
@@ -121,6 +132,12 @@ async fn complete(State(model): State<Model>, request: Request) -> Response {
         written.send_modify(|written| *written += 1);
     });
     Response::new(Body::from_stream(body))
+}
+
+/// Breaks the connection once the server had the time to send what it has.
+async fn break_after_flush() -> io::Result<Bytes> {
+    tokio::task::yield_now().await;
+    Err(io::Error::other("broken on request"))
 }
 
 fn event(value: &Value) -> String {
@@ -214,7 +231,7 @@ async fn text_goes_to_completions_and_the_token_with_it() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
     let text = event(&json!({"choices": [{"index": 0, "text": "done", "finish_reason": "length"}]}));
     let server = Server::start(Script::Events(vec![text, "data: [DONE]\n\n".to_owned()])).await;
-    let upstream = Upstream::start(UpstreamConfig { token_file: Some(path), ..server.config() });
+    let upstream = Upstream::start(UpstreamConfig { token_file: Some(path), ..server.config() }).await;
     until(&upstream, |status| status.state == EngineState::Ready).await;
     let spec = JobSpec { input: Input::Text("go on".to_owned()), ..spec() };
     let (texts, last) = read(&mut upstream.generate(&spec, 1000).expect("started")).await;
@@ -229,7 +246,7 @@ async fn text_goes_to_completions_and_the_token_with_it() {
 async fn offers_only_what_is_configured_and_there() {
     let server = Server::start(Script::Status(500)).await;
     let config = UpstreamConfig { models: vec!["big".to_owned(), "absent".to_owned()], ..server.config() };
-    let upstream = Upstream::start(config);
+    let upstream = Upstream::start(config).await;
     let status = until(&upstream, |status| status.state == EngineState::Ready).await;
     assert_eq!(status.models.len(), 1);
     let big = &status.models[0];
@@ -249,14 +266,14 @@ async fn a_server_that_is_not_there_is_backed_off_from() {
         slots: 1,
         token_file: None,
     };
-    let upstream = Upstream::start(config.clone());
+    let upstream = Upstream::start(config.clone()).await;
     let status = until(&upstream, |status| matches!(status.state, EngineState::BackingOff { .. })).await;
     let EngineState::BackingOff { reason, retry_ms } = status.state else { unreachable!() };
     assert!(reason.contains("http://127.0.0.1:1/v1/models"), "{reason}");
     assert_eq!(retry_ms, 1000);
     assert!(matches!(upstream.generate(&spec(), 1), Err(EngineError::NotReady(_))));
 
-    let upstream = Upstream::start(UpstreamConfig { models: Vec::new(), ..config });
+    let upstream = Upstream::start(UpstreamConfig { models: Vec::new(), ..config }).await;
     let EngineState::Unusable { reason } = upstream.status().borrow().state.clone() else { panic!("usable") };
     assert!(reason.contains("models"), "{reason}");
     assert!(matches!(upstream.generate(&spec(), 1), Err(EngineError::NotReady(_))));
@@ -376,23 +393,20 @@ async fn dropping_the_engine_fails_its_jobs() {
 async fn speed_is_learnt_from_jobs() {
     let texts: Vec<String> = (0..40).map(|index| format!("{index} ")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let server = Server::start(Script::Events(answer(&texts, "stop", 40))).await;
+    let server = Server::start(Script::Slow(answer(&texts, "stop", 40))).await;
     let upstream = server.ready().await;
     assert_eq!(upstream.status().borrow().models[0].speed, 0);
-    // A reader that comes late makes a job say nothing, so several may be needed.
-    let learnt = async {
-        while upstream.status().borrow().models[0].speed == 0 {
-            read(&mut upstream.generate(&spec(), 1000).expect("started")).await;
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), learnt).await.expect("in time");
+    let (told, _) = read(&mut upstream.generate(&spec(), 1000).expect("started")).await;
+    assert_eq!(told.concat(), texts.concat());
+    let status = until(&upstream, |status| status.models[0].speed > 0).await;
+    // A token a millisecond at most.
+    assert!(status.models[0].speed < 1_100_000, "{}", status.models[0].speed);
 }
 
 #[tokio::test]
 async fn prompts_are_counted_by_the_rule() {
     let server = Server::start(Script::Status(500)).await;
-    let upstream = Upstream::start(server.config());
+    let upstream = Upstream::start(server.config()).await;
     // 16 bytes are 6 tokens, and 8 for the message.
     assert_eq!(upstream.count_tokens(&spec()), 14);
     let text = JobSpec { input: Input::Text(String::new()), ..spec() };

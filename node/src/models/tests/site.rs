@@ -116,7 +116,11 @@ async fn answer(State(files): State<Files>, headers: HeaderMap) -> Response {
         let pieces = stream::iter(pieces);
         let body = match answer {
             Answer::BreakAfter(_) => {
-                Body::from_stream(pieces.chain(stream::iter([Err(io::Error::other("broken on request"))])))
+                Body::from_stream(pieces.chain(stream::once(async {
+                    // The server needs a moment to send what it has.
+                    tokio::task::yield_now().await;
+                    Err(io::Error::other("broken on request"))
+                })))
             }
             Answer::StallAfter(_) => Body::from_stream(pieces.chain(stream::pending())),
             _ => Body::from_stream(pieces),
