@@ -55,10 +55,8 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
     let network = &parts.network;
     let engines = parts.engine.as_ref().map(|engine| engine.status().borrow().clone());
     let jobs = parts.jobs.as_ref().map(crate::jobs::JobsHandle::snapshot);
-    let provider = (engines.is_some() || jobs.is_some()).then(|| ProviderStatus {
-        jobs: jobs.unwrap_or_default(),
-        engines: engines.unwrap_or_default(),
-    });
+    let provider = (engines.is_some() || jobs.is_some())
+        .then(|| ProviderStatus { jobs: jobs.unwrap_or_default(), engines: engines.unwrap_or_default() });
     let text = |addresses: &[libp2p::Multiaddr]| addresses.iter().map(ToString::to_string).collect();
     let totals = parts.ledger.totals().await?;
     Ok(Json(Status {
@@ -120,10 +118,7 @@ async fn receipts(
     Ok(Json(ReceiptList { schema: "aitbc.receipts/1", receipts }))
 }
 
-async fn receipt(
-    State(state): State<ApiState>,
-    Path(id): Path<String>,
-) -> Result<Json<ReceiptFile>, Failure> {
+async fn receipt(State(state): State<ApiState>, Path(id): Path<String>) -> Result<Json<ReceiptFile>, Failure> {
     let id: Digest = id.parse().map_err(|error| Failure::invalid("id", format!("id of a receipt: {error}")))?;
     let parts = state.parts();
     let record = parts.ledger.receipt(id).await?;
@@ -185,11 +180,7 @@ pub(super) fn follow(running: RunningRequest, place: OwnedSemaphorePermit) -> Re
     ndjson(streamed(span, |writer| write_job(writer, running, place)))
 }
 
-async fn write_job(
-    writer: Writer,
-    mut running: RunningRequest,
-    _place: OwnedSemaphorePermit,
-) -> Result<(), Gone> {
+async fn write_job(writer: Writer, mut running: RunningRequest, _place: OwnedSemaphorePermit) -> Result<(), Gone> {
     writer.line(&JobHeader { event: "job", schema: "aitbc.job/1", job: running.job }).await?;
     while let Some(update) = running.updates.recv().await {
         writer.line(&update).await?;

@@ -172,12 +172,7 @@ impl Failure {
     fn document(&self) -> Vec<u8> {
         let document = Document {
             schema: "aitbc.error/1",
-            error: Body {
-                message: &self.message,
-                kind: self.kind,
-                param: self.param.as_deref(),
-                code: self.code,
-            },
+            error: Body { message: &self.message, kind: self.kind, param: self.param.as_deref(), code: self.code },
         };
         serde_json::to_vec(&document).expect("texts become JSON")
     }

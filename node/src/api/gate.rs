@@ -156,9 +156,8 @@ mod tests {
         assert_eq!(status(&gate, "/v1/models", &[]), 403, "no Host at all");
         assert_eq!(status(&gate, "http://evil.example/v1/models", &[(header::HOST, "localhost")]), 403);
 
-        let origin = |origin: &str| {
-            status(&gate, "/v1/models", &[(header::HOST, "localhost"), (header::ORIGIN, origin)])
-        };
+        let origin =
+            |origin: &str| status(&gate, "/v1/models", &[(header::HOST, "localhost"), (header::ORIGIN, origin)]);
         assert_eq!(origin("http://localhost:3000"), 200);
         assert_eq!(origin("http://[::1]:3000"), 200);
         for name in ["https://evil.example", "null", "http://localhost.evil.example", "file://"] {

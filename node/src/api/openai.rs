@@ -1,11 +1,10 @@
 //! The OpenAI-compatible API under `/v1`: chats, completions, embeddings, models.
 
-use super::{
-    ApiState,
-    body::Payload,
-    error::Failure,
+use super::{ApiState, body::Payload, error::Failure};
+use crate::{
+    clock,
+    routing::{JobRequest, RunningRequest},
 };
-use crate::{clock, routing::{JobRequest, RunningRequest}};
 use answer::Reader;
 use axum::{
     Router,

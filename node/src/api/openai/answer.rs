@@ -122,12 +122,10 @@ impl Reader {
     /// The next part; after an end or a failure there is none.
     pub(super) async fn next(&mut self) -> Result<Part, Failure> {
         loop {
-            let update = self
-                .running
-                .updates
-                .recv()
-                .await
-                .ok_or_else(|| Failure::internal("the job ended without a result: see the log of this node"))?;
+            let update =
+                self.running.updates.recv().await.ok_or_else(|| {
+                    Failure::internal("the job ended without a result: see the log of this node")
+                })?;
             match update {
                 JobUpdate::Started { provider, .. } => {
                     if !self.account.providers.contains(&provider) {
@@ -169,7 +167,8 @@ impl Reader {
         loop {
             match self.next().await? {
                 Part::Text { text: more, logprobs: entries } => {
-                    bytes = bytes.saturating_add(more.len()).saturating_add(entries.iter().map(size).sum::<usize>());
+                    bytes =
+                        bytes.saturating_add(more.len()).saturating_add(entries.iter().map(size).sum::<usize>());
                     text.push_str(&more);
                     logprobs.extend(entries);
                 }
@@ -190,7 +189,10 @@ impl Reader {
 }
 
 fn size(logprobs: &Logprobs) -> usize {
-    std::iter::once(&logprobs.chosen).chain(&logprobs.top).map(|entry| size_of_val(entry) + entry.bytes.len()).sum()
+    std::iter::once(&logprobs.chosen)
+        .chain(&logprobs.top)
+        .map(|entry| size_of_val(entry) + entry.bytes.len())
+        .sum()
 }
 
 /// A whole answer.

@@ -25,7 +25,9 @@ pub(super) fn parse(body: &[u8]) -> Result<Ask, Failure> {
 fn prompt(value: Value) -> Result<String, Failure> {
     let refused = |message: &str| Failure::unsupported("prompt", message);
     if value.as_array().is_some_and(|items| items.iter().any(|item| item.is_number() || item.is_array())) {
-        return Err(refused("prompt is a list of token ids: send text, every provider has a tokenizer of its own"));
+        return Err(refused(
+            "prompt is a list of token ids: send text, every provider has a tokenizer of its own",
+        ));
     }
     let texts = serde_json::from_value::<Texts>(value)
         .map_err(|error| Failure::invalid("prompt", format!("prompt: {error}")))?;

@@ -4,10 +4,7 @@ use super::{
     answer::{Account, Answer, Usage},
     request::{self, Fields, HARMLESS, Texts, never},
 };
-use crate::{
-    api::error::Failure,
-    routing::JobRequest,
-};
+use crate::{api::error::Failure, routing::JobRequest};
 use aitbc_protocol::job::{Input, JobSpec, MAX_EMBEDDING_INPUTS, Sampling};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};

@@ -177,12 +177,7 @@ mod tests {
             tier: TrustTier::Declared,
             agent: Line::default(),
         };
-        KnownOffer {
-            provider: NodeId([provider; 32]),
-            offer: Arc::new(offer),
-            load: Load::default(),
-            heard_ms: 0,
-        }
+        KnownOffer { provider: NodeId([provider; 32]), offer: Arc::new(offer), load: Load::default(), heard_ms: 0 }
     }
 
     fn models() -> Vec<Model> {
@@ -195,7 +190,50 @@ mod tests {
 
     #[test]
     fn a_model_tells_who_has_it_and_at_what_price() {
-        insta::assert_json_snapshot!(models(), @r#""#);
+        insta::assert_json_snapshot!(models(), @r#"
+        [
+          {
+            "id": "a",
+            "object": "model",
+            "created": 0,
+            "owned_by": "network",
+            "aitbc": {
+              "providers": 2,
+              "local": false,
+              "prompt_price": {
+                "min": 3,
+                "max": 7
+              },
+              "completion_price": {
+                "min": 6,
+                "max": 14
+              },
+              "context": 2048,
+              "declared": false
+            }
+          },
+          {
+            "id": "b",
+            "object": "model",
+            "created": 0,
+            "owned_by": "network",
+            "aitbc": {
+              "providers": 1,
+              "local": false,
+              "prompt_price": {
+                "min": 1,
+                "max": 1
+              },
+              "completion_price": {
+                "min": 2,
+                "max": 2
+              },
+              "context": 2048,
+              "declared": true
+            }
+          }
+        ]
+        "#);
     }
 
     #[test]

@@ -223,7 +223,13 @@ pub(super) fn generation(fields: &mut Fields) -> Result<Generation, Failure> {
         ("logit_bias", empty),
         ("service_tier", usual),
     ])?;
-    Ok(Generation { model: model(fields)?, sampling, stop, streaming: streaming(fields)?, wishes: wishes(fields)? })
+    Ok(Generation {
+        model: model(fields)?,
+        sampling,
+        stop,
+        streaming: streaming(fields)?,
+        wishes: wishes(fields)?,
+    })
 }
 
 /// `model`.
@@ -257,9 +263,7 @@ pub(super) fn max_tokens(fields: &mut Fields, newer: Option<&'static str>) -> Re
     let limit = |fields: &mut Fields, name| -> Result<Option<u32>, Failure> {
         match fields.take::<u64>(name)? {
             Some(count) if (1..=u64::from(MAX_TOKENS)).contains(&count) => Ok(Some(count as u32)),
-            Some(count) => {
-                Err(Failure::invalid(name, format!("{name} is {count}, allowed is 1 to {MAX_TOKENS}")))
-            }
+            Some(count) => Err(Failure::invalid(name, format!("{name} is {count}, allowed is 1 to {MAX_TOKENS}"))),
             None => Ok(None),
         }
     };
