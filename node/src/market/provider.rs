@@ -8,9 +8,9 @@ use super::{
 };
 use crate::storage::{JobRecord, Side};
 use aitbc_protocol::{
-    MicroCredits, NodeId, Nonce, Signed,
+    CLOCK_TOLERANCE_MS, MicroCredits, NodeId, Nonce, Signed,
     job::{JobEvent, JobState},
-    quote::Quote,
+    quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{Cheque, Execution, OutputDigest, Receipt},
     text::Line,
 };
@@ -96,6 +96,8 @@ impl Book {
         cheque: Option<Verified<Cheque>>,
     ) -> Result<Option<(MicroCredits, Option<Signed<Receipt>>)>, LedgerError> {
         if self.job(Side::Provider, &quote)?.is_none() {
+            // The client ends the job on this answer: its request, should it still be on the way, must not start it.
+            self.use_quote(quote, self.now_ms.saturating_add(QUOTE_LIFETIME_MS + CLOCK_TOLERANCE_MS));
             return Ok(None);
         }
         let mut job = self.of_client(quote, client)?;

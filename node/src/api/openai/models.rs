@@ -63,7 +63,8 @@ impl Range {
 }
 
 impl Supply {
-    fn new() -> Self {
+    /// Before the first offer; `declared` holds until one is not.
+    fn untold() -> Self {
         Self { declared: true, ..Self::default() }
     }
 
@@ -80,7 +81,7 @@ fn catalogue(offers: &[KnownOffer], own: &[EngineModel]) -> Vec<Model> {
         // A provider may offer one name with several weights: it still counts once.
         let mut counted: Vec<&ModelName> = Vec::new();
         for offered in &known.offer.models {
-            let supply = supplies.entry(offered.model.clone()).or_insert_with(Supply::new);
+            let supply = supplies.entry(offered.model.clone()).or_insert_with(Supply::untold);
             if !counted.contains(&&offered.model) {
                 counted.push(&offered.model);
                 supply.providers += 1;
@@ -91,7 +92,7 @@ fn catalogue(offers: &[KnownOffer], own: &[EngineModel]) -> Vec<Model> {
         }
     }
     for model in own {
-        let supply = supplies.entry(model.model.clone()).or_insert_with(Supply::new);
+        let supply = supplies.entry(model.model.clone()).or_insert_with(Supply::untold);
         supply.local = true;
         supply.context = supply.context.max(model.context);
         supply.declared &= model.declared;
