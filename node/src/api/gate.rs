@@ -45,7 +45,7 @@ impl Gate {
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
         if self.loopback {
             let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-            let named = host.is_some_and(|host| is_loopback(host))
+            let named = host.is_some_and(is_loopback)
                 && uri.authority().is_none_or(|authority| is_loopback(authority.as_str()));
             if !named {
                 return Err(Failure::forbidden(

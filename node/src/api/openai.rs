@@ -84,14 +84,12 @@ async fn respond(
     streaming: Option<Streaming>,
 ) -> Result<Response, Failure> {
     let reader = Reader::new(running, place);
-    match streaming {
-        Some(Streaming { include_usage }) => stream::respond(reader, Chunks::new(head, include_usage)).await,
-        None => {
-            let answer = reader.whole().await?;
-            let headers = answer.account.headers();
-            Ok(json(headers, head.whole(answer)))
-        }
+    if let Some(Streaming { include_usage }) = streaming {
+        return stream::respond(reader, Chunks::new(head, include_usage)).await;
     }
+    let answer = reader.whole().await?;
+    let headers = answer.account.headers();
+    Ok(json(headers, head.whole(answer)))
 }
 
 fn json(mut headers: axum::http::HeaderMap, document: Vec<u8>) -> Response {

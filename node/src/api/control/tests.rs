@@ -41,7 +41,11 @@ async fn a_job_is_told_line_by_line() {
         sender.send(update).await.unwrap();
     }
     let text = lines(follow(RunningRequest { job: JobId([1; 16]), updates }, place())).await;
-    insta::assert_snapshot!(text, @r#""#);
+    insta::assert_snapshot!(text, @r#"
+    {"event":"job","schema":"aitbc.job/1","job":"01010101010101010101010101010101"}
+    {"event":"delta","text":"a\nb","tokens":[1],"logprobs":[]}
+    {"event":"finished","finish":"stop","prompt_tokens":1,"completion_tokens":1,"paid":2}
+    "#);
 }
 
 #[tokio::test]
@@ -51,7 +55,7 @@ async fn a_failure_is_a_line_with_its_kind() {
     sender.send(JobUpdate::Failed(failure.clone())).await.unwrap();
     let text = lines(follow(RunningRequest { job: JobId([1; 16]), updates }, place())).await;
     let last = text.lines().last().unwrap();
-    insta::assert_snapshot!(last, @r#""#);
+    insta::assert_snapshot!(last, @r#"{"event":"failed","kind":"timeout","message":"no token for 30 s"}"#);
     let read: JobUpdate = serde_json::from_str(last).unwrap();
     assert!(matches!(read, JobUpdate::Failed(read) if read == failure));
 }
@@ -67,7 +71,12 @@ async fn a_search_ends_with_its_ranking() {
         Vec::new()
     };
     let body = streamed(tracing::Span::none(), |writer| write_search(writer, search, updates, place()));
-    insta::assert_snapshot!(lines(ndjson(body)).await, @r#""#);
+    insta::assert_snapshot!(lines(ndjson(body)).await, @r#"
+    {"event":"searching","precision":4,"ring":0,"found":0}
+    {"event":"searching","precision":4,"ring":1,"found":0}
+    {"event":"searching","precision":4,"ring":2,"found":0}
+    {"event":"ranking","schema":"aitbc.ranking/1","candidates":[]}
+    "#);
 }
 
 #[test]
@@ -103,7 +112,51 @@ fn the_status_document() {
         provider: Some(ProviderStatus { jobs: Arc::new(jobs), engines: Arc::new(vec![engine]) }),
         totals: Totals::default(),
     };
-    insta::assert_json_snapshot!(status, @r#""#);
+    insta::assert_json_snapshot!(status, @r#"
+    {
+      "schema": "aitbc.status/1",
+      "version": "0.1.0",
+      "node": "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5",
+      "network": "local",
+      "uptime_ms": 5,
+      "api": "http://127.0.0.1:11435",
+      "listening": [
+        "/ip4/127.0.0.1/tcp/4101"
+      ],
+      "addresses": [],
+      "reachability": {
+        "verdict": "unknown",
+        "reason": "nobody asked"
+      },
+      "peers": 2,
+      "offers": 1,
+      "provider": {
+        "running": [],
+        "queued": 0,
+        "offer": null,
+        "waiting_for": "an engine",
+        "engines": [
+          {
+            "name": "llama.cpp",
+            "state": "backing_off",
+            "reason": "it crashed",
+            "retry_ms": 1000,
+            "models": [],
+            "warnings": [
+              "a GPU is present and unused"
+            ]
+          }
+        ]
+      },
+      "totals": {
+        "earned": 0,
+        "spent": 0,
+        "owed_to_us": 0,
+        "jobs_provided": 0,
+        "jobs_bought": 0
+      }
+    }
+    "#);
 }
 
 #[test]
@@ -131,6 +184,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         addresses: vec![],
         job: quote.job,
         quote: seal(&provider, &NetworkId::new("local").unwrap(), &quote).unwrap(),
+        execution: None,
         model: quote.model.clone(),
         state: JobState::Opening,
         finish: None,
@@ -143,6 +197,22 @@ fn a_job_is_listed_without_its_signed_bytes() {
         updated_ms: 20,
     };
     let summary: Value = serde_json::to_value(JobSummary::from(&record)).unwrap();
-    insta::assert_json_snapshot!(summary, @r#""#);
+    insta::assert_json_snapshot!(summary, @r#"
+    {
+      "created_ms": 10,
+      "failure": null,
+      "finish": null,
+      "job": "04040404040404040404040404040404",
+      "model": "m",
+      "paid": 0,
+      "peer": "12D3KooWJWoaqZhDaoEFshF7Rh1bpY9ohihFhzcW6d69Lr2NASuq",
+      "quote": "03030303030303030303030303030303",
+      "receipt": null,
+      "side": "client",
+      "state": "opening",
+      "tokens": 0,
+      "updated_ms": 20
+    }
+    "#);
     assert!(ReceiptSummary::of(&record).is_none());
 }

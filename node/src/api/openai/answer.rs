@@ -83,7 +83,8 @@ pub(super) enum Part {
     },
 }
 
-/// Tokens, as OpenAI counts them out.
+/// Tokens, under OpenAI's names.
+#[expect(clippy::struct_field_names, reason = "the names are OpenAI's")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Usage {
     /// Of the prompt.

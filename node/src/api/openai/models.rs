@@ -63,7 +63,8 @@ impl Range {
 }
 
 impl Supply {
-    fn new() -> Self {
+    /// Before the first offer; `declared` holds until one is not.
+    fn untold() -> Self {
         Self { declared: true, ..Self::default() }
     }
 
@@ -80,7 +81,7 @@ fn catalogue(offers: &[KnownOffer], own: &[EngineModel]) -> Vec<Model> {
         // A provider may offer one name with several weights: it still counts once.
         let mut counted: Vec<&ModelName> = Vec::new();
         for offered in &known.offer.models {
-            let supply = supplies.entry(offered.model.clone()).or_insert_with(Supply::new);
+            let supply = supplies.entry(offered.model.clone()).or_insert_with(Supply::untold);
             if !counted.contains(&&offered.model) {
                 counted.push(&offered.model);
                 supply.providers += 1;
@@ -91,7 +92,7 @@ fn catalogue(offers: &[KnownOffer], own: &[EngineModel]) -> Vec<Model> {
         }
     }
     for model in own {
-        let supply = supplies.entry(model.model.clone()).or_insert_with(Supply::new);
+        let supply = supplies.entry(model.model.clone()).or_insert_with(Supply::untold);
         supply.local = true;
         supply.context = supply.context.max(model.context);
         supply.declared &= model.declared;
@@ -190,7 +191,50 @@ mod tests {
 
     #[test]
     fn a_model_tells_who_has_it_and_at_what_price() {
-        insta::assert_json_snapshot!(models(), @r#""#);
+        insta::assert_json_snapshot!(models(), @r#"
+        [
+          {
+            "id": "a",
+            "object": "model",
+            "created": 0,
+            "owned_by": "network",
+            "aitbc": {
+              "providers": 2,
+              "local": false,
+              "prompt_price": {
+                "min": 3,
+                "max": 7
+              },
+              "completion_price": {
+                "min": 6,
+                "max": 14
+              },
+              "context": 2048,
+              "declared": false
+            }
+          },
+          {
+            "id": "b",
+            "object": "model",
+            "created": 0,
+            "owned_by": "network",
+            "aitbc": {
+              "providers": 1,
+              "local": false,
+              "prompt_price": {
+                "min": 1,
+                "max": 1
+              },
+              "completion_price": {
+                "min": 2,
+                "max": 2
+              },
+              "context": 2048,
+              "declared": true
+            }
+          }
+        ]
+        "#);
     }
 
     #[test]

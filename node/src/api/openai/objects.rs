@@ -40,10 +40,28 @@ struct Document<'a> {
     created: u64,
     model: &'a str,
     choices: Vec<Choice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Usage>>,
+    #[serde(skip_serializing_if = "Counted::is_left_out")]
+    usage: Counted,
     #[serde(skip_serializing_if = "Option::is_none")]
     aitbc: Option<&'a Account>,
+}
+
+/// The field `usage`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Counted {
+    /// Nobody asked.
+    LeftOut,
+    /// `null`: a later chunk tells.
+    Later,
+    /// The count.
+    Now(Usage),
+}
+
+impl Counted {
+    fn is_left_out(&self) -> bool {
+        matches!(self, Self::LeftOut)
+    }
 }
 
 #[derive(Serialize)]
@@ -186,7 +204,7 @@ impl Head {
         &'a self,
         chunk: bool,
         choices: Vec<Choice>,
-        usage: Option<Option<Usage>>,
+        usage: Counted,
         aitbc: Option<&'a Account>,
     ) -> Vec<u8> {
         let (prefix, object) = match (self.form, chunk) {
@@ -217,7 +235,7 @@ impl Head {
             Form::Completion => Content::Text { text, logprobs: TextLogprobs::of(&logprobs, &mut 0) },
         };
         let choice = Choice { index: 0, body, finish_reason: Some(finish) };
-        self.document(false, vec![choice], Some(Some(usage)), Some(&account))
+        self.document(false, vec![choice], Counted::Now(usage), Some(&account))
     }
 }
 
@@ -237,8 +255,8 @@ impl Chunks {
 
     fn chunk(&self, body: Content, finish_reason: Option<FinishReason>, aitbc: Option<&Account>) -> Vec<u8> {
         let choice = Choice { index: 0, body, finish_reason };
-        // Where usage is asked for, all chunks but the last say `null`.
-        self.head.document(true, vec![choice], self.include_usage.then_some(None), aitbc)
+        let usage = if self.include_usage { Counted::Later } else { Counted::LeftOut };
+        self.head.document(true, vec![choice], usage, aitbc)
     }
 
     /// The first chunk of a chat, which says who speaks; completions have none.
@@ -275,7 +293,7 @@ impl Chunks {
         if self.include_usage {
             vec![
                 self.chunk(body, Some(finish), None),
-                self.head.document(true, Vec::new(), Some(Some(usage)), Some(account)),
+                self.head.document(true, Vec::new(), Counted::Now(usage), Some(account)),
             ]
         } else {
             vec![self.chunk(body, Some(finish), Some(account))]

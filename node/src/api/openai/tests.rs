@@ -284,7 +284,39 @@ async fn a_whole_chat_answer() {
     assert_eq!(response.headers()["x-aitbc-receipt"], Digest([2; 32]).to_string());
     let mut document: Value = serde_json::from_str(&body(response).await).unwrap();
     document["aitbc"]["providers"] = json!("[providers]");
-    insta::assert_json_snapshot!(document, @r#""#);
+    insta::assert_json_snapshot!(document, @r#"
+    {
+      "aitbc": {
+        "job": "07070707070707070707070707070707",
+        "paid_micro_credits": 9,
+        "providers": "[providers]",
+        "receipts": [
+          "0202020202020202020202020202020202020202020202020202020202020202"
+        ]
+      },
+      "choices": [
+        {
+          "finish_reason": "stop",
+          "index": 0,
+          "logprobs": null,
+          "message": {
+            "content": "Hello",
+            "refusal": null,
+            "role": "assistant"
+          }
+        }
+      ],
+      "created": 1700000000,
+      "id": "chatcmpl-07070707070707070707070707070707",
+      "model": "m",
+      "object": "chat.completion",
+      "usage": {
+        "completion_tokens": 2,
+        "prompt_tokens": 5,
+        "total_tokens": 7
+      }
+    }
+    "#);
 }
 
 #[tokio::test]
@@ -297,7 +329,46 @@ async fn a_whole_completion_with_log_probabilities() {
     ];
     let document: Value =
         serde_json::from_str(&body(answer(Form::Completion, None, updates).await).await).unwrap();
-    insta::assert_json_snapshot!(document["choices"], @r#""#);
+    insta::assert_json_snapshot!(document["choices"], @r#"
+    [
+      {
+        "finish_reason": "length",
+        "index": 0,
+        "logprobs": {
+          "text_offset": [
+            0,
+            1,
+            2
+          ],
+          "token_logprobs": [
+            -0.5,
+            -9999.0,
+            -1.0
+          ],
+          "tokens": [
+            "é",
+            "bytes:\\xe2\\x98",
+            "bytes:\\x83\\x21"
+          ],
+          "top_logprobs": [
+            {
+              "no": -9999.0,
+              "é": -0.5
+            },
+            {
+              "bytes:\\xe2\\x98": -9999.0,
+              "no": -9999.0
+            },
+            {
+              "bytes:\\x83\\x21": -1.0,
+              "no": -9999.0
+            }
+          ]
+        },
+        "text": "é☃!"
+      }
+    ]
+    "#);
 }
 
 #[tokio::test]
@@ -314,14 +385,34 @@ async fn a_streamed_chat() {
     assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     assert_eq!(response.headers()["x-aitbc-provider"], provider(1).to_string());
     let text = body(response).await.replace(&provider(1).to_string(), "[provider]");
-    insta::assert_snapshot!(text, @r#""#);
+    insta::assert_snapshot!(text, @r#"
+    data: {"id":"chatcmpl-07070707070707070707070707070707","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null}
+
+    data: {"id":"chatcmpl-07070707070707070707070707070707","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[{"index":0,"delta":{"content":"Hi\n"},"logprobs":null,"finish_reason":null}],"usage":null}
+
+    data: {"id":"chatcmpl-07070707070707070707070707070707","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[{"index":0,"delta":{"content":"!"},"logprobs":{"content":[{"token":"!","logprob":-0.25,"bytes":[33],"top_logprobs":[{"token":"!","logprob":-0.25,"bytes":[33]},{"token":"no","logprob":-9999.0,"bytes":[110,111]}]}],"refusal":null},"finish_reason":null}],"usage":null}
+
+    data: {"id":"chatcmpl-07070707070707070707070707070707","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}
+
+    data: {"id":"chatcmpl-07070707070707070707070707070707","object":"chat.completion.chunk","created":1700000000,"model":"m","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7},"aitbc":{"job":"07070707070707070707070707070707","providers":["[provider]"],"receipts":["0101010101010101010101010101010101010101010101010101010101010101"],"paid_micro_credits":9}}
+
+    data: [DONE]
+    "#);
 }
 
 #[tokio::test]
 async fn a_streamed_completion_without_usage() {
     let updates = vec![started(1), delta("a"), delta("b"), finished(Finish::Length)];
     let text = body(answer(Form::Completion, Some(Streaming { include_usage: false }), updates).await).await;
-    insta::assert_snapshot!(text.replace(&provider(1).to_string(), "[provider]"), @r#""#);
+    insta::assert_snapshot!(text.replace(&provider(1).to_string(), "[provider]"), @r#"
+    data: {"id":"cmpl-07070707070707070707070707070707","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":null}]}
+
+    data: {"id":"cmpl-07070707070707070707070707070707","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":"b","logprobs":null,"finish_reason":null}]}
+
+    data: {"id":"cmpl-07070707070707070707070707070707","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}],"aitbc":{"job":"07070707070707070707070707070707","providers":["[provider]"],"receipts":[],"paid_micro_credits":9}}
+
+    data: [DONE]
+    "#);
 }
 
 #[tokio::test]
@@ -375,7 +466,42 @@ async fn vectors_come_as_numbers_or_base64() {
     let two = vec![vec![1.0, -0.5], vec![0.25, 2.0]];
     let mut floats = read(document(two.clone(), Encoding::Float, 2).await.unwrap());
     floats["aitbc"]["providers"] = json!("[providers]");
-    insta::assert_json_snapshot!(floats, @r#""#);
+    insta::assert_json_snapshot!(floats, @r#"
+    {
+      "aitbc": {
+        "job": "07070707070707070707070707070707",
+        "paid_micro_credits": 9,
+        "providers": "[providers]",
+        "receipts": [
+          "0101010101010101010101010101010101010101010101010101010101010101"
+        ]
+      },
+      "data": [
+        {
+          "embedding": [
+            1.0,
+            -0.5
+          ],
+          "index": 0,
+          "object": "embedding"
+        },
+        {
+          "embedding": [
+            0.25,
+            2.0
+          ],
+          "index": 1,
+          "object": "embedding"
+        }
+      ],
+      "model": "m",
+      "object": "list",
+      "usage": {
+        "prompt_tokens": 5,
+        "total_tokens": 5
+      }
+    }
+    "#);
     let base64 = read(document(two.clone(), Encoding::Base64, 2).await.unwrap());
     assert_eq!(base64["data"][0]["embedding"], "AACAPwAAAL8=");
     assert!(document(two, Encoding::Float, 3).await.is_err(), "a vector is missing");
