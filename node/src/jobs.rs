@@ -68,11 +68,9 @@ const ENGINE_ANSWER: Duration = Duration::from_secs(10);
 const COUNTING: usize = 4;
 
 /// Offers: small and cached, read by every node that looks around.
-const OFFER_LIMITS: Limits =
-    Limits { streams: 64, per_peer: 4, burst: 10, interval: Duration::from_millis(500) };
+const OFFER_LIMITS: Limits = Limits { streams: 64, per_peer: 4, burst: 10, interval: Duration::from_millis(500) };
 /// Quotes: up to a megabyte of prompt each, so 32 MB at most are held. Twenty a second serve a busy client.
-const QUOTE_LIMITS: Limits =
-    Limits { streams: 32, per_peer: 8, burst: 40, interval: Duration::from_millis(50) };
+const QUOTE_LIMITS: Limits = Limits { streams: 32, per_peer: 8, burst: 40, interval: Duration::from_millis(50) };
 /// Job streams beyond those that hold a slot: being opened, waiting for the last cheque, settling.
 const SPARE_JOB_STREAMS: usize = 32;
 /// The same for one peer.

@@ -118,18 +118,12 @@ struct Admitted {
     ticket: Ticket,
     execution: Execution,
     generation: Generation,
-    admitted: Instant,
-    admitted_ms: UnixMillis,
+    since: Instant,
+    since_ms: UnixMillis,
 }
 
 impl Provider {
-    async fn open(
-        self: Arc<Self>,
-        peer: NodeId,
-        mut stream: FramedStream,
-        signed: Signed<Quote>,
-        spec: JobSpec,
-    ) {
+    async fn open(self: Arc<Self>, peer: NodeId, mut stream: FramedStream, signed: Signed<Quote>, spec: JobSpec) {
         let this = Arc::clone(&self);
         let verifying = tokio::task::spawn_blocking(move || {
             let verified = verify(&this.config.network, this.me, peer, &signed, &spec, now_ms());
@@ -151,14 +145,14 @@ impl Provider {
                 Ok(admitted) => admitted,
                 Err(rejection) => return reject(&self, &mut stream, rejection).await,
             };
-            let Admitted { ticket, execution, generation, admitted, admitted_ms } = admitted;
+            let Admitted { ticket, execution, generation, since, since_ms } = admitted;
             let surroundings = Surroundings {
                 ledger: self.ledger.clone(),
                 metrics: self.metrics.clone(),
                 closing: self.closing.clone(),
                 patience: self.config.payment_patience,
             };
-            let job = Job { quote, execution, binding, ticket, admitted, admitted_ms };
+            let job = Job { quote, execution, binding, ticket, since, since_ms };
             run_job(job, generation, stream, surroundings).await;
         }
         .instrument(span)
@@ -175,12 +169,13 @@ impl Provider {
         spec: JobSpec,
     ) -> Result<Admitted, Rejection> {
         self.check_open()?;
-        let model = self.engine.model(&quote.model, Some(&quote.weights)).ok_or_else(|| {
-            Rejection::EngineUnavailable(Line::lossy("the quoted model is not loaded any more"))
-        })?;
+        let model = self
+            .engine
+            .model(&quote.model, Some(&quote.weights))
+            .ok_or_else(|| Rejection::EngineUnavailable(Line::lossy("the quoted model is not loaded any more")))?;
         self.check_debt(client).await?;
         let ticket = self.desk.admit(quote, &model, now_ms())?;
-        let (admitted, admitted_ms) = (Instant::now(), now_ms());
+        let (since, since_ms) = (Instant::now(), now_ms());
         let execution = Execution {
             engine: model.engine,
             quantisation: model.quantisation,
@@ -192,7 +187,7 @@ impl Provider {
             .map_err(|_| Rejection::EngineUnavailable(Line::lossy("the engine does not answer")))?
             .map_err(|error| self.rejection(error))?;
         record(&self.ledger, client, signed, execution.clone(), &ticket).await?;
-        Ok(Admitted { ticket, execution, generation, admitted, admitted_ms })
+        Ok(Admitted { ticket, execution, generation, since, since_ms })
     }
 }
 

@@ -148,7 +148,8 @@ impl Announcer {
                 break;
             }
         }
-        self.announced.send_modify(|announced| announced.waiting_for = Some("the provider side has stopped".into()));
+        self.announced
+            .send_modify(|announced| announced.waiting_for = Some("the provider side has stopped".into()));
         if let Some(standing) = standing {
             self.withdraw(standing).await;
         }
@@ -166,12 +167,7 @@ impl Announcer {
     }
 
     /// Signs an offer under the next sequence number, with a heartbeat to it.
-    async fn sign(
-        &self,
-        content: Content,
-        lifetime_ms: u64,
-        load: Load,
-    ) -> Result<Arc<Offer>, AnnounceError> {
+    async fn sign(&self, content: Content, lifetime_ms: u64, load: Load) -> Result<Arc<Offer>, AnnounceError> {
         let store = self.store.clone();
         let issued_ms = now_ms();
         let sequence = tokio::task::spawn_blocking(move || store.next_offer_sequence(issued_ms)).await??;
@@ -191,7 +187,9 @@ impl Announcer {
     async fn tell(&self, standing: &Standing, due: Due, schedule: &mut Schedule, heard: bool, load: Load) {
         let now = Instant::now();
         let reply = Arc::clone(&self.announced.borrow().reply);
-        if due.offer && let Some(offer) = &reply.offer {
+        if due.offer
+            && let Some(offer) = &reply.offer
+        {
             self.publish(self.topic(FINEST_TOPIC), &Gossip::Offer(offer.clone())).await;
         }
         if schedule.coarse_due(now)

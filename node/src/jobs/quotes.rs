@@ -25,23 +25,15 @@ use tracing::Instrument;
 /// Answers one request.
 pub(super) async fn serve(provider: Arc<Provider>, incoming: IncomingStream, turn: Result<(), Busy>) {
     let IncomingStream { peer, mut stream } = incoming;
-    let reply = match turn {
-        Err(Busy { retry_ms }) => Err(Rejection::RateLimited { retry_ms }),
-        Ok(()) => {
-            let request = stream.receive::<Signed<QuoteRequest>>(wire::MAX_QUOTE_FRAME);
-            match timeout(FIRST_MESSAGE, request).await {
-                Ok(Ok(Some(request))) => {
-                    let span = tracing::info_span!("quote", peer = %peer.short());
-                    provider.quote(peer, request).instrument(span).await
-                }
-                Ok(Ok(None)) => return,
-                Ok(Err(error)) => {
-                    tracing::debug!(peer = %peer.short(), %error, "quote request not read");
-                    return;
-                }
-                Err(_) => return,
-            }
-        }
+    let reply = if let Err(Busy { retry_ms }) = turn {
+        Err(Rejection::RateLimited { retry_ms })
+    } else {
+        let request = stream.receive::<Signed<QuoteRequest>>(wire::MAX_QUOTE_FRAME);
+        let Ok(Ok(Some(request))) = timeout(FIRST_MESSAGE, request).await else {
+            return tracing::debug!(peer = %peer.short(), "no quote request came");
+        };
+        let span = tracing::info_span!("quote", peer = %peer.short());
+        provider.quote(peer, request).instrument(span).await
     };
     let reply = match reply {
         Ok(quote) => QuoteReply::Quote(quote),
@@ -152,9 +144,8 @@ impl Provider {
     ) -> Result<Signed<Quote>, Rejection> {
         self.check_open()?;
         let this = Arc::clone(self);
-        let verified = tokio::task::spawn_blocking(move || {
-            verify(&this.config.network, this.me, peer, &request, now_ms())
-        });
+        let verified =
+            tokio::task::spawn_blocking(move || verify(&this.config.network, this.me, peer, &request, now_ms()));
         let verified = verified.await.map_err(|error| {
             tracing::error!(%error, "verifying a request failed");
             Rejection::EngineUnavailable(Line::lossy("internal error"))
@@ -191,8 +182,7 @@ impl Provider {
         })?;
         let counted = counted.map_err(|error| self.rejection(error))?;
         // More than the client's own bound would only be refused by it.
-        let prompt_tokens =
-            counted.min(spec.input.max_prompt_tokens()).saturating_add(prefix_tokens(spec));
+        let prompt_tokens = counted.min(spec.input.max_prompt_tokens()).saturating_add(prefix_tokens(spec));
         fits(Demand { tokens: context_needed(spec, prompt_tokens), context: model.context })?;
         let price = self.config.price_of(&model.model);
         let terms = Terms { nonce, client, prompt_tokens, price, issued_ms: now_ms() };
@@ -274,11 +264,13 @@ mod tests {
         let request = QuoteRequest { spec: spec.clone(), ..request() };
         let verified = check(&request).unwrap();
         let client = client_key().node_id();
-        let price = TokenPrice { prompt: aitbc_protocol::MicroCredits(10), completion: aitbc_protocol::MicroCredits(30) };
+        let price =
+            TokenPrice { prompt: aitbc_protocol::MicroCredits(10), completion: aitbc_protocol::MicroCredits(30) };
         let terms = Terms { nonce: Nonce([1; 16]), client, prompt_tokens: 8, price, issued_ms: NOW };
         let quote = build(&verified, &engine_model(), &terms).unwrap();
         assert_eq!(quote.max_completion_tokens, spec.max_tokens - 3);
-        let asked = Asked { client, job: request.job, request: spec.digest().unwrap(), spec: &spec, ceiling: None };
+        let asked =
+            Asked { client, job: request.job, request: spec.digest().unwrap(), spec: &spec, ceiling: None };
         assert_eq!(quote.check(&asked, NOW), Ok(()));
     }
 

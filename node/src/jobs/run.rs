@@ -40,8 +40,9 @@ pub(super) struct Job {
     pub(super) execution: Execution,
     pub(super) binding: Binding,
     pub(super) ticket: Ticket,
-    pub(super) admitted: Instant,
-    pub(super) admitted_ms: UnixMillis,
+    /// When it was admitted: for durations, and by the wall clock.
+    pub(super) since: Instant,
+    pub(super) since_ms: UnixMillis,
 }
 
 /// What a job needs of the node it runs on.
@@ -123,12 +124,7 @@ type Taking = BoxFuture<'static, Result<u32, LedgerError>>;
 
 /// Runs a job to its end: until its receipt is on disk and the last cheque has come, or will not come. `job` has been
 /// recorded in the ledger and `generation` has been allowed one window.
-pub(super) async fn run_job(
-    job: Job,
-    generation: Generation,
-    stream: FramedStream,
-    around: Surroundings,
-) {
+pub(super) async fn run_job(job: Job, generation: Generation, stream: FramedStream, around: Surroundings) {
     let (reader, writer) = stream.split();
     let accepted = ToClient::Accepted { queued: job.ticket.queued };
     let mut run = Run {
@@ -145,7 +141,7 @@ pub(super) async fn run_job(
         progress: Instant::now(),
         timings: Moments::default(),
     };
-    let end = run.to_the_end().await;
+    let end = run.until_end().await;
     run.conclude(end).await;
 }
 
@@ -158,7 +154,7 @@ fn send(mut writer: FrameWriter, message: ToClient) -> Writer {
 
 impl Run {
     /// One step after the other until the job has ended and all that is still to be sent is on its way.
-    async fn to_the_end(&mut self) -> End {
+    async fn until_end(&mut self) -> End {
         loop {
             self.send_next();
             self.job.ticket.progress(self.delivery.delivered(), self.is_paused());
@@ -177,10 +173,9 @@ impl Run {
                     self.writer = Writer::Idle(writer);
                     self.progress = Instant::now();
                 }
-                Step::Sent(Err(error)) => self.lose(&error.to_string()),
                 Step::Message(Ok(Some(message))) => self.message(message),
                 Step::Message(Ok(None)) => self.lose("the client left"),
-                Step::Message(Err(error)) => self.lose(&error.to_string()),
+                Step::Sent(Err(error)) | Step::Message(Err(error)) => self.lose(&error.to_string()),
                 Step::Event(event) => self.event(event),
                 Step::Stalled => self.stalled(),
             }
@@ -230,7 +225,7 @@ impl Run {
         let Some(chunk) = self.delivery.next_chunk() else { return };
         let Writer::Idle(writer) = std::mem::replace(&mut self.writer, Writer::Gone) else { return };
         if self.timings.first_token_ms.is_none() {
-            let elapsed = self.job.admitted.elapsed();
+            let elapsed = self.job.since.elapsed();
             self.timings.first_token_ms = Some(milliseconds(elapsed));
             self.around.metrics.first_token(elapsed.as_secs_f64());
         }
@@ -312,7 +307,7 @@ impl Run {
         match event {
             Some(EngineEvent::Started) => {
                 self.job.ticket.started();
-                self.timings.queued_ms.get_or_insert(milliseconds(self.job.admitted.elapsed()));
+                self.timings.queued_ms.get_or_insert(milliseconds(self.job.since.elapsed()));
             }
             Some(EngineEvent::Token { id, text, logprobs }) => {
                 if !self.delivery.token(Token { id, text, logprobs }) {
@@ -371,7 +366,7 @@ impl Run {
     }
 
     fn receipt(&self, end: &End) -> Receipt {
-        let Job { quote, execution, admitted, admitted_ms, .. } = &self.job;
+        let Job { quote, execution, since, since_ms, .. } = &self.job;
         let tokens = self.delivery.delivered();
         let nothing = tokens == 0 && self.timings.first_token_ms.is_none();
         let total = if end.finish == Finish::Failed && nothing && !self.any_cheque {
@@ -398,18 +393,22 @@ impl Run {
             finish: end.finish,
             price: quote.price,
             total,
-            admitted_ms: *admitted_ms,
+            admitted_ms: *since_ms,
             timings: Timings {
                 queued_ms: self.timings.queued_ms.unwrap_or_default(),
                 first_token_ms: self.timings.first_token_ms.unwrap_or_default(),
-                total_ms: milliseconds(admitted.elapsed()),
+                total_ms: milliseconds(since.elapsed()),
             },
         }
     }
 
     /// What cheques have paid.
     fn paid_sum(&self) -> MicroCredits {
-        if self.any_cheque { owed(&self.job.quote, self.delivery.paid()).unwrap_or_default() } else { MicroCredits::ZERO }
+        if self.any_cheque {
+            owed(&self.job.quote, self.delivery.paid()).unwrap_or_default()
+        } else {
+            MicroCredits::ZERO
+        }
     }
 
     /// Takes cheques until `total` is paid, for as long as the last one may take.
@@ -453,7 +452,8 @@ impl Run {
     /// Waits until the client has read everything and closes its side: a stream that is dropped earlier is reset.
     async fn goodbye(&mut self) {
         let Some(reader) = &mut self.reader else { return };
-        let read_out = async { while let Ok(Some(_)) = reader.receive::<ToProvider>(wire::MAX_JOB_FRAME).await {} };
+        let read_out =
+            async { while let Ok(Some(_)) = reader.receive::<ToProvider>(wire::MAX_JOB_FRAME).await {} };
         tokio::select! {
             () = self.interrupted.cancelled() => {}
             _ = timeout(SHORT_ANSWER, read_out) => {}

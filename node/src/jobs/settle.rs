@@ -2,10 +2,7 @@
 //! path left open.
 
 use super::{SHORT_ANSWER, desk::Desk};
-use crate::{
-    market::Ledger,
-    network::FramedStream,
-};
+use crate::{market::Ledger, network::FramedStream};
 use aitbc_protocol::{
     MicroCredits, Nonce, Signed,
     job::{Rejection, ToClient},

@@ -59,11 +59,8 @@ pub(super) fn gather(
         return Err(if waiting.is_empty() { Obstacle::NoEngine } else { Obstacle::NotReady(waiting.join("; ")) });
     }
     // An address that does not fit would be of no use cut short.
-    let addresses: Vec<_> = addresses
-        .iter()
-        .filter_map(|address| Line::new(address.to_string()).ok())
-        .take(MAX_ADDRESSES)
-        .collect();
+    let addresses: Vec<_> =
+        addresses.iter().filter_map(|address| Line::new(address.to_string()).ok()).take(MAX_ADDRESSES).collect();
     if addresses.is_empty() {
         return Err(Obstacle::NoAddress);
     }
