@@ -138,7 +138,6 @@ impl Provider {
             Err(rejection) => return reject(&self, &mut stream, rejection).await,
         };
         let span = tracing::info_span!("job", job = %quote.job, peer = %peer.short());
-        let _running = self.metrics.start();
         async {
             let binding = Binding::of(&spec.input, quote.declared);
             let admitted = match self.admit(peer, &quote, signed, spec).await {
@@ -146,6 +145,7 @@ impl Provider {
                 Err(rejection) => return reject(&self, &mut stream, rejection).await,
             };
             let Admitted { ticket, execution, generation, since, since_ms } = admitted;
+            let _running = self.metrics.start();
             let surroundings = Surroundings {
                 ledger: self.ledger.clone(),
                 metrics: self.metrics.clone(),
