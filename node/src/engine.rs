@@ -29,8 +29,6 @@ use self::{
     supervisor::{Hardware, INBOX, Request, Settings, Supervisor},
     upstream::Upstream,
 };
-pub use upstream::find_ollama;
-
 use crate::{models::Installed, telemetry::Metrics};
 use aitbc_protocol::{
     bytes::Digest,

@@ -225,7 +225,8 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     settings.validate()?;
     warn_of_unknown_variables();
     if settings.provide.enabled && settings.provide.upstream.is_empty() {
-        if let Some(found) = engine::find_ollama().await {
+        let found = engine::upstream::find_ollama().await;
+        if !found.is_empty() {
             tracing::info!(
                 "an Ollama runs here with {}: to offer it too, add a [[provide.upstream]] with its url and models to {}",
                 found.join(", "),

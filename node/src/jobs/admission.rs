@@ -118,8 +118,8 @@ struct Admitted {
     ticket: Ticket,
     execution: Execution,
     generation: Generation,
-    admitted: Instant,
-    admitted_ms: UnixMillis,
+    since: Instant,
+    since_ms: UnixMillis,
 }
 
 impl Provider {
@@ -138,21 +138,21 @@ impl Provider {
             Err(rejection) => return reject(&self, &mut stream, rejection).await,
         };
         let span = tracing::info_span!("job", job = %quote.job, peer = %peer.short());
-        let _running = self.metrics.start();
         async {
             let binding = Binding::of(&spec.input, quote.declared);
             let admitted = match self.admit(peer, &quote, signed, spec).await {
                 Ok(admitted) => admitted,
                 Err(rejection) => return reject(&self, &mut stream, rejection).await,
             };
-            let Admitted { ticket, execution, generation, admitted, admitted_ms } = admitted;
+            let Admitted { ticket, execution, generation, since, since_ms } = admitted;
+            let _running = self.metrics.start();
             let surroundings = Surroundings {
                 ledger: self.ledger.clone(),
                 metrics: self.metrics.clone(),
                 closing: self.closing.clone(),
                 patience: self.config.payment_patience,
             };
-            let job = Job { quote, execution, binding, ticket, admitted, admitted_ms };
+            let job = Job { quote, execution, binding, ticket, since, since_ms };
             run_job(job, generation, stream, surroundings).await;
         }
         .instrument(span)
@@ -175,7 +175,7 @@ impl Provider {
             .ok_or_else(|| Rejection::EngineUnavailable(Line::lossy("the quoted model is not loaded any more")))?;
         self.check_debt(client).await?;
         let ticket = self.desk.admit(quote, &model, now_ms())?;
-        let (admitted, admitted_ms) = (Instant::now(), now_ms());
+        let (since, since_ms) = (Instant::now(), now_ms());
         let execution = Execution {
             engine: model.engine,
             quantisation: model.quantisation,
@@ -187,7 +187,7 @@ impl Provider {
             .map_err(|_| Rejection::EngineUnavailable(Line::lossy("the engine does not answer")))?
             .map_err(|error| self.rejection(error))?;
         record(&self.ledger, client, signed, execution.clone(), &ticket).await?;
-        Ok(Admitted { ticket, execution, generation, admitted, admitted_ms })
+        Ok(Admitted { ticket, execution, generation, since, since_ms })
     }
 }
 

@@ -59,3 +59,55 @@ pub(super) async fn serve<F>(
     drop(streams);
     while tasks.join_next().await.is_some() {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::FramedStream;
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    const LIMITS: Limits = Limits { streams: 2, per_peer: 2, burst: 100, interval: Duration::from_millis(1) };
+
+    fn incoming() -> IncomingStream {
+        let (peer, me) = (NodeId([1; 32]), NodeId([2; 32]));
+        IncomingStream { peer, stream: FramedStream::pair(me, peer).0 }
+    }
+
+    #[tokio::test]
+    async fn streams_over_the_limits_are_refused_and_their_places_come_back() {
+        let (sender, streams) = mpsc::channel(16);
+        let closing = CancellationToken::new();
+        let turns = Arc::new(Mutex::new(Vec::new()));
+        // The first two stay until they are let go, the others are over in an instant.
+        let (release, released) = tokio::sync::watch::channel(false);
+        let (told, mut ended) = mpsc::channel(16);
+        let server = tokio::spawn(serve(streams, LIMITS, closing.clone(), {
+            let turns = Arc::clone(&turns);
+            move |_, turn| {
+                turns.lock().unwrap().push(turn.is_ok());
+                let (mut released, told) = (released.clone(), told.clone());
+                async move {
+                    if turn.is_ok() {
+                        released.wait_for(|released| *released).await.unwrap();
+                    }
+                    told.send(turn.is_ok()).await.unwrap();
+                }
+            }
+        }));
+        for _ in 0..3 {
+            sender.send(incoming()).await.unwrap();
+        }
+        assert_eq!(ended.recv().await, Some(false), "the third is refused while two are served");
+        release.send(true).unwrap();
+        assert_eq!((ended.recv().await, ended.recv().await), (Some(true), Some(true)));
+        sender.send(incoming()).await.unwrap();
+        assert_eq!(ended.recv().await, Some(true));
+        assert_eq!(*turns.lock().unwrap(), [true, true, false, true]);
+        closing.cancel();
+        server.await.unwrap();
+        assert!(sender.is_closed());
+    }
+}

@@ -25,23 +25,15 @@ use tracing::Instrument;
 /// Answers one request.
 pub(super) async fn serve(provider: Arc<Provider>, incoming: IncomingStream, turn: Result<(), Busy>) {
     let IncomingStream { peer, mut stream } = incoming;
-    let reply = match turn {
-        Err(Busy { retry_ms }) => Err(Rejection::RateLimited { retry_ms }),
-        Ok(()) => {
-            let request = stream.receive::<Signed<QuoteRequest>>(wire::MAX_QUOTE_FRAME);
-            match timeout(FIRST_MESSAGE, request).await {
-                Ok(Ok(Some(request))) => {
-                    let span = tracing::info_span!("quote", peer = %peer.short());
-                    provider.quote(peer, request).instrument(span).await
-                }
-                Ok(Ok(None)) => return,
-                Ok(Err(error)) => {
-                    tracing::debug!(peer = %peer.short(), %error, "quote request not read");
-                    return;
-                }
-                Err(_) => return,
-            }
-        }
+    let reply = if let Err(Busy { retry_ms }) = turn {
+        Err(Rejection::RateLimited { retry_ms })
+    } else {
+        let request = stream.receive::<Signed<QuoteRequest>>(wire::MAX_QUOTE_FRAME);
+        let Ok(Ok(Some(request))) = timeout(FIRST_MESSAGE, request).await else {
+            return tracing::debug!(peer = %peer.short(), "no quote request came");
+        };
+        let span = tracing::info_span!("quote", peer = %peer.short());
+        provider.quote(peer, request).instrument(span).await
     };
     let reply = match reply {
         Ok(quote) => QuoteReply::Quote(quote),

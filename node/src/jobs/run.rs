@@ -16,22 +16,19 @@ use crate::{
     },
 };
 use aitbc_protocol::{
-    MicroCredits, Signed, UnixMillis,
+    Signed, UnixMillis,
     job::{Finish, ToClient, ToProvider},
-    quote::{Quote, price},
-    receipt::{Cheque, Execution, Receipt, Timings, owed},
+    quote::Quote,
+    receipt::{Cheque, Execution},
     text::Line,
     wire,
 };
 use futures::future::BoxFuture;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// How long the last cheque may take after the receipt was sent. What is late is a debt.
-const LAST_CHEQUE: Duration = Duration::from_secs(10);
-/// The same once the node is stopping.
-const LAST_CHEQUE_WHEN_CLOSING: Duration = Duration::from_secs(2);
+mod conclude;
 
 /// An admitted job.
 #[derive(Debug)]
@@ -40,8 +37,9 @@ pub(super) struct Job {
     pub(super) execution: Execution,
     pub(super) binding: Binding,
     pub(super) ticket: Ticket,
-    pub(super) admitted: Instant,
-    pub(super) admitted_ms: UnixMillis,
+    /// When it was admitted: for durations, and by the wall clock.
+    pub(super) since: Instant,
+    pub(super) since_ms: UnixMillis,
 }
 
 /// What a job needs of the node it runs on.
@@ -140,7 +138,7 @@ pub(super) async fn run_job(job: Job, generation: Generation, stream: FramedStre
         progress: Instant::now(),
         timings: Moments::default(),
     };
-    let end = run.to_the_end().await;
+    let end = run.until_end().await;
     run.conclude(end).await;
 }
 
@@ -153,7 +151,7 @@ fn send(mut writer: FrameWriter, message: ToClient) -> Writer {
 
 impl Run {
     /// One step after the other until the job has ended and all that is still to be sent is on its way.
-    async fn to_the_end(&mut self) -> End {
+    async fn until_end(&mut self) -> End {
         loop {
             self.send_next();
             self.job.ticket.progress(self.delivery.delivered(), self.is_paused());
@@ -172,10 +170,9 @@ impl Run {
                     self.writer = Writer::Idle(writer);
                     self.progress = Instant::now();
                 }
-                Step::Sent(Err(error)) => self.lose(&error.to_string()),
                 Step::Message(Ok(Some(message))) => self.message(message),
                 Step::Message(Ok(None)) => self.lose("the client left"),
-                Step::Message(Err(error)) => self.lose(&error.to_string()),
+                Step::Sent(Err(error)) | Step::Message(Err(error)) => self.lose(&error.to_string()),
                 Step::Event(event) => self.event(event),
                 Step::Stalled => self.stalled(),
             }
@@ -225,7 +222,7 @@ impl Run {
         let Some(chunk) = self.delivery.next_chunk() else { return };
         let Writer::Idle(writer) = std::mem::replace(&mut self.writer, Writer::Gone) else { return };
         if self.timings.first_token_ms.is_none() {
-            let elapsed = self.job.admitted.elapsed();
+            let elapsed = self.job.since.elapsed();
             self.timings.first_token_ms = Some(milliseconds(elapsed));
             self.around.metrics.first_token(elapsed.as_secs_f64());
         }
@@ -307,7 +304,7 @@ impl Run {
         match event {
             Some(EngineEvent::Started) => {
                 self.job.ticket.started();
-                self.timings.queued_ms.get_or_insert(milliseconds(self.job.admitted.elapsed()));
+                self.timings.queued_ms.get_or_insert(milliseconds(self.job.since.elapsed()));
             }
             Some(EngineEvent::Token { id, text, logprobs }) => {
                 if !self.delivery.token(Token { id, text, logprobs }) {
@@ -328,135 +325,6 @@ impl Run {
                 self.end(End::failed(told(&error)));
             }
             None => self.end(End::failed("the engine stopped")),
-        }
-    }
-
-    /// Signs the receipt, hands it over and waits for the last cheque.
-    async fn conclude(mut self, end: End) {
-        self.job.ticket.left_device();
-        self.around.metrics.ended(end.outcome);
-        let receipt = self.receipt(&end);
-        let (tokens, total) = (receipt.completion_tokens, receipt.total);
-        tracing::info!(finish = ?end.finish, tokens, %total, "job ended");
-        let signed = match self.around.ledger.finish(receipt, end.failure.clone()).await {
-            Ok(signed) => signed,
-            Err(error) => {
-                // The client settles later; what it has paid is on disk.
-                tracing::error!(%error, "no receipt could be recorded");
-                return;
-            }
-        };
-        self.job.ticket.receipt_recorded();
-        let Writer::Idle(writer) = std::mem::replace(&mut self.writer, Writer::Gone) else { return };
-        let Writer::Sending(sending) = send(writer, ToClient::Finished { receipt: signed, failure: end.failure })
-        else {
-            return;
-        };
-        match timeout(SHORT_ANSWER, sending).await {
-            Ok(Ok(mut writer)) => {
-                self.last_cheque(total).await;
-                // Closing tells the client that everything it sent has been taken.
-                if timeout(SHORT_ANSWER, writer.close()).await.is_ok_and(|closed| closed.is_ok()) {
-                    self.goodbye().await;
-                }
-            }
-            Ok(Err(error)) => tracing::debug!(%error, "receipt not delivered: the client will settle"),
-            Err(_) => tracing::debug!("receipt not read in time: the client will settle"),
-        }
-    }
-
-    fn receipt(&self, end: &End) -> Receipt {
-        let Job { quote, execution, admitted, admitted_ms, .. } = &self.job;
-        let tokens = self.delivery.delivered();
-        let nothing = tokens == 0 && self.timings.first_token_ms.is_none();
-        let total = if end.finish == Finish::Failed && nothing && !self.any_cheque {
-            // Whoever fails before the first token has sold nothing.
-            MicroCredits::ZERO
-        } else {
-            price(&quote.price, quote.prompt_tokens, tokens).unwrap_or(quote.max_total)
-        };
-        Receipt {
-            job: quote.job,
-            client: quote.client,
-            quote: quote.nonce,
-            request: quote.request,
-            model: quote.model.clone(),
-            weights: quote.weights,
-            engine: execution.engine.clone(),
-            quantisation: execution.quantisation.clone(),
-            device: execution.device.clone(),
-            sampling: execution.sampling.clone(),
-            prompt_tokens: quote.prompt_tokens,
-            completion_tokens: tokens,
-            output: self.delivery.output(),
-            declared: quote.declared,
-            finish: end.finish,
-            price: quote.price,
-            total,
-            admitted_ms: *admitted_ms,
-            timings: Timings {
-                queued_ms: self.timings.queued_ms.unwrap_or_default(),
-                first_token_ms: self.timings.first_token_ms.unwrap_or_default(),
-                total_ms: milliseconds(admitted.elapsed()),
-            },
-        }
-    }
-
-    /// What cheques have paid.
-    fn paid_sum(&self) -> MicroCredits {
-        if self.any_cheque {
-            owed(&self.job.quote, self.delivery.paid()).unwrap_or_default()
-        } else {
-            MicroCredits::ZERO
-        }
-    }
-
-    /// Takes cheques until `total` is paid, for as long as the last one may take.
-    async fn last_cheque(&mut self, total: MicroCredits) {
-        let mut deadline = Instant::now() + LAST_CHEQUE;
-        let mut closing = false;
-        while self.paid_sum() < total {
-            let Some(reader) = &mut self.reader else { return };
-            let message = tokio::select! {
-                biased;
-                () = self.interrupted.cancelled() => return,
-                () = self.around.closing.cancelled(), if !closing => {
-                    closing = true;
-                    deadline = deadline.min(Instant::now() + LAST_CHEQUE_WHEN_CLOSING);
-                    continue;
-                }
-                message = reader.receive(wire::MAX_JOB_FRAME) => message,
-                () = sleep_until(deadline) => {
-                    tracing::info!("the last cheque is late: the client owes");
-                    return;
-                }
-            };
-            let Ok(Some(ToProvider::Ack { next, cheque })) = message else {
-                self.reader = None;
-                return;
-            };
-            let taken = match self.acknowledged(next, cheque) {
-                Ok(taking) => taking.await,
-                Err(end) => return tracing::info!(failure = ?end.failure, "cheque refused"),
-            };
-            match taken {
-                Ok(tokens) => {
-                    self.any_cheque = true;
-                    self.delivery.pay(tokens);
-                }
-                Err(error) => return tracing::info!(%error, "cheque refused"),
-            }
-        }
-    }
-
-    /// Waits until the client has read everything and closes its side: a stream that is dropped earlier is reset.
-    async fn goodbye(&mut self) {
-        let Some(reader) = &mut self.reader else { return };
-        let read_out =
-            async { while let Ok(Some(_)) = reader.receive::<ToProvider>(wire::MAX_JOB_FRAME).await {} };
-        tokio::select! {
-            () = self.interrupted.cancelled() => {}
-            _ = timeout(SHORT_ANSWER, read_out) => {}
         }
     }
 }

@@ -200,8 +200,8 @@ impl Nodes {
             execution: execution(),
             binding,
             ticket,
-            admitted: tokio::time::Instant::now(),
-            admitted_ms: now_ms(),
+            since: tokio::time::Instant::now(),
+            since_ms: now_ms(),
         };
         let around = Surroundings {
             ledger: self.provider.clone(),
