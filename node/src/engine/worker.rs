@@ -128,6 +128,8 @@ pub(super) fn run() -> ExitCode {
 
 /// What must hold before the first byte is read.
 fn prepare_process() {
+    #[cfg(target_os = "linux")]
+    sandbox::close_inherited();
     // The default hook prints the panic's message, which may quote a prompt.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
