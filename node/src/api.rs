@@ -1,12 +1,49 @@
 //! The local HTTP server: OpenAI-compatible API, control API, metrics.
+//!
+//! ```text
+//! server   accepts connections, bounded and timed      gate      token, Host, Origin
+//! openai   /v1/…   requests to jobs, updates to        control   /aitbc/v1/…   status, lists, jobs and
+//!          documents or server-sent events                       searches as NDJSON, shutdown
+//! body     bodies read within bounds, streams that     error     refusals and failures in OpenAI's shape
+//!          end with their reader
+//! ```
+//!
+//! The future or the body that answers a request owns its job, and the connection owns them: a client that leaves
+//! cancels its job on the device. There are no CORS headers: other sites' pages have no business here.
 
 use crate::{
     engine::EngineHandle, jobs::JobsHandle, market::Ledger, network::NetworkHandle, routing::Routing,
     telemetry::Metrics,
 };
 use aitbc_protocol::NetworkId;
-use std::{net::SocketAddr, path::PathBuf};
+use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
+use error::Failure;
+use gate::Gate;
+use metrics::RequestMetrics;
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::CancellationToken;
+
+mod body;
+mod control;
+mod error;
+mod gate;
+mod metrics;
+mod openai;
+mod server;
+#[cfg(test)]
+mod tests;
+
+/// Jobs and searches that run through this API at a time; more are refused with 429.
+const MAX_RUNNING: usize = 64;
 
 /// How the server is started.
 #[derive(Clone, Debug)]
@@ -62,11 +99,86 @@ pub enum ApiError {
     },
 }
 
-/// Starts the server; returns the address it listens on (with the port the system chose, where 0 was asked for).
+/// What handlers share. Cheap to clone.
+#[derive(Clone, Debug)]
+struct ApiState(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    parts: ApiParts,
+    address: SocketAddr,
+    started: Instant,
+    places: Places,
+}
+
+/// The places for jobs and searches that run at a time.
+#[derive(Debug)]
+struct Places {
+    free: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl Places {
+    fn new(limit: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    /// A place, or the refusal that says so.
+    fn take(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        self.free.clone().try_acquire_owned().map_err(|_| Failure::too_many(self.limit))
+    }
+}
+
+impl ApiState {
+    fn parts(&self) -> &ApiParts {
+        &self.0.parts
+    }
+
+    /// Where the server listens.
+    fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// A place for a job or a search, held until its answer is over.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        self.0.places.take()
+    }
+}
+
+/// Puts around `routes` what all requests pass: counting, the gate, the limit of bodies, and answers for paths and
+/// methods that are none.
+fn guarded(routes: Router, gate: Gate, metrics: RequestMetrics) -> Router {
+    routes
+        .route("/healthz", get(async || "ok"))
+        .fallback(async || Failure::not_found("unknown_path", "this API has no such path"))
+        .method_not_allowed_fallback(async || Failure::method())
+        .layer(DefaultBodyLimit::max(body::MAX_BODY))
+        .layer(middleware::from_fn_with_state(gate, gate::guard))
+        .layer(middleware::from_fn_with_state(metrics, metrics::count))
+}
+
+/// Starts the server; returns the address it listens on (with the port the system chose, where 0 was asked for). The
+/// task ends after `stop` is cancelled, when answers in flight have ended or five seconds have passed.
 pub async fn start(
     config: ApiConfig,
     parts: ApiParts,
 ) -> Result<(SocketAddr, tokio::task::JoinHandle<()>), ApiError> {
-    let _ = (config, parts);
-    todo!()
+    let gate = Gate::new(&config)?;
+    let refused = |source| ApiError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let (stop, metrics) = (parts.stop.clone(), RequestMetrics::new(&parts.metrics));
+    let places = Places::new(MAX_RUNNING);
+    let state = ApiState(Arc::new(Shared { parts, address, started: Instant::now(), places }));
+    let routes = Router::new()
+        .merge(openai::routes())
+        .merge(control::routes())
+        .route("/metrics", get(metrics::page))
+        .with_state(state);
+    let serving = tokio::spawn(server::serve(listener, guarded(routes, gate, metrics), stop, server::DRAIN));
+    Ok((address, serving))
 }

@@ -19,7 +19,7 @@ mod sampling;
 mod sandbox;
 mod stops;
 mod supervisor;
-mod upstream;
+pub(crate) mod upstream;
 mod worker;
 
 use self::{
@@ -46,6 +46,9 @@ use tokio_util::{
 
 /// Most tokens that a job can be allowed ahead.
 pub const MAX_CREDIT: u32 = MAX_TOKENS;
+
+/// The hidden command that makes this binary an engine's child.
+pub const WORKER_COMMAND: &str = "engine-worker";
 
 /// How engines are started.
 #[derive(Clone, Debug)]
@@ -296,7 +299,7 @@ impl EngineHandle {
     pub async fn count_tokens(&self, spec: &JobSpec) -> Result<u32, EngineError> {
         check(spec)?;
         match self.backend(spec)? {
-            Backend::Upstream(upstream) => upstream.count_tokens(spec).await,
+            Backend::Upstream(upstream) => Ok(upstream.count_tokens(spec)),
             Backend::Child { requests, .. } => {
                 let (reply, answer) = oneshot::channel();
                 ask(requests, Request::Count { spec: spec.clone(), reply })?;
@@ -309,7 +312,7 @@ impl EngineHandle {
     pub async fn generate(&self, spec: JobSpec, credit: u32) -> Result<Generation, EngineError> {
         check(&spec)?;
         match self.backend(&spec)? {
-            Backend::Upstream(upstream) => upstream.generate(spec, credit).await,
+            Backend::Upstream(upstream) => upstream.generate(&spec, credit),
             Backend::Child { requests, .. } => {
                 let (reply, answer) = oneshot::channel();
                 ask(requests, Request::Generate { spec, credit, reply })?;
@@ -321,6 +324,11 @@ impl EngineHandle {
     /// Ends all engines; running jobs fail. Returns when no child is left, after `patience` at most.
     pub async fn shutdown(&self, patience: Duration) {
         self.shared.cancel.cancel();
+        for backend in &self.shared.backends {
+            if let Backend::Upstream(upstream) = backend {
+                upstream.stop();
+            }
+        }
         if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_err() {
             tracing::warn!("an engine process is still being ended");
         }

@@ -1,6 +1,13 @@
 //! Which processors this machine has, as the operating system tells.
 
-use aitbc_protocol::offer::Device;
+use aitbc_protocol::{
+    offer::{Device, DeviceKind},
+    text::Line,
+};
+use std::path::Path;
+
+mod judge;
+mod pci;
 
 /// A graphics processor found, and whether this build of aitbc can use it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -13,12 +20,70 @@ pub struct FoundGpu {
     pub unusable: Option<String>,
 }
 
-/// All graphics processors.
+/// All graphics processors: on the PCI bus on Linux, the one of the chip on a Mac. Display adapters that virtual
+/// machines pretend are not among them.
 pub fn gpus() -> Vec<FoundGpu> {
-    todo!()
+    if cfg!(target_os = "macos") { apple_gpus() } else { pci::gpus(Path::new("/"), judge::Built::THIS) }
 }
 
-/// The central processor.
+/// The central processor, with the memory that this process may use.
 pub fn cpu() -> Device {
-    todo!()
+    let system = system();
+    let told = std::fs::read_to_string("/proc/cpuinfo").ok();
+    let name = told.as_deref().and_then(cpu_name).or_else(|| system.cpus().first().map(sysinfo::Cpu::brand));
+    let name = match name {
+        None | Some("") => std::env::consts::ARCH,
+        Some(name) => name,
+    };
+    // In a container the machine's memory is not what there is.
+    let memory_bytes = system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory);
+    Device { kind: DeviceKind::Cpu, name: Line::lossy(name.trim()), memory_bytes }
+}
+
+fn system() -> sysinfo::System {
+    let memory = sysinfo::MemoryRefreshKind::nothing().with_ram();
+    let what = sysinfo::RefreshKind::nothing().with_memory(memory).with_cpu(sysinfo::CpuRefreshKind::nothing());
+    sysinfo::System::new_with_specifics(what)
+}
+
+/// The model name in the text of `/proc/cpuinfo`; ARM kernels tell none.
+fn cpu_name(cpuinfo: &str) -> Option<&str> {
+    let (_, name) = cpuinfo.lines().find(|line| line.starts_with("model name"))?.split_once(':')?;
+    Some(name.trim()).filter(|name| !name.is_empty())
+}
+
+/// Every Mac that runs aitbc has Metal; chips by Apple share all memory with the GPU.
+fn apple_gpus() -> Vec<FoundGpu> {
+    let chip = cpu();
+    if !chip.name.as_str().starts_with("Apple") {
+        return Vec::new();
+    }
+    vec![FoundGpu {
+        device: Device { kind: DeviceKind::Gpu, ..chip },
+        address: "metal:0".to_owned(),
+        unusable: (!cfg!(feature = "metal"))
+            .then(|| "this aitbc was built without Metal: build with --features metal".to_owned()),
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_has_a_name_and_memory() {
+        let cpu = cpu();
+        assert_eq!(cpu.kind, DeviceKind::Cpu);
+        assert!(!cpu.name.as_str().is_empty());
+        assert!(cpu.memory_bytes > 64 << 20, "{}", cpu.memory_bytes);
+    }
+
+    #[test]
+    fn cpu_names_are_read() {
+        let x86 =
+            "processor\t: 0\nmodel\t\t: 17\nmodel name\t: AMD EPYC 9354 32-Core Processor\n\nprocessor\t: 1\n";
+        assert_eq!(cpu_name(x86), Some("AMD EPYC 9354 32-Core Processor"));
+        assert_eq!(cpu_name("processor\t: 0\nBogoMIPS\t: 50.00\n"), None);
+        assert_eq!(cpu_name("model name\t:\n"), None);
+    }
 }

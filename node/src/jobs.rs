@@ -1,5 +1,26 @@
 //! Provider side: offers, quotes, admission, running jobs, settling.
+//!
+//! ```text
+//!   network (streams of one protocol each)                engine, addresses, peers
+//!      |            |            |                                 |
+//!   intake       intake       intake      a task a stream      announce    offers, heartbeats, DHT
+//!      |            |            |
+//!   offers       quotes    admission -- settle
+//!      |            |            |         |
+//!      |            |           run -------+     one loop a job: engine events out, cheques in
+//!      |            |            |         |
+//!   announced      desk --------desk     ledger      slots promised and taken; money
+//! ```
+//!
+//! Everything a peer can make this side hold is bounded: streams by [`gate`], slots by [`desk`], unpaid tokens by
+//! [`delivery`]. Prompts and answers live in the memory of one job's task and nowhere else.
 
+use self::{
+    announce::{Announced, Announcer},
+    desk::Desk,
+    gate::Limits,
+    metrics::JobMetrics,
+};
 use crate::{
     engine::EngineHandle,
     market::Ledger,
@@ -8,11 +29,52 @@ use crate::{
     telemetry::Metrics,
 };
 use aitbc_crypto::SecretKey;
-use aitbc_protocol::{NetworkId, NodeId, geo::Cell, job::ModelName, offer::Offer, quote::TokenPrice};
+use aitbc_protocol::{
+    MicroCredits, NetworkId, NodeId,
+    geo::Cell,
+    job::{ModelName, Rejection},
+    offer::Offer,
+    quote::TokenPrice,
+    text::Line,
+};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+mod admission;
+mod announce;
+mod delivery;
+mod desk;
+mod estimate;
+mod gate;
+mod intake;
+mod metrics;
+mod offers;
+mod quotes;
+mod run;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+/// How long a peer may take to send the first message of a stream.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// How long a peer may take to read a short answer.
+const SHORT_ANSWER: Duration = Duration::from_secs(5);
+/// How long an engine may take to count tokens or to take a job into its queue.
+const ENGINE_ANSWER: Duration = Duration::from_secs(10);
+/// Prompts counted at a time: tokenizing is quick, and the engine has other things to do.
+const COUNTING: usize = 4;
+
+/// Offers: small and cached, read by every node that looks around.
+const OFFER_LIMITS: Limits = Limits { streams: 64, per_peer: 4, burst: 10, interval: Duration::from_millis(500) };
+/// Quotes: up to a megabyte of prompt each, so 32 MB at most are held. Twenty a second serve a busy client.
+const QUOTE_LIMITS: Limits = Limits { streams: 32, per_peer: 8, burst: 40, interval: Duration::from_millis(50) };
+/// Job streams beyond those that hold a slot: being opened, waiting for the last cheque, settling.
+const SPARE_JOB_STREAMS: usize = 32;
+/// The same for one peer.
+const SPARE_JOB_STREAMS_OF_PEER: usize = 8;
 
 /// How the provider side is started.
 #[derive(Clone, Debug)]
@@ -29,6 +91,13 @@ pub struct JobsConfig {
     pub prices: BTreeMap<ModelName, TokenPrice>,
     /// How long a job waits for a cheque at an unpaid window before it is ended.
     pub payment_patience: Duration,
+}
+
+impl JobsConfig {
+    /// What the owner asks for `model`.
+    fn price_of(&self, model: &ModelName) -> TokenPrice {
+        self.prices.get(model).copied().unwrap_or(self.price)
+    }
 }
 
 /// A running job, for `aitbc jobs` and `status`.
@@ -62,13 +131,20 @@ pub struct JobsSnapshot {
 /// Reads the provider side. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct JobsHandle {
-    snapshot: watch::Receiver<Arc<JobsSnapshot>>,
+    desk: Desk,
+    announced: watch::Receiver<Announced>,
 }
 
 impl JobsHandle {
-    /// The newest snapshot.
+    /// The provider side as it is now.
     pub fn snapshot(&self) -> Arc<JobsSnapshot> {
-        self.snapshot.borrow().clone()
+        let announced = self.announced.borrow().clone();
+        Arc::new(JobsSnapshot {
+            running: self.desk.running(),
+            queued: self.desk.load().borrow().queued,
+            offer: announced.offer,
+            waiting_for: announced.waiting_for,
+        })
     }
 }
 
@@ -93,6 +169,45 @@ pub struct JobsParts {
     pub job_streams: mpsc::Receiver<IncomingStream>,
 }
 
+/// What the tasks of all streams share.
+#[derive(Debug)]
+struct Provider {
+    config: JobsConfig,
+    key: SecretKey,
+    me: NodeId,
+    engine: EngineHandle,
+    ledger: Ledger,
+    desk: Desk,
+    metrics: JobMetrics,
+    counting: Semaphore,
+    /// Cancelled when nothing new is taken.
+    stop: CancellationToken,
+    /// Cancelled when what still runs ends.
+    closing: CancellationToken,
+}
+
+impl Provider {
+    /// Refuses work of a node that is stopping.
+    fn check_open(&self) -> Result<(), Rejection> {
+        if self.stop.is_cancelled() {
+            return Err(Rejection::EngineUnavailable(Line::lossy("the provider is stopping")));
+        }
+        Ok(())
+    }
+
+    /// Refuses work of a client that is late with a cheque.
+    async fn check_debt(&self, client: NodeId) -> Result<(), Rejection> {
+        match self.ledger.debt(client).await {
+            Ok(MicroCredits::ZERO) => Ok(()),
+            Ok(late) => Err(Rejection::Debt(late)),
+            Err(error) => {
+                tracing::error!(%error, "the ledger does not answer");
+                Err(Rejection::EngineUnavailable(Line::lossy("the provider cannot read its ledger now")))
+            }
+        }
+    }
+}
+
 /// Starts the provider side: announces offers and serves streams until `stop` is cancelled, then refuses new jobs,
 /// lets running ones end for `drain`, and fails the rest with receipts for what they delivered. The returned task ends
 /// when all that is done.
@@ -103,6 +218,75 @@ pub fn start(
     stop: CancellationToken,
     drain: Duration,
 ) -> (JobsHandle, tokio::task::JoinHandle<()>) {
-    let _ = (config, parts, metrics, stop, drain);
-    todo!()
+    let desk = Desk::new(config.slots);
+    let (announced, reader) = watch::channel(Announced::default());
+    let handle = JobsHandle { desk: desk.clone(), announced: reader.clone() };
+    let task = provide(config, parts, JobMetrics::new(metrics), desk, (announced, reader), stop, drain);
+    (handle, tokio::spawn(task.instrument(tracing::info_span!("jobs"))))
+}
+
+async fn provide(
+    config: JobsConfig,
+    parts: JobsParts,
+    metrics: JobMetrics,
+    desk: Desk,
+    (announced, reader): (watch::Sender<Announced>, watch::Receiver<Announced>),
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    let JobsParts { key, network, engine, ledger, store, offer_streams, quote_streams, job_streams } = parts;
+    // Drivers are asked once: it may take a while, and cards do not come and go.
+    let devices = tokio::task::spawn_blocking(|| {
+        let gpus = crate::gpu::gpus().into_iter().map(|gpu| gpu.device);
+        gpus.chain([crate::gpu::cpu()]).collect()
+    });
+    let announcer = Announcer {
+        config: config.clone(),
+        key: key.clone(),
+        network,
+        store,
+        devices: devices.await.unwrap_or_default(),
+        engines: engine.status(),
+        load: desk.load(),
+        announced,
+    };
+    let slots = config.slots as usize;
+    let job_limits = Limits {
+        streams: slots + SPARE_JOB_STREAMS,
+        per_peer: slots + SPARE_JOB_STREAMS_OF_PEER,
+        burst: 40,
+        interval: Duration::from_millis(50),
+    };
+    let closing = CancellationToken::new();
+    let provider = Arc::new(Provider {
+        me: key.node_id(),
+        config,
+        key,
+        engine,
+        ledger,
+        desk,
+        metrics,
+        counting: Semaphore::new(COUNTING),
+        stop: stop.clone(),
+        closing: closing.clone(),
+    });
+    let offers = intake::serve(offer_streams, OFFER_LIMITS, closing.clone(), |incoming, turn| {
+        offers::serve(reader.clone(), incoming, turn)
+    });
+    let quotes = intake::serve(quote_streams, QUOTE_LIMITS, closing.clone(), |incoming, turn| {
+        quotes::serve(Arc::clone(&provider), incoming, turn)
+    });
+    let jobs = intake::serve(job_streams, job_limits, closing.clone(), |incoming, turn| {
+        admission::serve(Arc::clone(&provider), incoming, turn)
+    });
+    let stopping = async {
+        stop.cancelled().await;
+        let mut load = provider.desk.load();
+        let idle = load.wait_for(|load| load.running == 0 && load.queued == 0);
+        if tokio::time::timeout(drain, idle).await.is_err() {
+            tracing::warn!("jobs that still run are ended: they had {drain:?}");
+        }
+        closing.cancel();
+    };
+    tokio::join!(announcer.run(stop.clone()), offers, quotes, jobs, stopping);
 }

@@ -1,7 +1,11 @@
-//! Temporary entry.
-fn main() -> std::process::ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("engine-worker") => aitbc_node::engine::worker_main(),
-        _ => std::process::ExitCode::SUCCESS,
+//! The `aitbc` binary: parses, runs, and turns an outcome into an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The engine's child is this same binary: no runtime and no settings there.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == aitbc_node::engine::WORKER_COMMAND) {
+        return aitbc_node::engine::worker_main();
     }
+    aitbc_node::cli::main()
 }

@@ -2,21 +2,52 @@
 //!
 //! One thread owns it. Requests that wait while a synced write is under way are written together by the next one, so
 //! many concurrent jobs share one sync. What a call returned is on disk.
+//!
+//! ```text
+//! Ledger ──bounded queue──> thread: Book::begin, every waiting request, Book::commit (one write), all answers
+//!                                    |-- client, provider   what an operation does to a job and its channel
+//!                                    `-- rules              whether it may: pure
+//! ```
+//!
+//! Settling: both sides of a job end with one sum, whatever crashed. The client's newest cheque decides; it brings it
+//! with every `Settle`. If the provider's receipt then bills up to one window more than was acknowledged (it was sent
+//! into a path that broke), the client promises that too and settles once more. A provider that restarted bills what
+//! is paid.
+
+mod book;
+mod client;
+mod meters;
+mod provider;
+mod rules;
+pub mod verify;
 
 use crate::{
+    clock,
     storage::{JobRecord, Side, StorageError, Store},
     telemetry::Metrics,
 };
-use aitbc_crypto::SecretKey;
+use aitbc_crypto::{SecretKey, SignatureError};
 use aitbc_protocol::{
-    MicroCredits, NetworkId, NodeId, Nonce, Signed,
+    Digest, MicroCredits, NetworkId, NodeId, Nonce, Signed, Statement,
     bytes::JobId,
-    job::{Finish, TransitionError},
+    job::{JobState, TransitionError},
     quote::Quote,
-    receipt::{Check, Cheque, ChequeFault, Receipt, Seen},
+    receipt::{Check, Cheque, ChequeFault, Execution, Receipt, Seen},
     text::Line,
+    wire::WireError,
 };
-use serde::Serialize;
+use book::Book;
+use client::Verified;
+use meters::Meters;
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, thread, time::Instant};
+use tokio::sync::{mpsc, oneshot};
+pub use verify::receipt_file;
+
+/// Requests that may wait for the thread.
+const QUEUE: usize = 1024;
+/// Requests answered by one write.
+const BATCH: usize = 256;
 
 /// Why the ledger refuses.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +55,21 @@ pub enum LedgerError {
     /// The ledger thread has ended.
     #[error("the ledger has stopped")]
     Stopped,
+    /// More requests wait than the disk keeps up with.
+    #[error("the ledger is behind by {QUEUE} requests: is the disk with `data_dir` slow or failing?")]
+    Busy,
     /// No such job on this side.
     #[error("unknown job")]
     UnknownJob,
     /// The quote was used before.
     #[error("the quote was already used")]
     QuoteUsed,
+    /// The job is over: nothing more is promised or taken for it.
+    #[error("the job has ended ({0:?})")]
+    Ended(JobState),
+    /// A job cannot be completed before its receipt came.
+    #[error("the job has no receipt yet")]
+    NoReceipt,
     /// The state machine does not allow it.
     #[error(transparent)]
     Transition(#[from] TransitionError),
@@ -42,13 +82,24 @@ pub enum LedgerError {
     /// The provider asks for more than it delivered.
     #[error("overcharged: {0}")]
     Overcharge(String),
+    /// The other side holds another sum for a job than this one: it has not taken the newest cheque.
+    #[error("{ours} are promised for the job, the provider holds {theirs}")]
+    Unequal {
+        /// Promised by this node.
+        ours: MicroCredits,
+        /// What the provider says.
+        theirs: MicroCredits,
+    },
+    /// A statement too large to be signed.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// Disk.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
 /// Earned and spent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Promised to this node by cheques it holds.
     pub earned: MicroCredits,
@@ -62,9 +113,58 @@ pub struct Totals {
     pub jobs_bought: u64,
 }
 
-/// Calls the ledger thread. Cheap to clone.
+/// Sends the answer of a request once its batch is written.
+type Answer = Box<dyn FnOnce(&Result<bool, StorageError>) + Send>;
+/// A request: works on the book, or learns why it cannot.
+type Request = Box<dyn FnOnce(Result<&mut Book, StorageError>) -> Answer + Send>;
+
+/// Calls the ledger thread. Cheap to clone; the last clone waits for the thread to end, which closes its store.
 #[derive(Clone, Debug)]
-pub struct Ledger {}
+pub struct Ledger {
+    worker: Arc<Worker>,
+    store: Store,
+    network: NetworkId,
+}
+
+/// The thread, for as long as anybody can call it.
+#[derive(Debug)]
+struct Worker {
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the ledger thread panicked");
+        }
+    }
+}
+
+/// The thread: takes what waits, answers it all after one write.
+fn run(mut book: Book, mut requests: mpsc::Receiver<Request>, meters: &Meters) {
+    while let Some(first) = requests.blocking_recv() {
+        let ready = book.begin(clock::now_ms());
+        let mut answers = Vec::new();
+        let mut next = Some(first);
+        while let Some(request) = next {
+            answers.push(request(ready.as_ref().map(|()| &mut book).map_err(StorageError::clone)));
+            next = if answers.len() < BATCH { requests.try_recv().ok() } else { None };
+        }
+        let started = Instant::now();
+        let written = book.commit();
+        match &written {
+            Ok(synced) => meters.committed(&book, *synced, started.elapsed(), answers.len()),
+            Err(error) => tracing::error!(%error, requests = answers.len(), "the ledger cannot write"),
+        }
+        for answer in answers {
+            answer(&written);
+        }
+    }
+}
 
 impl Ledger {
     /// Starts the thread. Provider jobs that a crash left in `Running` are ended here, settled with what was paid.
@@ -74,13 +174,22 @@ impl Ledger {
         network: NetworkId,
         metrics: &Metrics,
     ) -> Result<Self, LedgerError> {
-        let _ = (store, key, network, metrics);
-        todo!()
+        let meters = Meters::new(metrics);
+        let book = Book::open(store.clone(), key, network.clone(), clock::now_ms())?;
+        meters.sums(&book);
+        let (requests, waiting) = mpsc::channel(QUEUE);
+        let thread = thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || run(book, waiting, &meters))
+            .map_err(|error| StorageError::Database(format!("no thread for the ledger: {error}")))?;
+        let worker = Worker { requests: Some(requests), thread: Some(thread) };
+        Ok(Self { worker: Arc::new(worker), store, network })
     }
 
     // --- client side ---
 
-    /// Records that a quote is about to be taken (state `Opening`). One synced write.
+    /// Records that a quote is about to be taken (state `Opening`). One synced write. The caller has judged the quote
+    /// and verified its signature.
     pub async fn open(
         &self,
         provider: NodeId,
@@ -88,133 +197,207 @@ impl Ledger {
         job: JobId,
         quote: Signed<Quote>,
     ) -> Result<(), LedgerError> {
-        let _ = (provider, addresses, job, quote);
-        todo!()
+        self.call(move |book| book.open_job(provider, addresses, job, quote)).await
     }
 
     /// The provider admitted it. Not synced: a crash before the first cheque loses nothing.
     pub async fn accepted(&self, quote: Nonce) -> Result<(), LedgerError> {
-        let _ = quote;
-        todo!()
+        self.call(move |book| book.accepted(quote)).await
     }
 
     /// The provider refused it: `Rejected`, nothing owed.
     pub async fn refused(&self, quote: Nonce, why: Line<160>) -> Result<(), LedgerError> {
-        let _ = (quote, why);
-        todo!()
+        self.call(move |book| book.refused(quote, why)).await
     }
 
     /// Signs the cheque that pays for the first `tokens` tokens; on disk before it is returned. Asking again for
     /// fewer or as many returns the newest cheque.
     pub async fn pay(&self, quote: Nonce, tokens: u32) -> Result<Signed<Cheque>, LedgerError> {
-        let _ = (quote, tokens);
-        todo!()
+        self.call(move |book| book.pay(quote, tokens)).await
     }
 
-    /// Checks a receipt against its quote and what was seen, and stores it (`Delivered`). All checks come back; a
-    /// receipt that overcharges or fails a check is an error, stored as evidence, and nothing more is paid.
+    /// Checks a receipt against its quote and what was seen, and stores it (`Delivered`) together with the cheque that
+    /// pays the rest of it, which [`Self::pay`] then returns. All checks come back; a receipt that overcharges or
+    /// fails a check is an error, stored as evidence, and nothing more is paid: the job waits to be settled for what
+    /// was acknowledged. One that the provider did not sign is an error and is not kept.
     pub async fn take_receipt(
         &self,
         quote: Nonce,
         receipt: Signed<Receipt>,
         seen: Option<Seen>,
     ) -> Result<Vec<Check>, LedgerError> {
-        let _ = (quote, receipt, seen);
-        todo!()
+        let receipt = self.verified(receipt)?;
+        self.call(move |book| book.take_receipt(quote, receipt, seen.as_ref())).await
     }
 
-    /// The last cheque was handed over: `Completed`, `Cancelled` or `Failed`, by the receipt.
+    /// The provider has the last cheque, and this node knows it: `Completed`, `Cancelled` or `Failed`, by the receipt.
+    /// A cheque that was only sent is not enough: without a word of the provider the job is settled instead.
     pub async fn paid(&self, quote: Nonce) -> Result<JobRecord, LedgerError> {
-        let _ = quote;
-        todo!()
+        self.call(move |book| book.paid(quote)).await
     }
 
     /// Settled after a crash or a lost path: the provider holds `paid`, and perhaps its receipt was missing here.
+    ///
+    /// The record that comes back is final, or `Delivered` with a new cheque where the receipt bills what was sent and
+    /// not acknowledged (at most one window): then the caller sends `Settle` once more with `record.cheque`.
     pub async fn settled(
         &self,
         quote: Nonce,
         paid: MicroCredits,
         receipt: Option<Signed<Receipt>>,
     ) -> Result<JobRecord, LedgerError> {
-        let _ = (quote, paid, receipt);
-        todo!()
+        let receipt = receipt.map(|receipt| self.verified(receipt)).transpose()?;
+        self.call(move |book| book.settled(quote, paid, receipt)).await
     }
 
     /// The provider stays away: `ReceiptMissing`.
     pub async fn give_up(&self, quote: Nonce, why: Line<160>) -> Result<JobRecord, LedgerError> {
-        let _ = (quote, why);
-        todo!()
+        self.call(move |book| book.give_up(quote, why)).await
     }
 
     // --- provider side ---
 
-    /// Records an admitted job (`Running`) and uses up its quote. One synced write.
-    pub async fn admit(&self, client: NodeId, quote: Signed<Quote>) -> Result<(), LedgerError> {
-        let _ = (client, quote);
-        todo!()
+    /// Records an admitted job (`Running`) and uses up its quote. One synced write. `execution` is what the receipt
+    /// says should a restart interrupt the job.
+    pub async fn admit(
+        &self,
+        client: NodeId,
+        quote: Signed<Quote>,
+        execution: Execution,
+    ) -> Result<(), LedgerError> {
+        self.call(move |book| book.admit(client, quote, execution)).await
     }
 
-    /// Takes a cheque: signature, pair, job, channel rules, and that it pays for exactly the tokens it names. On
-    /// disk before it returns. Returns the tokens paid for.
+    /// Takes a cheque: signature, pair, job, channel rules, that it pays for exactly the tokens it names, and for none
+    /// beyond the `delivered` ones. On disk before it returns. Returns the tokens paid for. A cheque that was taken
+    /// before, or that a newer one overtook, changes nothing. The caller limits how often a peer may have a signature
+    /// verified.
     pub async fn take_cheque(
         &self,
         quote: Nonce,
         client: NodeId,
         cheque: Signed<Cheque>,
+        delivered: u32,
     ) -> Result<u32, LedgerError> {
-        let _ = (quote, client, cheque);
-        todo!()
+        let cheque = self.by_client(cheque, client)?;
+        self.call(move |book| book.take_cheque(quote, client, cheque, delivered)).await
     }
 
-    /// Signs and stores the receipt of a job that ended; on disk before it is returned.
+    /// Signs and stores the receipt of a job that ended; on disk before it is returned. Where the job has a receipt
+    /// already (its client settled meanwhile) that one comes back.
     pub async fn finish(
         &self,
         receipt: Receipt,
         failure: Option<Line<160>>,
     ) -> Result<Signed<Receipt>, LedgerError> {
-        let _ = (receipt, failure);
-        todo!()
+        self.call(move |book| book.finish(&receipt, failure)).await
     }
 
     /// Answer to a client that settles: takes its newest cheque if it brings one, and returns what was paid and the
-    /// receipt. `None` for a job that never started here.
+    /// receipt. `None` for a job that never started here. A job that still runs ends here with a receipt for what is
+    /// paid; a caller that can stop it and [`Self::finish`] it first gets a better one.
     pub async fn settle(
         &self,
         quote: Nonce,
         client: NodeId,
         cheque: Option<Signed<Cheque>>,
     ) -> Result<Option<(MicroCredits, Option<Signed<Receipt>>)>, LedgerError> {
-        let _ = (quote, client, cheque);
-        todo!()
+        let cheque = cheque.map(|cheque| self.by_client(cheque, client)).transpose()?;
+        self.call(move |book| book.settle(quote, client, cheque)).await
     }
 
-    /// What a client owes for delivered and unpaid work: above zero it gets no new quote.
+    /// What a client owes for delivered and unpaid work and is late with: above zero it gets no new quote. A job
+    /// counts from ten seconds after its end until it is paid, or written off after a week.
     pub async fn debt(&self, client: NodeId) -> Result<MicroCredits, LedgerError> {
-        let _ = client;
-        todo!()
+        self.call(move |book| Ok(book.debt(&client))).await
     }
 
     // --- both ---
 
     /// One job.
     pub async fn job(&self, side: Side, quote: Nonce) -> Result<Option<JobRecord>, LedgerError> {
-        let _ = (side, quote);
-        todo!()
+        self.read(move |store| store.job(side, &quote)).await
     }
 
     /// Newest jobs first.
     pub async fn jobs(&self, limit: usize) -> Result<Vec<JobRecord>, LedgerError> {
-        let _ = limit;
-        todo!()
+        self.read(move |store| store.jobs(limit)).await
+    }
+
+    /// Newest jobs first, of those that have a receipt.
+    pub async fn receipts(&self, limit: usize) -> Result<Vec<JobRecord>, LedgerError> {
+        self.read(move |store| store.receipts(limit)).await
+    }
+
+    /// The job whose receipt has this id: the digest of its signed payload.
+    pub async fn receipt(&self, id: Digest) -> Result<Option<JobRecord>, LedgerError> {
+        self.read(move |store| store.receipt(&id)).await
     }
 
     /// Jobs of the client side that are not final: what `routing::settle` works through after a start.
     pub async fn unsettled(&self) -> Result<Vec<JobRecord>, LedgerError> {
-        todo!()
+        self.read(|store| {
+            let mut records = store.unfinished()?;
+            records.retain(|record| record.side == Side::Client);
+            Ok(records)
+        })
+        .await
     }
 
     /// Earned and spent.
     pub async fn totals(&self) -> Result<Totals, LedgerError> {
-        todo!()
+        self.call(|book| Ok(book.totals())).await
+    }
+
+    /// Has the thread work on the book, and waits until what it changed is written.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Book) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (reply, replied) = oneshot::channel();
+        let request: Request = Box::new(move |book| {
+            let result = book.map_err(LedgerError::from).and_then(work);
+            Box::new(move |written| {
+                let result = match written {
+                    Ok(_) => result,
+                    Err(error) => Err(error.clone().into()),
+                };
+                // Whoever asked may have gone; the work is done all the same.
+                let _ = reply.send(result);
+            })
+        });
+        let requests = self.worker.requests.as_ref().ok_or(LedgerError::Stopped)?;
+        requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
+            mpsc::error::TrySendError::Closed(_) => LedgerError::Stopped,
+        })?;
+        replied.await.map_err(|_| LedgerError::Stopped)?
+    }
+
+    /// Reads records past the thread: what was answered before is written.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Store) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || query(&store)).await;
+        Ok(read.map_err(|_| LedgerError::Stopped)??)
+    }
+
+    /// Verifies a signature on the caller's side, so that the thread never waits for one.
+    fn verified<T: Statement>(&self, signed: Signed<T>) -> Result<Verified<T>, LedgerError> {
+        let read = aitbc_crypto::open(&signed, &self.network)
+            .map_err(|error: SignatureError| LedgerError::Signature(error.to_string()))?;
+        Ok(Verified { signed, read })
+    }
+
+    fn by_client(&self, cheque: Signed<Cheque>, client: NodeId) -> Result<Verified<Cheque>, LedgerError> {
+        if cheque.signer() != client {
+            return Err(LedgerError::Signature("the cheque is not signed by the job's client".to_owned()));
+        }
+        self.verified(cheque)
     }
 }
+
+#[cfg(test)]
+mod tests;

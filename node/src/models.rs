@@ -4,6 +4,20 @@ use aitbc_protocol::{bytes::Digest, job::ModelName, text::Line};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+use meter::Meter;
+
+mod add;
+mod catalogue;
+mod download;
+mod gguf;
+mod layout;
+mod meter;
+mod pull;
+mod wheel;
+
+/// Likeness (Jaro-Winkler) from which another name is thought to be meant.
+const LIKE: f64 = 0.8;
+
 /// Where a model file can come from, tried in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -79,6 +93,14 @@ pub enum ModelError {
         /// What it is.
         got: Digest,
     },
+    /// Not a name that can be stored.
+    #[error(
+        "{name:?} is not a model name: use a-z, 0-9, '.', '_' and '-', in parts with '/', and one ':' before the tag"
+    )]
+    Name {
+        /// What was asked for.
+        name: String,
+    },
     /// Every source failed.
     #[error("{model} could not be fetched:\n{}", attempts.join("\n"))]
     AllSourcesFailed {
@@ -116,7 +138,8 @@ pub enum ModelError {
 }
 
 /// The model files of this machine, under one directory:
-/// `blobs/sha256-<hex>` the files, `manifests/<name>.json` what a name stands for, `partial/` what is being fetched.
+/// `blobs/sha256-<hex>` the files, `manifests/<name>.json` what a name stands for (with `/` and `:` as `%2F` and
+/// `%3A`), `partial/` what is being fetched.
 /// Several processes may use it at a time.
 #[derive(Clone, Debug)]
 pub struct ModelStore {
@@ -136,52 +159,99 @@ impl ModelStore {
 
     /// Installed models, by name.
     pub fn list(&self) -> Result<Vec<Installed>, ModelError> {
-        todo!()
+        Ok(self.read_manifests()?.into_iter().filter_map(|manifest| self.installed(manifest)).collect())
     }
 
     /// The installed model of that name, if its file is whole (size compared; the digest was verified on arrival).
     pub fn find(&self, name: &ModelName) -> Result<Option<Installed>, ModelError> {
-        let _ = name;
-        todo!()
+        Ok(self.read_manifest(name)?.and_then(|manifest| self.installed(manifest)))
     }
 
     /// What a name stands for: installed, or known to this build.
     pub fn manifest(&self, name: &ModelName) -> Result<Manifest, ModelError> {
-        let _ = name;
-        todo!()
+        let kept = self.read_manifest(name)?;
+        if let Some(kept) = &kept
+            && self.installed(kept.clone()).is_some()
+        {
+            return Ok(kept.clone());
+        }
+        catalogue::find(name).or(kept).ok_or_else(|| self.unknown(name))
     }
 
     /// Fetches a model by name from the first source that has it, resuming what an interrupted fetch left, verifies
-    /// its digest and installs it. A model that is here already is returned at once.
+    /// its digest and installs it. A model that is here already is returned at once. Dropping the future stops the
+    /// fetch; what arrived is kept for the next one.
     pub async fn pull(
         &self,
         name: &ModelName,
-        progress: impl FnMut(Progress) + Send,
+        mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Installed, ModelError> {
-        let _ = (name, progress);
-        todo!()
+        let (store, wanted) = (self.clone(), name.clone());
+        let manifest = pull::in_background(&self.directory, move || store.manifest(&wanted)).await?;
+        let mut meter = Meter::new(manifest.size, &mut progress);
+        if let Some(installed) = self.installed(manifest.clone())
+            && self.read_manifest(name)?.as_ref() == Some(&manifest)
+        {
+            return Ok(installed);
+        }
+        self.pull_manifest(&manifest, &pull::Limits::default(), &mut meter).await
     }
 
-    /// Installs a local GGUF file under a name.
+    /// Installs a local GGUF file under a name, in place of what the name stood for.
     pub async fn add(
         &self,
         name: &ModelName,
         file: &Path,
-        progress: impl FnMut(Progress) + Send,
+        mut progress: impl FnMut(Progress) + Send,
     ) -> Result<Installed, ModelError> {
-        let _ = (name, file, progress);
-        todo!()
+        layout::check_name(name)?;
+        let metadata = tokio::fs::metadata(file).await.map_err(layout::at(file))?;
+        if !metadata.is_file() {
+            return Err(ModelError::NotGguf { path: file.to_owned(), reason: "it is not a file".to_owned() });
+        }
+        let mut meter = Meter::new(metadata.len(), &mut progress);
+        self.add_file(name, file, metadata.len(), &mut meter).await
     }
 
     /// Hashes an installed file again; removes it and fails if its digest is wrong.
     pub async fn verify(&self, installed: &Installed) -> Result<(), ModelError> {
-        let _ = installed;
-        todo!()
+        let mut silent = |_| {};
+        let got = pull::hash(&installed.path, &mut Meter::new(0, &mut silent)).await?;
+        let expected = installed.manifest.weights;
+        if got == expected {
+            return Ok(());
+        }
+        layout::remove_if_there(&installed.path)?;
+        Err(ModelError::Digest { path: installed.path.clone(), expected, got })
     }
 
     /// Removes a name, and its file if no other name stands for it. Returns the bytes freed.
     pub fn remove(&self, name: &ModelName) -> Result<u64, ModelError> {
-        let _ = name;
-        todo!()
+        let manifest = self.read_manifest(name)?.ok_or_else(|| self.unknown(name))?;
+        self.uninstall(&manifest)
+    }
+
+    fn unknown(&self, name: &ModelName) -> ModelError {
+        let installed = self.read_manifests().unwrap_or_default();
+        let mut known: Vec<String> = installed.iter().map(|manifest| manifest.model.to_string()).collect();
+        known.extend(catalogue::names().map(str::to_owned));
+        known.sort_unstable();
+        known.dedup();
+        let near = known
+            .iter()
+            .map(|known| (strsim::jaro_winkler(name.as_str(), known), known))
+            .filter(|(likeness, _)| *likeness >= LIKE)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = match near {
+            Some((_, near)) if near != name.as_str() => format!("did you mean {near}?"),
+            _ => format!(
+                "known are {}; a GGUF file of your own is added with `aitbc models pull {name} --file FILE`",
+                known.join(", ")
+            ),
+        };
+        ModelError::Unknown { name: name.to_string(), hint }
     }
 }
+
+#[cfg(test)]
+mod tests;

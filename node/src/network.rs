@@ -2,17 +2,51 @@
 //!
 //! One task (`network::actor`) owns the libp2p `Swarm`. The rest of the node holds a [`NetworkHandle`], which only
 //! sends commands, and reads `watch` snapshots.
+//!
+//! ```text
+//!   NetworkHandle --Command--> actor ------------> Swarm<Behaviour> <---> other nodes
+//!        ^                       |  reach: dials and who waits for them
+//!        | watch: addresses,     |  discovery: announcing and finding in the DHT, over record_store
+//!        | peers, reachability   |  gossiping: topics and verdicts, over gossip
+//!        +-----------------------+  bootstrap, peer_table: finding the first peer
+//!                                   reachability, relaying: how others reach this node
+//!   Incoming <--bounded queues-- streams, gossip
+//! ```
 
 use crate::telemetry::Metrics;
 use aitbc_crypto::SecretKey;
-use aitbc_protocol::{NetworkId, NodeId, geo::Cell, offer::Gossip, wire::WireError};
-use libp2p::Multiaddr;
+use aitbc_protocol::{NetworkId, NodeId, geo::Cell, wire::WireError};
+use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use serde::Serialize;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
 use tokio::sync::{mpsc, watch};
+use tracing::Instrument;
 
+pub use handle::NetworkHandle;
 pub use streams::{FramedStream, IncomingStream, StreamError};
+
+mod actor;
+mod addresses;
+mod behaviour;
+mod bootstrap;
+mod discovery;
+pub mod gossip;
+mod gossiping;
+mod handle;
+mod metrics;
+mod peer_table;
+mod peers;
+mod reach;
+mod reachability;
+pub mod record_store;
+mod relaying;
 pub mod streams;
+mod token_bucket;
 
 /// How the network is started.
 #[derive(Clone, Debug)]
@@ -59,7 +93,7 @@ pub struct PeerInfo {
 }
 
 /// What the node knows about how others reach it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reachability {
     /// `unknown`, `public`, `private`, with the reason.
     pub verdict: String,
@@ -120,6 +154,18 @@ pub enum NetworkError {
     /// A queue is full.
     #[error("the network is too busy: its queue of {0} commands is full")]
     Busy(usize),
+    /// Too many lookups run already.
+    #[error("{0} DHT lookups are running already: wait for one to end")]
+    TooManyLookups(usize),
+    /// Too many peers, or too many callers for one peer, are waited for.
+    #[error("{0} connections are being waited for already: try again later")]
+    TooManyDials(usize),
+    /// More topics than a node may hear.
+    #[error("{0} topics are more than the {limit} a node may hear: choose coarser cells", limit = gossip::MAX_TOPICS)]
+    TooManyTopics(usize),
+    /// Gossip did not take a message.
+    #[error("cannot publish: {0}")]
+    Publish(String),
     /// Could not listen.
     #[error("cannot listen on {address}: {reason} (setting `listen`)")]
     Listen {
@@ -160,98 +206,93 @@ pub struct Incoming {
     pub job: mpsc::Receiver<IncomingStream>,
 }
 
-/// Sends commands to the network task. Cheap to clone; the task ends with [`NetworkHandle::shutdown`].
-#[derive(Clone, Debug)]
-pub struct NetworkHandle {}
+/// Messages of gossip that may wait for a verdict.
+const GOSSIP_QUEUE: usize = 512;
+/// Streams of one protocol that may wait to be served: several times what one peer may have open.
+const STREAM_QUEUE: usize = 256;
 
-impl NetworkHandle {
-    /// This node.
-    pub fn local_id(&self) -> NodeId {
-        todo!()
-    }
-
-    /// Addresses under which others can reach this node, best first, without the `/p2p` suffix: confirmed external
-    /// ones, relayed ones, then (on network `local`) the ones listened on.
-    pub fn addresses(&self) -> watch::Receiver<Arc<Vec<Multiaddr>>> {
-        todo!()
-    }
-
-    /// Addresses listened on.
-    pub fn listening(&self) -> watch::Receiver<Arc<Vec<Multiaddr>>> {
-        todo!()
-    }
-
-    /// Connected peers.
-    pub fn peers(&self) -> watch::Receiver<Arc<Vec<PeerInfo>>> {
-        todo!()
-    }
-
-    /// How others reach this node.
-    pub fn reachability(&self) -> watch::Receiver<Reachability> {
-        todo!()
-    }
-
-    /// Replaces the set of cells under which this node announces itself in the DHT; the network republishes them
-    /// every 10 minutes and whenever its addresses change. Empty stops announcing.
-    pub async fn announce(&self, cells: Vec<Cell>) -> Result<(), NetworkError> {
-        let _ = cells;
-        todo!()
-    }
-
-    /// Asks the DHT who announces itself under `cell`. Providers arrive while the query runs; the channel closes at
-    /// its end (at most 20 s).
-    pub async fn providers_of(&self, cell: Cell) -> Result<mpsc::Receiver<FoundProvider>, NetworkError> {
-        let _ = cell;
-        todo!()
-    }
-
-    /// Replaces the set of cells whose topics this node hears, at most 32.
-    pub async fn subscribe(&self, cells: Vec<Cell>) -> Result<(), NetworkError> {
-        let _ = cells;
-        todo!()
-    }
-
-    /// Publishes on the topic of `cell`. Nobody listening is not an error.
-    pub async fn publish(&self, cell: Cell, message: &Gossip) -> Result<(), NetworkError> {
-        let _ = (cell, message);
-        todo!()
-    }
-
-    /// Says what becomes of a gossip message. Every message needs one verdict.
-    pub async fn judge(&self, id: libp2p::gossipsub::MessageId, forwarder: NodeId, verdict: Verdict) {
-        let _ = (id, forwarder, verdict);
-        todo!()
-    }
-
-    /// Connects, if there is no connection yet, and returns the round trip as soon as one was measured.
-    pub async fn connect(&self, peer: NodeId, addresses: Vec<Multiaddr>) -> Result<Duration, NetworkError> {
-        let _ = (peer, addresses);
-        todo!()
-    }
-
-    /// Opens a stream on the best connection to `peer`, dialling `addresses` if there is none.
-    pub async fn open(
-        &self,
-        peer: NodeId,
-        addresses: Vec<Multiaddr>,
-        protocol: Protocol,
-    ) -> Result<FramedStream, NetworkError> {
-        let _ = (peer, addresses, protocol);
-        todo!()
-    }
-
-    /// Says goodbye and ends the network task.
-    pub async fn shutdown(&self) {
-        todo!()
-    }
-}
-
-/// Starts the network task.
+/// Starts the network task: listens, and looks for peers until there are some.
 pub async fn start(
     config: NetworkConfig,
     key: &SecretKey,
     metrics: &Metrics,
 ) -> Result<(NetworkHandle, Incoming), NetworkError> {
-    let _ = (config, key, metrics);
-    todo!()
+    let fail = |error: &dyn std::error::Error| NetworkError::Start(error.to_string());
+    let keypair = Keypair::ed25519_from_bytes(key.to_bytes().as_mut_slice()).map_err(|error| fail(&error))?;
+    let local = keypair.public().to_peer_id();
+    let now = Instant::now();
+    let bootstrap = bootstrap::Bootstrap::new(&config.bootstrap, local, config.relay, now)?;
+    let table_path = config.peer_table.clone();
+    let table = tokio::task::spawn_blocking(move || peer_table::PeerTable::load(table_path, now))
+        .await
+        .map_err(|error| fail(&error))?;
+
+    let (gossip_queue, gossip) = mpsc::channel(GOSSIP_QUEUE);
+    let (offer_queue, offer) = mpsc::channel(STREAM_QUEUE);
+    let (quote_queue, quote) = mpsc::channel(STREAM_QUEUE);
+    let (job_queue, job) = mpsc::channel(STREAM_QUEUE);
+    let queues = streams::IncomingQueues { offer: offer_queue, quote: quote_queue, job: job_queue };
+    let mut swarm = behaviour::swarm(&config, keypair, queues).map_err(|error| fail(error.as_ref()))?;
+    for address in &config.listen {
+        swarm.listen_on(address.clone()).map_err(|error| NetworkError::Listen {
+            address: address.clone(),
+            reason: reach::innermost(&error),
+        })?;
+    }
+
+    let (commands, inbox) = mpsc::channel(handle::COMMANDS);
+    let (publisher, snapshots) = snapshots();
+    let node = key.node_id();
+    let actor = actor::Actor {
+        local,
+        policy: addresses::AddressPolicy::of(&config.network),
+        swarm,
+        commands: inbox,
+        gossip_queue,
+        publisher,
+        metrics: metrics::NetworkMetrics::register(metrics),
+        peers: peers::Peers::default(),
+        reaching: reach::Reaching::default(),
+        own: reachability::OwnAddresses::new(&config.network, &config.external),
+        discovery: discovery::Discovery::new(now),
+        bootstrap,
+        table,
+        topics: BTreeSet::new(),
+        forwarders: gossip::ForwarderLimits::default(),
+        reservations: HashMap::new(),
+        server_mode: None,
+        scores_at: now,
+        peers_changed: false,
+        config,
+    };
+    tokio::spawn(actor.run().instrument(tracing::info_span!("network", node = %node.short())));
+    let handle = NetworkHandle { local: node, commands, snapshots };
+    Ok((handle, Incoming { gossip, offer, quote, job }))
 }
+
+fn snapshots() -> (actor::Publisher, handle::Snapshots) {
+    let (addresses, addresses_seen) = watch::channel(Arc::default());
+    let (listening, listening_seen) = watch::channel(Arc::default());
+    let (peers, peers_seen) = watch::channel(Arc::default());
+    let (reachability, reachability_seen) = watch::channel(Reachability::default());
+    let snapshots = handle::Snapshots {
+        addresses: addresses_seen,
+        listening: listening_seen,
+        peers: peers_seen,
+        reachability: reachability_seen,
+    };
+    (actor::Publisher { addresses, listening, peers, reachability }, snapshots)
+}
+
+/// The libp2p name of a node.
+fn peer_id(node: &NodeId) -> PeerId {
+    PeerId::from_bytes(&node.to_peer_id_bytes()).expect("an identity multihash of 36 bytes is a PeerId")
+}
+
+/// The node behind a libp2p name; `None` for keys other than ed25519.
+fn node_id(peer: &PeerId) -> Option<NodeId> {
+    NodeId::from_peer_id_bytes(&peer.to_bytes())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,181 @@
 //! The only wiring: starts every subsystem in order, and ends them in reverse.
+//!
+//! ```text
+//! store -> ledger -> network -> engine -> routing -> jobs -> api
+//! ```
+//!
+//! A node that sells nothing runs the provider side all the same, with no model: clients of earlier jobs must be able
+//! to settle.
+
+use crate::{
+    api::{self, ApiConfig, ApiParts},
+    engine::{self, EngineConfig, EngineHandle},
+    jobs::{self, JobsConfig, JobsHandle, JobsParts},
+    market::{Ledger, LedgerError},
+    network::{self, NetworkConfig, NetworkError, NetworkHandle},
+    routing::{self, Routing, RoutingConfig, RoutingParts},
+    storage::{StorageError, Store},
+    telemetry::Metrics,
+};
+use aitbc_crypto::SecretKey;
+use aitbc_protocol::NodeId;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long running jobs may go on after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long the engine's child may take to leave.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Everything a node needs to start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its key.
+    pub key: SecretKey,
+    /// Its database.
+    pub database: PathBuf,
+    /// Its network.
+    pub network: NetworkConfig,
+    /// Its engines; without models for a node that only buys.
+    pub engine: EngineConfig,
+    /// Its provider side.
+    pub jobs: JobsConfig,
+    /// Its client side.
+    pub routing: RoutingConfig,
+    /// Its HTTP server; `None` for nodes inside tests.
+    pub api: Option<ApiConfig>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Database.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Engine.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    /// HTTP server.
+    #[error(transparent)]
+    Api(#[from] api::ApiError),
+}
+
+/// A running node. [`Node::shutdown`] ends it in order; dropping it only asks it to stop.
+#[derive(Debug)]
+pub struct Node {
+    /// The network.
+    pub network: NetworkHandle,
+    /// The engines.
+    pub engine: EngineHandle,
+    /// The provider side.
+    pub jobs: JobsHandle,
+    /// The client side.
+    pub routing: Routing,
+    /// Money.
+    pub ledger: Ledger,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Where the HTTP server listens.
+    pub api: Option<SocketAddr>,
+    stop: CancellationToken,
+    /// In the order in which they are joined.
+    tasks: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+impl Node {
+    /// Starts all subsystems. What was started is stopped again if a later one fails.
+    pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        let metrics = Metrics::default();
+        let stop = CancellationToken::new();
+        let guard = stop.clone().drop_guard();
+        let database = config.database.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&database))
+            .await
+            .map_err(|error| StorageError::Database(error.to_string()))??;
+        let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
+        let network_id = config.network.network.clone();
+        let (network, incoming) = network::start(config.network, &config.key, &metrics).await?;
+        let engine = engine::start(config.engine, &metrics).await?;
+        let parts = RoutingParts {
+            key: config.key.clone(),
+            network: network.clone(),
+            engine: Some(engine.clone()),
+            ledger: ledger.clone(),
+            store: store.clone(),
+            gossip: incoming.gossip,
+        };
+        let (routing, routing_task) = routing::start(config.routing, parts, &metrics, stop.clone());
+        let parts = JobsParts {
+            key: config.key,
+            network: network.clone(),
+            engine: engine.clone(),
+            ledger: ledger.clone(),
+            store,
+            offer_streams: incoming.offer,
+            quote_streams: incoming.quote,
+            job_streams: incoming.job,
+        };
+        let (jobs, jobs_task) = jobs::start(config.jobs, parts, &metrics, stop.clone(), DRAIN);
+        let mut tasks = vec![("jobs", jobs_task), ("routing", routing_task)];
+        let mut address = None;
+        if let Some(api_config) = config.api {
+            let parts = ApiParts {
+                network_id,
+                network: network.clone(),
+                routing: routing.clone(),
+                jobs: Some(jobs.clone()),
+                engine: Some(engine.clone()),
+                ledger: ledger.clone(),
+                metrics: metrics.clone(),
+                stop: stop.clone(),
+            };
+            let (bound, task) = api::start(api_config, parts).await?;
+            address = Some(bound);
+            tasks.push(("api", task));
+        }
+        guard.disarm();
+        Ok(Self { network, engine, jobs, routing, ledger, metrics, api: address, stop, tasks })
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.network.local_id()
+    }
+
+    /// Asks the node to stop; [`Node::shutdown`] waits for it.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Returns once a stop was asked for, by [`Node::stop`] or over the API.
+    pub async fn stop_requested(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Stops in order: no new jobs, running ones end or are failed with receipts, then engines, then the network.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        for (name, task) in std::mem::take(&mut self.tasks) {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                tracing::error!(task = name, %error, "a task ended by a panic");
+            }
+        }
+        self.engine.shutdown(ENGINE_PATIENCE).await;
+        self.network.shutdown().await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,4 +1,33 @@
 //! Client side: who could do a job, who is asked, and what happens when one fails.
+//!
+//! ```text
+//!   gossip -> offers (the book)         submit -> dispatch -> search -> candidates   who, nearest first, ranked
+//!               ^        |                          |-------> quotes                 the prompt goes to these only
+//!               |        v                          |-------> attempt + payments     one provider, one stream
+//!             fetch   snapshot                      |-------> local                  the own device
+//!                                        settle: what crashes and lost paths left open
+//! ```
+//!
+//! A prompt leaves this node only towards providers that are asked for a quote, [`RoutingConfig::quotes`] at a time,
+//! and towards the one that then answers. Searching tells others a cell and a provider's name, nothing of the job.
+
+mod active;
+mod attempt;
+mod book;
+mod candidates;
+mod dispatch;
+mod experience;
+mod fetch;
+mod local;
+mod metrics;
+mod offers;
+mod pace;
+mod payments;
+mod quotes;
+mod search;
+mod settle;
+mod subscriptions;
+mod verification;
 
 use crate::{
     engine::EngineHandle,
@@ -18,9 +47,10 @@ use aitbc_protocol::{
     routing::{Exclusion, Reasons},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use std::{collections::HashSet, sync::Arc};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 /// How the client side is started.
 #[derive(Clone, Debug)]
@@ -258,19 +288,64 @@ pub struct RunningRequest {
 /// Providers known to this node.
 #[derive(Clone, Debug, Default)]
 pub struct OffersSnapshot {
-    /// Live offers, in no order.
+    /// Live offers, in no order: heard of within the last 90 s.
     pub offers: Vec<KnownOffer>,
+    /// Offers that still stand while their provider was silent for longer: it is asked before it is counted on.
+    pub silent: Vec<KnownOffer>,
+    /// Providers whose offer was first fetched after the DHT or a person named them; all others came by gossip.
+    pub fetched: HashSet<NodeId>,
+}
+
+/// Updates of one job that wait for their reader; a full queue slows the job.
+const UPDATES: usize = 64;
+/// Jobs that run at a time.
+const MAX_JOBS: usize = 256;
+
+/// What all parts of the client side share.
+#[derive(Debug)]
+struct Shared {
+    config: RoutingConfig,
+    key: SecretKey,
+    network: NetworkHandle,
+    engine: Option<EngineHandle>,
+    ledger: Ledger,
+    book: offers::BookHandle,
+    experience: experience::Experience,
+    searches: search::SearchMemory,
+    active: active::Active,
+    settle: Arc<Notify>,
+    metrics: metrics::RoutingMetrics,
+    jobs: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 /// The client side. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Routing {}
+pub struct Routing(Arc<Shared>);
 
 impl Routing {
-    /// Starts a job. Returns at once; everything else comes as updates.
+    /// Starts a job. Returns at once; everything else comes as updates. Must be called within a tokio runtime.
     pub fn submit(&self, request: JobRequest) -> RunningRequest {
-        let _ = request;
-        todo!()
+        let job = JobId(rand::random());
+        let (updates, receiver) = mpsc::channel(UPDATES);
+        let shared = self.0.clone();
+        match shared.jobs.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let span = tracing::info_span!("job", %job);
+                let run = async move {
+                    dispatch::run(&shared, job, request, updates).await;
+                    drop(permit);
+                };
+                self.0.tasks.spawn(run.instrument(span));
+            }
+            Err(_) => {
+                let message = format!("{MAX_JOBS} jobs run already: wait for one to end");
+                let failure = JobUpdate::Failed(JobFailure::Failed { message });
+                updates.try_send(failure).expect("a new queue has room for one update");
+            }
+        }
+        RunningRequest { job, updates: receiver }
     }
 
     /// Looks for providers of `model` (or of anything) near `location` (or near this node), and ranks them.
@@ -281,13 +356,12 @@ impl Routing {
         latency_budget_ms: Option<u32>,
         updates: mpsc::Sender<JobUpdate>,
     ) -> Vec<RankedCandidate> {
-        let _ = (model, location, latency_budget_ms, updates);
-        todo!()
+        dispatch::find(&self.0, model, location, latency_budget_ms, &updates).await
     }
 
     /// Live offers.
     pub fn offers(&self) -> Arc<OffersSnapshot> {
-        todo!()
+        self.0.book.snapshot()
     }
 }
 
@@ -309,13 +383,57 @@ pub struct RoutingParts {
 }
 
 /// Starts the client side: the book of offers, and the settling of jobs that a crash or a lost path left open (at
-/// start, when their provider is seen again, and every minute for a day).
+/// start, when their provider is seen again, and again and again for a day).
+///
+/// After `stop`, running jobs are cancelled with their providers and paid; the returned task ends when all of that is
+/// done.
 pub fn start(
     config: RoutingConfig,
     parts: RoutingParts,
     metrics: &Metrics,
     stop: CancellationToken,
 ) -> (Routing, tokio::task::JoinHandle<()>) {
-    let _ = (config, parts, metrics, stop);
-    todo!()
+    let RoutingParts { key, network, engine, ledger, store, gossip } = parts;
+    let metrics = metrics::RoutingMetrics::new(metrics);
+    let book_parts = offers::BookParts {
+        id: config.network.clone(),
+        here: config.location,
+        network: network.clone(),
+        store,
+        gossip,
+        metrics: metrics.clone(),
+    };
+    let (book, book_actor) = offers::start(book_parts, stop.clone());
+    let shared = Arc::new(Shared {
+        config,
+        key,
+        network,
+        engine,
+        ledger,
+        book,
+        experience: experience::Experience::default(),
+        searches: search::SearchMemory::default(),
+        active: active::Active::default(),
+        settle: Arc::new(Notify::new()),
+        metrics,
+        jobs: Arc::new(Semaphore::new(MAX_JOBS)),
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+    });
+    let settling = settle::Settling {
+        ledger: shared.ledger.clone(),
+        network: shared.network.clone(),
+        book: shared.book.clone(),
+        active: shared.active.clone(),
+        wake: shared.settle.clone(),
+    };
+    let tasks = shared.tasks.clone();
+    tasks.spawn(book_actor.instrument(tracing::info_span!("offers")));
+    tasks.spawn(settle::run(settling, stop.clone()).instrument(tracing::info_span!("settle")));
+    let ended = tokio::spawn(async move {
+        stop.cancelled().await;
+        tasks.close();
+        tasks.wait().await;
+    });
+    (Routing(shared), ended)
 }

@@ -1,17 +1,34 @@
 //! Durable records in RocksDB, in three layers: raw columns, a byte format with a version, typed queries.
+//!
+//! The typed queries are here. Whatever a write reports as done survives a crash; what several records say about one
+//! thing is written in one batch.
+
+mod columns;
+mod format;
 
 use aitbc_protocol::{
-    NodeId, Nonce, Signed, UnixMillis,
+    Digest, NodeId, Nonce, Signed, UnixMillis,
     bytes::JobId,
     job::{Finish, JobState, ModelName},
     money::MicroCredits,
-    offer::Equivocation,
+    offer::{Equivocation, next_sequence},
     quote::Quote,
-    receipt::{Channel, Cheque, Receipt},
+    receipt::{Channel, Cheque, Execution, Receipt},
     text::Line,
 };
+use columns::{Column, Columns, Durability, Edit, Scan};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Proofs of equivocation kept, one a provider: as many as fit in a few megabytes.
+const MAX_EQUIVOCATIONS: usize = 256;
+/// Name of the sequence of offers.
+const OFFER_SEQUENCE: &[u8] = b"offer";
+/// Where the totals are, apart from the settings of subsystems.
+const TOTALS_KEY: &[u8] = b"totals";
 
 /// Which side of a job this node was on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,6 +69,9 @@ pub struct JobRecord {
     pub cheque: Option<Signed<Cheque>>,
     /// The provider's receipt.
     pub receipt: Option<Signed<Receipt>>,
+    /// How the job runs, for the receipt (provider side).
+    #[serde(default)]
+    pub execution: Option<Execution>,
     /// When it started.
     pub created_ms: UnixMillis,
     /// When it last changed.
@@ -63,10 +83,29 @@ impl JobRecord {
     pub fn key(&self) -> Result<Nonce, StorageError> {
         Ok(self.quote.read_unverified().map_err(|error| StorageError::Corrupt(error.to_string()))?.nonce)
     }
+
+    /// What a provider has delivered under a receipt and was not paid.
+    pub fn unpaid(&self) -> MicroCredits {
+        let billed = self.receipt.as_ref().and_then(|receipt| receipt.read_unverified().ok());
+        billed.and_then(|receipt| receipt.total.checked_sub(self.paid)).unwrap_or_default()
+    }
+}
+
+/// Sums over all time, kept with every change so that no history is read for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Promised to this node by cheques it holds.
+    pub earned: MicroCredits,
+    /// Promised by this node.
+    pub spent: MicroCredits,
+    /// Jobs completed as provider.
+    pub jobs_provided: u64,
+    /// Jobs completed as client.
+    pub jobs_bought: u64,
 }
 
 /// Why a record cannot be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StorageError {
     /// Another process holds the database.
     #[error("{0} is in use by another aitbc: stop it (aitbc down) or choose another `data_dir`")]
@@ -99,97 +138,233 @@ pub struct Changes {
     pub channels: Vec<(Side, NodeId, Channel)>,
     /// Quote nonces used up, with the time until which they must be remembered (provider side).
     pub used_quotes: Vec<(Nonce, UnixMillis)>,
+    /// The sums, where they changed.
+    pub sums: Option<Sums>,
 }
 
-/// The database. Cheap to clone; calls block, so callers on the runtime use `spawn_blocking` or a thread.
+impl Changes {
+    /// True where there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.channels.is_empty() && self.used_quotes.is_empty() && self.sums.is_none()
+    }
+
+    fn edits(&self) -> Result<Vec<Edit>, StorageError> {
+        let mut edits = Vec::with_capacity(4 * self.jobs.len() + self.channels.len() + self.used_quotes.len() + 1);
+        for record in &self.jobs {
+            let key = format::job_key(record.side, &record.key()?);
+            edits.push(Edit::Put(Column::JobsByTime, format::time_key(record.created_ms, &key), Vec::new()));
+            edits.push(Edit::Put(Column::JobsById, format::id_key(&record.job, &key), Vec::new()));
+            if let Some(receipt) = &record.receipt {
+                let key = format::receipt_key(&receipt.digest(), &key);
+                edits.push(Edit::Put(Column::JobsByReceipt, key, Vec::new()));
+            }
+            edits.push(if record.state.is_final() {
+                Edit::Delete(Column::Unfinished, key.clone())
+            } else {
+                Edit::Put(Column::Unfinished, key.clone(), Vec::new())
+            });
+            edits.push(Edit::Put(Column::Jobs, key, format::encode(record)?));
+        }
+        for (side, peer, channel) in &self.channels {
+            edits.push(Edit::Put(Column::Channels, format::channel_key(*side, peer), format::encode(channel)?));
+        }
+        for (nonce, expires_ms) in &self.used_quotes {
+            edits.push(Edit::Put(Column::UsedQuotes, nonce.0.to_vec(), expires_ms.to_be_bytes().to_vec()));
+        }
+        if let Some(sums) = &self.sums {
+            edits.push(Edit::Put(Column::Meta, TOTALS_KEY.to_vec(), format::encode(sums)?));
+        }
+        Ok(edits)
+    }
+}
+
+/// The database. Cheap to clone; calls block, so callers on the runtime use `spawn_blocking` or a thread. The last
+/// clone closes it.
 #[derive(Clone, Debug)]
-pub struct Store {}
+pub struct Store {
+    columns: Arc<Columns>,
+    /// Held from reading a sequence number until its successor is on disk.
+    sequences: Arc<Mutex<()>>,
+}
 
 impl Store {
     /// Opens or creates the database in `directory`, upgrading older formats.
     pub fn open(directory: &Path) -> Result<Self, StorageError> {
-        let _ = directory;
-        todo!()
+        let columns = Columns::open(directory)?;
+        format::upgrade(&columns)?;
+        Ok(Self { columns: Arc::new(columns), sequences: Arc::default() })
     }
 
-    /// Writes all changes atomically, synced to disk before it returns.
+    /// Makes the store writable again after a write that failed; free of cost otherwise. Whether the failed write took
+    /// place is known only now: whoever computed it reads again what it was computed from.
+    pub fn ready(&self) -> Result<(), StorageError> {
+        self.columns.ready()
+    }
+
+    /// Writes all changes atomically, synced to disk before it returns. After an error the store takes no changes
+    /// until [`Self::ready`] succeeds.
     pub fn commit(&self, changes: &Changes) -> Result<(), StorageError> {
-        let _ = changes;
-        todo!()
+        self.columns.write(changes.edits()?, Durability::Synced)
+    }
+
+    /// Writes all changes atomically without waiting for the disk: they survive a crash of the process, and a loss of
+    /// power only once a later [`Self::commit`] is done.
+    pub fn commit_relaxed(&self, changes: &Changes) -> Result<(), StorageError> {
+        self.columns.write(changes.edits()?, Durability::Relaxed)
     }
 
     /// One job.
     pub fn job(&self, side: Side, quote: &Nonce) -> Result<Option<JobRecord>, StorageError> {
-        let _ = (side, quote);
-        todo!()
+        let bytes = self.columns.get(Column::Jobs, &format::job_key(side, quote))?;
+        bytes.map(|bytes| format::decode(&bytes)).transpose()
     }
 
     /// Newest jobs first, at most `limit`.
     pub fn jobs(&self, limit: usize) -> Result<Vec<JobRecord>, StorageError> {
-        let _ = limit;
-        todo!()
+        self.indexed(Column::JobsByTime, Scan::Backwards, limit, |_| true)
+    }
+
+    /// Newest jobs first, at most `limit`, of those that have a receipt.
+    pub fn receipts(&self, limit: usize) -> Result<Vec<JobRecord>, StorageError> {
+        self.indexed(Column::JobsByTime, Scan::Backwards, limit, |record| record.receipt.is_some())
+    }
+
+    /// The job with this receipt (the digest of the signed payload); where this node was both sides of it, the
+    /// client's.
+    pub fn receipt(&self, id: &Digest) -> Result<Option<JobRecord>, StorageError> {
+        let held = |record: &JobRecord| record.receipt.as_ref().is_some_and(|receipt| receipt.digest() == *id);
+        Ok(self.indexed(Column::JobsByReceipt, Scan::Prefix(id.as_bytes()), 1, held)?.pop())
     }
 
     /// Jobs that are not in a final state (from an index: cost does not grow with history).
     pub fn unfinished(&self) -> Result<Vec<JobRecord>, StorageError> {
-        todo!()
+        self.indexed(Column::Unfinished, Scan::Prefix(&[]), usize::MAX, |_| true)
     }
 
     /// All attempts at one job.
     pub fn attempts(&self, job: &JobId) -> Result<Vec<JobRecord>, StorageError> {
-        let _ = job;
-        todo!()
+        let mut records = self.indexed(Column::JobsById, Scan::Prefix(job.as_bytes()), usize::MAX, |_| true)?;
+        records.sort_by_key(|record| record.created_ms);
+        Ok(records)
     }
 
     /// A channel.
     pub fn channel(&self, side: Side, peer: &NodeId) -> Result<Channel, StorageError> {
-        let _ = (side, peer);
-        todo!()
+        let bytes = self.columns.get(Column::Channels, &format::channel_key(side, peer))?;
+        bytes.map_or(Ok(Channel::default()), |bytes| format::decode(&bytes))
     }
 
     /// All channels.
     pub fn channels(&self) -> Result<Vec<(Side, NodeId, Channel)>, StorageError> {
-        todo!()
+        let mut channels = Vec::new();
+        self.columns.scan(Column::Channels, Scan::Prefix(&[]), |key, value| {
+            let (side, peer) = format::channel_of(key)?;
+            channels.push((side, peer, format::decode(value)?));
+            Ok(true)
+        })?;
+        Ok(channels)
+    }
+
+    /// The sums over all time.
+    pub fn sums(&self) -> Result<Sums, StorageError> {
+        let bytes = self.columns.get(Column::Meta, TOTALS_KEY)?;
+        bytes.map_or(Ok(Sums::default()), |bytes| format::decode(&bytes))
     }
 
     /// Whether a quote was used, over restarts too.
     pub fn quote_used(&self, nonce: &Nonce) -> Result<bool, StorageError> {
-        let _ = nonce;
-        todo!()
+        Ok(self.columns.get(Column::UsedQuotes, nonce.as_bytes())?.is_some())
     }
 
     /// Forgets used quotes that have expired.
     pub fn prune_used_quotes(&self, now_ms: UnixMillis) -> Result<(), StorageError> {
-        let _ = now_ms;
-        todo!()
+        let mut edits = Vec::new();
+        self.columns.scan(Column::UsedQuotes, Scan::Prefix(&[]), |nonce, expires_ms| {
+            if format::number(expires_ms)? <= now_ms {
+                edits.push(Edit::Delete(Column::UsedQuotes, nonce.to_vec()));
+            }
+            Ok(true)
+        })?;
+        if edits.is_empty() {
+            return Ok(());
+        }
+        self.columns.ready()?;
+        self.columns.write(edits, Durability::Relaxed)
     }
 
     /// The next sequence number of this node's offers, stored and synced before it is returned.
     pub fn next_offer_sequence(&self, now_ms: UnixMillis) -> Result<u64, StorageError> {
-        let _ = now_ms;
-        todo!()
+        let _held = self.sequences.lock().unwrap_or_else(PoisonError::into_inner);
+        self.columns.ready()?;
+        let stored = self.columns.get(Column::Sequences, OFFER_SEQUENCE)?;
+        let stored = stored.map(|bytes| format::number(&bytes)).transpose()?;
+        let next = next_sequence(stored, now_ms);
+        let edit = Edit::Put(Column::Sequences, OFFER_SEQUENCE.to_vec(), next.to_be_bytes().to_vec());
+        self.columns.write(vec![edit], Durability::Synced)?;
+        Ok(next)
     }
 
-    /// Keeps proof of an equivocation, at most one a provider.
+    /// Keeps proof of an equivocation: the first of each provider, and of 256 providers at most.
     pub fn put_equivocation(&self, evidence: &Equivocation) -> Result<(), StorageError> {
-        let _ = evidence;
-        todo!()
+        let provider = evidence.first.signer().0;
+        if self.columns.get(Column::Evidence, &provider)?.is_some()
+            || self.equivocations()?.len() >= MAX_EQUIVOCATIONS
+        {
+            return Ok(());
+        }
+        self.columns.ready()?;
+        let edit = Edit::Put(Column::Evidence, provider.to_vec(), format::encode(evidence)?);
+        self.columns.write(vec![edit], Durability::Synced)
     }
 
     /// All proofs of equivocation.
     pub fn equivocations(&self) -> Result<Vec<Equivocation>, StorageError> {
-        todo!()
+        let mut all = Vec::new();
+        self.columns.scan(Column::Evidence, Scan::Prefix(&[]), |_, value| {
+            all.push(format::decode(value)?);
+            Ok(true)
+        })?;
+        Ok(all)
     }
 
     /// A small value of a subsystem, by name.
     pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
-        let _ = name;
-        todo!()
+        self.columns.get(Column::Settings, name.as_bytes())
     }
 
-    /// Keeps a small value.
+    /// Keeps a small value, synced.
     pub fn put_setting(&self, name: &str, value: &[u8]) -> Result<(), StorageError> {
-        let _ = (name, value);
-        todo!()
+        self.columns.ready()?;
+        let edit = Edit::Put(Column::Settings, name.as_bytes().to_vec(), value.to_vec());
+        self.columns.write(vec![edit], Durability::Synced)
+    }
+
+    /// The jobs behind the entries of an index, at most `limit` of those that are `wanted`.
+    fn indexed(
+        &self,
+        index: Column,
+        scan: Scan<'_>,
+        limit: usize,
+        wanted: impl Fn(&JobRecord) -> bool,
+    ) -> Result<Vec<JobRecord>, StorageError> {
+        let mut records = Vec::new();
+        self.columns.read(|view| {
+            view.scan(index, scan, |key, _| {
+                if records.len() >= limit {
+                    return Ok(false);
+                }
+                let bytes = view.get(Column::Jobs, format::job_of(key))?;
+                let missing = || StorageError::Corrupt(format!("{index:?} names a job that is not there"));
+                let record = format::decode(&bytes.ok_or_else(missing)?)?;
+                if wanted(&record) {
+                    records.push(record);
+                }
+                Ok(true)
+            })
+        })?;
+        Ok(records)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

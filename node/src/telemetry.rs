@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 /// The registry that `/metrics` prints; subsystems register their metrics when they start, under the prefix `aitbc`.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Metrics(Arc<Mutex<prometheus_client::registry::Registry>>);
 
 impl Default for Metrics {

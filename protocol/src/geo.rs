@@ -147,26 +147,28 @@ impl Cell {
         }
     }
 
-    /// Distance in km from `location` to the nearest point of the cell (0 inside), by the nearest of the edges'
-    /// points; exact but for cells that hold a pole or span much longitude near one, where it is a lower bound
-    /// within the cell's size.
+    /// Distance in km from `location` to the nearest point of the cell, 0 inside.
+    ///
+    /// Along a parallel the distance grows with the difference of longitude, so the nearest point lies on the
+    /// location's own meridian where the cell has it, and else on the nearer of the cell's two meridians: at a corner,
+    /// or where the great circle from the location meets that meridian at a right angle.
     pub fn distance_km(&self, location: &Location) -> f64 {
         let (low, high) = self.bounds();
-        let latitude = location.latitude.clamp(low.latitude, high.latitude);
-        // The nearest meridian of the cell, around the antimeridian too.
-        let longitude = if (low.longitude..=high.longitude).contains(&location.longitude) {
-            location.longitude
-        } else {
-            let gap = |edge: f64| {
-                let difference = (location.longitude - edge).rem_euclid(360.0);
-                difference.min(360.0 - difference)
-            };
-            if gap(low.longitude) <= gap(high.longitude) { low.longitude } else { high.longitude }
+        if (low.longitude..=high.longitude).contains(&location.longitude) {
+            let latitude = location.latitude.clamp(low.latitude, high.latitude);
+            return location.distance_km(&Location { latitude, longitude: location.longitude });
+        }
+        // The nearer meridian, around the antimeridian too.
+        let gap = |edge: f64| {
+            let difference = (location.longitude - edge).rem_euclid(360.0);
+            difference.min(360.0 - difference)
         };
-        let candidates = [latitude, low.latitude, high.latitude];
-        candidates
-            .iter()
-            .map(|&latitude| location.distance_km(&Location { latitude, longitude }))
+        let longitude = if gap(low.longitude) <= gap(high.longitude) { low.longitude } else { high.longitude };
+        let (sin, cos) = location.latitude.to_radians().sin_cos();
+        let foot = sin.atan2(cos * gap(longitude).to_radians().cos()).to_degrees();
+        [low.latitude, high.latitude, foot.clamp(low.latitude, high.latitude)]
+            .into_iter()
+            .map(|latitude| location.distance_km(&Location { latitude, longitude }))
             .fold(f64::INFINITY, f64::min)
     }
 
@@ -270,51 +272,57 @@ pub struct SearchStep {
     pub precision: u8,
     /// Steps from the client's own cell.
     pub ring: u32,
-    /// Cells not covered by an earlier step.
+    /// Cells not covered by an earlier step of this precision, nearest first; never empty.
     pub cells: Vec<Cell>,
 }
 
-/// The order in which a client looks for providers: its own cell and the neighbours, then ring by ring, then the
-/// same at the next coarser precision, over the whole earth if need be; it ends where light in fibre cannot meet
-/// `budget_ms` any more.
+/// The order in which a client looks for providers: its own cell, then ring by ring, then the same at the next
+/// coarser precision, over the whole earth if need be; it ends where light in fibre cannot meet `budget_ms` any more.
 ///
 /// `start` is the finest precision looked up (providers announce at [`DEFAULT_PRECISION`] unless they choose
-/// otherwise). Each precision is searched for `rings` rings, the coarsest without limit.
-pub fn search_plan(location: Location, start: u8, rings: u32, budget_ms: f64) -> impl Iterator<Item = SearchStep> {
-    let within = move |cell: &Cell| least_round_trip_ms(cell.distance_km(&location)) <= budget_ms;
-    let mut precision = start.clamp(COARSEST, FINEST);
-    let mut radius = 0;
-    let mut seen: BTreeSet<Cell> = BTreeSet::new();
-    let mut frontier = vec![Cell::at(&location, precision)];
-    std::iter::from_fn(move || {
-        loop {
-            if frontier.is_empty() {
-                return None;
-            }
-            let cells: Vec<Cell> = frontier.iter().filter(|cell| within(cell)).copied().collect();
-            let step = SearchStep { precision, ring: radius, cells };
-            seen.extend(&frontier);
-            if radius < rings || precision == COARSEST {
-                // Only cells within the budget are walked on from: what lies behind the others is farther still.
-                let next: BTreeSet<Cell> =
-                    step.cells.iter().flat_map(Cell::neighbours).filter(|cell| !seen.contains(cell)).collect();
-                frontier = next.into_iter().collect();
-                radius += 1;
-            } else {
-                precision -= 1;
-                radius = 0;
-                seen.clear();
-                frontier = vec![Cell::at(&location, precision)];
-            }
-            if frontier.is_empty() && precision > COARSEST {
-                precision -= 1;
-                radius = 0;
-                seen.clear();
-                frontier = vec![Cell::at(&location, precision)];
-            }
-            if !step.cells.is_empty() {
-                return Some(step);
-            }
-        }
+/// otherwise). Each precision is searched for `rings` rings, the coarsest without limit: there every cell within the
+/// budget comes up exactly once.
+pub fn search_plan(
+    location: Location,
+    start: u8,
+    rings: u32,
+    budget_ms: f64,
+) -> impl Iterator<Item = SearchStep> + Send {
+    let precisions = (COARSEST..=start.clamp(COARSEST, FINEST)).rev();
+    precisions.flat_map(move |precision| {
+        let limit = if precision == COARSEST { u32::MAX } else { rings };
+        rings_within(location, precision, budget_ms).zip(0..=limit).map(move |(cells, ring)| SearchStep {
+            precision,
+            ring,
+            cells,
+        })
     })
 }
+
+/// Rings around `location` at one precision, each cut to the cells within the budget, nearest first.
+///
+/// The cells within the budget are those that touch a disk on the sphere. A disk is connected, so walking from
+/// touching cell to touching cell misses none, and what lies behind a cell outside need not be looked at.
+fn rings_within(location: Location, precision: u8, budget_ms: f64) -> impl Iterator<Item = Vec<Cell>> + Send {
+    let mut seen = BTreeSet::new();
+    let mut ring = Vec::new();
+    std::iter::from_fn(move || {
+        let walked: BTreeSet<Cell> = if seen.is_empty() {
+            BTreeSet::from([Cell::at(&location, precision)])
+        } else {
+            ring.iter().flat_map(Cell::neighbours).filter(|cell| !seen.contains(cell)).collect()
+        };
+        let mut cells: Vec<(f64, Cell)> = walked
+            .iter()
+            .map(|cell| (cell.distance_km(&location), *cell))
+            .filter(|(km, _)| least_round_trip_ms(*km) <= budget_ms)
+            .collect();
+        seen.extend(walked);
+        cells.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        ring = cells.into_iter().map(|(_, cell)| cell).collect();
+        (!ring.is_empty()).then(|| ring.clone())
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -40,13 +40,19 @@ pub enum Role {
     Assistant,
 }
 
-/// One message of a chat.
+/// One message of a chat. Its `Debug` form shows its size and never its text.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
     /// What is said.
     pub content: String,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Message({:?}, {} bytes)", self.role, self.content.len())
+    }
 }
 
 /// What a model is given. Its `Debug` form shows sizes and never texts, so that prompts cannot reach a log.
@@ -418,7 +424,8 @@ pub enum JobState {
     Opening,
     /// Admitted; tokens may flow.
     Running,
-    /// The answer is whole (or ended early) and its receipt is held; the last cheque is not confirmed.
+    /// The answer is whole (or ended early) and its receipt is held; what it asks for is not all paid, or not
+    /// known to have arrived.
     Delivered,
     /// Ended well and settled.
     Completed,
@@ -428,7 +435,8 @@ pub enum JobState {
     Failed,
     /// Not admitted; nothing owed.
     Rejected,
-    /// The other side cannot be reached for its receipt: settled alone with what was paid.
+    /// The other side cannot be reached for its receipt (client) or for its last cheque (provider): settled alone
+    /// with what was paid.
     ReceiptMissing,
 }
 

@@ -28,6 +28,21 @@ pub enum OutputDigest {
     Text(Digest),
     /// SHA-256 over the little-endian `f32` of all vectors in order.
     Vectors(Digest),
+    /// Not known any more: the provider restarted in the middle of the job. Only a failed job may say so.
+    Lost,
+}
+
+/// How a provider runs a job: what a receipt says of it, whatever happens meanwhile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Execution {
+    /// What runs it.
+    pub engine: Engine,
+    /// Quantisation of the weights.
+    pub quantisation: Line<24>,
+    /// Where it runs.
+    pub device: Device,
+    /// How tokens are drawn, the seed included.
+    pub sampling: Sampling,
 }
 
 /// How long the parts of a job took on the provider, in milliseconds.
@@ -147,9 +162,44 @@ pub enum ChequeFault {
     /// The jobs' parts exceed the promise.
     #[error("the cheque's parts exceed its sum")]
     Overallocated,
+    /// A sum that does not follow from the tokens it acknowledges.
+    #[error("the cheque says {got} where the quote asks for {expected}")]
+    Amount {
+        /// What the quote's price gives for the tokens.
+        expected: MicroCredits,
+        /// What the cheque says.
+        got: MicroCredits,
+    },
+    /// Tokens that were never delivered.
+    #[error("the cheque acknowledges {got} tokens of {delivered} delivered")]
+    Undelivered {
+        /// Tokens sent so far.
+        delivered: u32,
+        /// Tokens acknowledged.
+        got: u32,
+    },
     /// A sum that does not fit.
     #[error("the sum does not fit 64 bits")]
     Overflow,
+}
+
+impl Cheque {
+    /// Judges a cheque against the quote it pays: the right job, no token that was not delivered or cannot be billed,
+    /// and exactly the price of the tokens it acknowledges.
+    pub fn check(&self, quote: &Quote, delivered: u32) -> Result<(), ChequeFault> {
+        if self.job != quote.job || self.quote != quote.nonce {
+            return Err(ChequeFault::OtherJob);
+        }
+        let delivered = delivered.min(quote.max_completion_tokens);
+        if self.tokens > delivered {
+            return Err(ChequeFault::Undelivered { delivered, got: self.tokens });
+        }
+        let expected = owed(quote, self.tokens).map_err(|PriceOverflow| ChequeFault::Overflow)?;
+        if self.job_total != expected || expected > quote.max_total {
+            return Err(ChequeFault::Amount { expected: expected.min(quote.max_total), got: self.job_total });
+        }
+        Ok(())
+    }
 }
 
 impl Channel {
@@ -211,7 +261,8 @@ pub struct Check {
 }
 
 impl Check {
-    fn of(name: &str, passed: Option<bool>, detail: impl AsRef<str>) -> Self {
+    /// A check with its outcome.
+    pub fn of(name: &str, passed: Option<bool>, detail: impl AsRef<str>) -> Self {
         Self { name: Line::lossy(name), passed, detail: Line::lossy(detail.as_ref()) }
     }
 }
@@ -221,6 +272,10 @@ impl Receipt {
     /// caller. `seen` is `None` offline, where the answer is not at hand.
     pub fn check(&self, quote: &Quote, seen: Option<&Seen>) -> Vec<Check> {
         let total = price(&self.price, self.prompt_tokens, self.completion_tokens);
+        // Whoever failed before the first token may leave the prompt unbilled; after a restart it must, because
+        // nothing was paid.
+        let waived =
+            self.finish == Finish::Failed && self.completion_tokens == 0 && self.total == MicroCredits::ZERO;
         vec![
             Check::of("client", Some(self.client == quote.client), format!("made out to {}", self.client.short())),
             Check::of(
@@ -238,7 +293,11 @@ impl Receipt {
             ),
             Check::of(
                 "price",
-                Some(self.price == quote.price && total == Ok(self.total) && self.total <= quote.max_total),
+                Some(
+                    self.price == quote.price
+                        && (total == Ok(self.total) || waived)
+                        && self.total <= quote.max_total,
+                ),
                 format!("{} of at most {}", self.total, quote.max_total),
             ),
             Check::of(
@@ -248,10 +307,11 @@ impl Receipt {
             ),
             Check::of(
                 "completion tokens",
-                seen.map_or_else(
-                    || (self.completion_tokens > quote.max_completion_tokens).then_some(false),
-                    |seen| Some(self.completion_tokens == seen.tokens),
-                ),
+                if self.completion_tokens > quote.max_completion_tokens {
+                    Some(false)
+                } else {
+                    seen.map(|seen| self.completion_tokens == seen.tokens)
+                },
                 seen.map_or_else(
                     || format!("{} billed", self.completion_tokens),
                     |seen| format!("{} billed, {} received", self.completion_tokens, seen.tokens),
@@ -259,8 +319,12 @@ impl Receipt {
             ),
             Check::of(
                 "output",
-                seen.map(|seen| self.output == seen.output),
                 match self.output {
+                    OutputDigest::Lost => (self.finish != Finish::Failed).then_some(false),
+                    output => seen.map(|seen| output == seen.output),
+                },
+                match self.output {
+                    OutputDigest::Lost => "not known after a restart of the provider".to_owned(),
                     OutputDigest::Tokens(digest) => format!("token ids {digest}"),
                     OutputDigest::Text(digest) => format!("text {digest}"),
                     OutputDigest::Vectors(digest) => format!("vectors {digest}"),

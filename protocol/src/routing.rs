@@ -191,19 +191,35 @@ const ROUND_TRIPS: f64 = 2.0;
 /// The cost of a candidate is the time until the answer is whole plus its price in time:
 /// `(2 rtt + queue + generate) * (1 + 4 failures) + price * 1,000 ms per milli-credit`; declared answers and CPUs get no
 /// bonus or malus of their own, for speed shows in `generate`. Ties are broken by distance and then by the
-/// provider's id, so that all nodes rank alike.
+/// provider's id, so that the order of the candidates given decides nothing.
 pub fn rank(candidates: &[Candidate<'_>], policy: &Policy) -> Vec<Ranked> {
     let mut ranked: Vec<Ranked> =
         candidates.iter().enumerate().map(|(index, candidate)| judge(index, candidate, policy)).collect();
-    ranked.sort_by(|a, b| {
-        a.excluded
-            .is_some()
-            .cmp(&b.excluded.is_some())
-            .then_with(|| a.cost.total_cmp(&b.cost))
+    // The excluded have an infinite cost, so they come last by their cost alone.
+    ranked.sort_unstable_by(|a, b| {
+        a.cost
+            .total_cmp(&b.cost)
             .then_with(|| a.reasons.distance_km.total_cmp(&b.reasons.distance_km))
             .then_with(|| candidates[a.index].provider.cmp(&candidates[b.index].provider))
+            .then_with(|| a.index.cmp(&b.index))
     });
     ranked
+}
+
+impl Ranked {
+    /// The cost once the price is known: by a quote instead of by the offer.
+    pub fn cost_at(&self, quoted: MicroCredits) -> f64 {
+        self.cost - price_in_ms(self.reasons.price) + price_in_ms(quoted)
+    }
+}
+
+fn price_in_ms(price: MicroCredits) -> f64 {
+    price.0 as f64 / 1_000_000.0 * MS_PER_CREDIT
+}
+
+/// A share as a number between 0 and 1, whatever the caller passed.
+fn share(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
 }
 
 fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
@@ -225,14 +241,14 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
         queue_ms,
         generate_ms,
         price: most,
-        failures: candidate.failures,
+        failures: share(candidate.failures),
     };
     let excluded = exclusion(candidate, policy, &reasons, least_ms);
     let cost = if excluded.is_some() {
         f64::INFINITY
     } else {
         let time = ROUND_TRIPS * round_trip_ms + queue_ms + generate_ms;
-        time * (1.0 + 4.0 * candidate.failures) + most.0 as f64 / 1_000_000.0 * MS_PER_CREDIT
+        time * (1.0 + 4.0 * reasons.failures) + price_in_ms(most)
     };
     Ranked { index, cost, reasons, excluded }
 }
@@ -275,3 +291,6 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::{fmt, str::FromStr};
 
-/// A line of at most `MAX` bytes without control characters, so that a peer can neither fill memory nor write
-/// escape sequences to a terminal or a log.
+/// A line of at most `MAX` bytes without control characters or changes of writing direction, so that a peer can
+/// neither fill memory, nor write escape sequences to a terminal or a log, nor make a text read as another one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Line<const MAX: usize>(String);
@@ -21,8 +21,14 @@ pub enum LineError {
         got: usize,
     },
     /// Holds a control character.
-    #[error("text with a control character")]
+    #[error("text with a control character or a change of writing direction")]
     Control,
+}
+
+/// Control characters, and the marks that reverse the direction of what follows (Unicode TR 9).
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl<const MAX: usize> Line<MAX> {
@@ -32,7 +38,7 @@ impl<const MAX: usize> Line<MAX> {
         if text.len() > MAX {
             return Err(LineError::TooLong { max: MAX, got: text.len() });
         }
-        if text.chars().any(char::is_control) {
+        if text.chars().any(is_unprintable) {
             return Err(LineError::Control);
         }
         Ok(Self(text))
@@ -42,7 +48,7 @@ impl<const MAX: usize> Line<MAX> {
     pub fn lossy(text: &str) -> Self {
         let mut line = String::with_capacity(text.len().min(MAX));
         for character in text.chars() {
-            let character = if character.is_control() { ' ' } else { character };
+            let character = if is_unprintable(character) { ' ' } else { character };
             if line.len() + character.len_utf8() > MAX {
                 break;
             }

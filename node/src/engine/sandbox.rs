@@ -160,7 +160,7 @@ mod platform {
     fn limits(load: &Load) -> rustix::io::Result<()> {
         let set = |resource, limit| setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) });
         let info = rustix::system::sysinfo();
-        let all = u64::try_from(info.totalram).unwrap_or(u64::MAX).saturating_mul(u64::from(info.mem_unit).max(1));
+        let all = info.totalram.saturating_mul(u64::from(info.mem_unit).max(1));
         set(Resource::Core, 0)?;
         set(Resource::Nofile, 256)?;
         if !GPU_BUILD {

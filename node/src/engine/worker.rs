@@ -243,7 +243,7 @@ fn answer_questions(
     while let Ok(question) = questions.recv() {
         match question {
             Question::Count { id, spec } => {
-                output.send(&FromWorker::Counted { id, result: prompter.count(&spec) })
+                output.send(&FromWorker::Counted { id, result: prompter.count(&spec) });
             }
             Question::Prepare { id, spec } => {
                 if commands.send(Command::Prepared { id, outcome: prompter.prepare(spec) }).is_err() {

@@ -1,7 +1,96 @@
-//! Streams between nodes: a behaviour of our own that bounds what peers open, and frames over them.
+//! Streams between nodes: a behaviour of our own that pins a stream to a connection and bounds what peers open, and
+//! frames over them.
+//!
+//! ```text
+//! Behaviour --OpenStream--> Handler (one a connection) --negotiated--> reply: FramedStream
+//!     |                        |
+//!     | PeerBudget, one a peer | inbound: budget admits --> queue of the protocol: IncomingStream
+//! ```
+//!
+//! libp2p admits at most 128 inbound streams of a connection to negotiation at once (the swarm's
+//! `max_negotiating_inbound_streams`); each has [`StreamLimits::negotiation_timeout`] for it. A stream that is agreed
+//! on is admitted by the budget of its peer, which all connections of the peer share, or dropped at once, which
+//! resets it, and counted. So a peer costs at most 128 half-open streams a connection and
+//! [`StreamLimits::per_peer`] open ones, whatever it sends, and takes nothing from the budget of others.
 
-use aitbc_protocol::{NodeId, wire::WireError};
-use serde::{Serialize, de::DeserializeOwned};
+mod behaviour;
+mod budget;
+mod frame;
+mod handler;
+mod upgrade;
+
+pub use behaviour::Behaviour;
+pub use frame::{FrameReader, FrameWriter, FramedStream};
+
+use crate::network::Protocol;
+use aitbc_protocol::{
+    NodeId,
+    wire::{self, WireError},
+};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How many streams peers may open here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StreamLimits {
+    /// Streams that live at once on one connection.
+    pub per_connection: usize,
+    /// Streams of one peer that live at once, over all its connections.
+    pub per_peer: usize,
+    /// Of those, streams of one protocol, so that one protocol cannot starve the others.
+    pub per_protocol: usize,
+    /// New streams of one peer at once.
+    pub burst: u32,
+    /// New streams of one peer a second in the long run.
+    pub per_second: u32,
+    /// How long agreeing on the protocol may take, inbound and outbound.
+    pub negotiation_timeout: Duration,
+}
+
+impl Default for StreamLimits {
+    /// Room for a client that runs two dozen jobs at once on one provider.
+    fn default() -> Self {
+        Self {
+            per_connection: 32,
+            per_peer: 48,
+            per_protocol: 32,
+            burst: 64,
+            per_second: 16,
+            negotiation_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where streams that peers open go: one bounded queue a protocol. A stream that finds its queue full, or gone, is
+/// refused, so a queue should hold several times [`StreamLimits::per_protocol`].
+#[derive(Clone, Debug)]
+pub struct IncomingQueues {
+    /// `/aitbc/offer/1`
+    pub offer: mpsc::Sender<IncomingStream>,
+    /// `/aitbc/quote/1`
+    pub quote: mpsc::Sender<IncomingStream>,
+    /// `/aitbc/job/1`
+    pub job: mpsc::Sender<IncomingStream>,
+}
+
+impl IncomingQueues {
+    fn of(&self, protocol: Protocol) -> &mpsc::Sender<IncomingStream> {
+        match protocol {
+            Protocol::Offer => &self.offer,
+            Protocol::Quote => &self.quote,
+            Protocol::Job => &self.job,
+        }
+    }
+}
+
+/// A stream that a peer opened.
+#[derive(Debug)]
+pub struct IncomingStream {
+    /// Who opened it.
+    pub peer: NodeId,
+    /// The stream.
+    pub stream: FramedStream,
+}
 
 /// Why a stream failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,80 +108,34 @@ pub enum StreamError {
     Closed(String),
     /// Nothing came for as long as the caller waited.
     #[error("no answer within {0:?}")]
-    Timeout(std::time::Duration),
+    Timeout(Duration),
+    /// Too many streams to one peer wait to be opened.
+    #[error("{0} streams to this peer wait to be opened already: try another peer, or later")]
+    Busy(usize),
     /// A frame of the wrong size or shape.
     #[error(transparent)]
     Wire(#[from] WireError),
 }
 
-/// A stream that sends and receives whole frames. Dropping it resets the stream.
-#[derive(Debug)]
-pub struct FramedStream {}
+impl Protocol {
+    /// Every protocol that runs over streams.
+    pub const ALL: [Self; 3] = [Self::Offer, Self::Quote, Self::Job];
 
-impl FramedStream {
-    /// Who is at the other end.
-    pub fn peer(&self) -> NodeId {
-        todo!()
-    }
-
-    /// Sends one frame and flushes it. `limit` is the protocol's largest frame. Not cancel-safe.
-    pub async fn send<T: Serialize + Sync>(&mut self, message: &T, limit: usize) -> Result<(), StreamError> {
-        let _ = (message, limit);
-        todo!()
-    }
-
-    /// Receives one frame; `Ok(None)` where the peer closed its side between frames. Cancel-safe: what was read of a
-    /// frame stays in the stream's buffer.
-    pub async fn receive<T: DeserializeOwned>(&mut self, limit: usize) -> Result<Option<T>, StreamError> {
-        let _ = limit;
-        todo!()
-    }
-
-    /// Closes the sending side; the other side reads `None`.
-    pub async fn close(&mut self) -> Result<(), StreamError> {
-        todo!()
-    }
-
-    /// Two halves that can be used by two tasks.
-    pub fn split(self) -> (FrameReader, FrameWriter) {
-        todo!()
+    /// The name that is negotiated.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Offer => wire::OFFER_PROTOCOL,
+            Self::Quote => wire::QUOTE_PROTOCOL,
+            Self::Job => wire::JOB_PROTOCOL,
+        }
     }
 }
 
-/// Receiving half of a [`FramedStream`].
-#[derive(Debug)]
-pub struct FrameReader {}
-
-impl FrameReader {
-    /// See [`FramedStream::receive`].
-    pub async fn receive<T: DeserializeOwned>(&mut self, limit: usize) -> Result<Option<T>, StreamError> {
-        let _ = limit;
-        todo!()
+impl AsRef<str> for Protocol {
+    fn as_ref(&self) -> &str {
+        self.name()
     }
 }
 
-/// Sending half of a [`FramedStream`].
-#[derive(Debug)]
-pub struct FrameWriter {}
-
-impl FrameWriter {
-    /// See [`FramedStream::send`].
-    pub async fn send<T: Serialize + Sync>(&mut self, message: &T, limit: usize) -> Result<(), StreamError> {
-        let _ = (message, limit);
-        todo!()
-    }
-
-    /// See [`FramedStream::close`].
-    pub async fn close(&mut self) -> Result<(), StreamError> {
-        todo!()
-    }
-}
-
-/// A stream that a peer opened.
-#[derive(Debug)]
-pub struct IncomingStream {
-    /// Who opened it.
-    pub peer: NodeId,
-    /// The stream.
-    pub stream: FramedStream,
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+# Everything a person or CI does with this tree. One build profile serves demo, tests and benchmarks, so nothing is
+# compiled twice. Set CARGO_TARGET_DIR to keep the build outside the tree.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aitbc
+TOOLS := $(CACHE)/tools
+VENV := $(CACHE)/venv
+MODELS := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/aitbc/models
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+AITBC := $(TARGET)/debug/aitbc
+
+# ccache halves the second cold build: RocksDB and llama.cpp are C++.
+ifneq ($(shell command -v ccache),)
+export CC := ccache $(or $(filter-out cc default,$(CC)),cc)
+export CXX := ccache $(or $(filter-out g++ default,$(CXX)),c++)
+export CMAKE_C_COMPILER_LAUNCHER := ccache
+export CMAKE_CXX_COMPILER_LAUNCHER := ccache
+endif
+export PATH := $(TOOLS)/bin:$(PATH)
+
+.PHONY: help setup packages venv build model demo test lint bench docs clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: packages venv build model ## Install what building and testing need, build, fetch the small model
+
+# Debian packages, where apt-get is and something is missing; elsewhere the missing tools are named.
+packages:
+	@missing=(); \
+	for tool in cmake clang pkg-config ccache c++ python3 protoc; do command -v $$tool >/dev/null || missing+=($$tool); done; \
+	ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /opt/homebrew/opt/llvm/lib/libclang* >/dev/null 2>&1 \
+		|| [ "$$(uname)" = Darwin ] || missing+=(libclang); \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
+	[ $${#missing[@]} -eq 0 ] && exit 0; \
+	echo "missing: $${missing[*]}"; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "install them with your system's package manager, then run make again" >&2; exit 1; \
+	fi; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends \
+		build-essential cmake clang libclang-dev pkg-config ccache protobuf-compiler python3 python3-venv python3-pip ca-certificates
+
+# The OpenAI client that the tests drive the API with.
+venv: $(VENV)/.openai
+$(VENV)/.openai: tests/python/requirements.txt | packages
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement tests/python/requirements.txt
+	touch $@
+
+build: packages
+	cargo build --workspace --all-targets
+
+model: build
+	$(AITBC) models pull smollm2:135m
+
+demo: model ## Build, fetch the model, and run the main job between four nodes
+	$(AITBC) demo
+
+test: setup ## Everything that must pass
+	export AITBC_TEST_MODEL="$$($(AITBC) --json models show smollm2:135m | python3 -c 'import json,sys; print(json.load(sys.stdin)["installed"])')"; \
+	export AITBC_TEST_PYTHON=$(VENV)/bin/python; \
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
+	cargo test --workspace --doc --quiet
+
+lint: packages $(TOOLS)/bin/cargo-deny ## Formatting, clippy, licences and sources of dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
+	cargo-deny --offline --log-level error check bans licenses sources
+
+$(TOOLS)/bin/cargo-deny:
+	CARGO_TARGET_DIR=$(CACHE)/tools-target cargo install --quiet --locked --root $(TOOLS) cargo-deny
+
+bench: setup ## Speed and memory next to their goals
+	export AITBC_TEST_MODEL="$$($(AITBC) --json models show smollm2:135m | python3 -c 'import json,sys; print(json.load(sys.stdin)["installed"])')"; \
+	export AITBC_BIN=$(abspath $(AITBC)); \
+	cargo bench --profile dev --workspace
+
+docs: $(TOOLS)/bin/mdbook ## Build the book and the API documentation
+	mdbook build docs
+	cargo doc --workspace --no-deps
+
+$(TOOLS)/bin/mdbook:
+	CARGO_TARGET_DIR=$(CACHE)/tools-target cargo install --quiet --locked --root $(TOOLS) mdbook
+
+clean: ## Remove what was built in this tree
+	cargo clean

@@ -1,0 +1,202 @@
+//! The control API under `/aitbc/v1`, which the command line speaks: what the node does, jobs with everything that
+//! happens to them, the end.
+
+use super::{
+    ApiState,
+    body::{Gone, Payload, Writer, streamed},
+    error::Failure,
+};
+use crate::{
+    market,
+    routing::{JobRequest, JobUpdate, RankedCandidate, RunningRequest},
+};
+use aitbc_protocol::{Digest, geo::Location, job::ModelName, receipt::ReceiptFile};
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use documents::{
+    JobHeader, JobList, JobSummary, OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList,
+    ReceiptSummary, Status, Stopping,
+};
+use serde::Deserialize;
+use std::future::Future;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+mod documents;
+#[cfg(test)]
+mod tests;
+
+/// Entries of a list where the request does not say.
+const USUAL_LIMIT: usize = 20;
+/// Most entries of a list.
+const MAX_LIMIT: usize = 1000;
+/// Updates of a search that wait for the connection.
+const UPDATES: usize = 64;
+
+/// The routes.
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/aitbc/v1/status", get(status))
+        .route("/aitbc/v1/peers", get(peers))
+        .route("/aitbc/v1/offers", get(offers))
+        .route("/aitbc/v1/jobs", get(jobs).post(submit))
+        .route("/aitbc/v1/receipts", get(receipts))
+        .route("/aitbc/v1/receipts/{id}", get(receipt))
+        .route("/aitbc/v1/find", post(find))
+        .route("/aitbc/v1/shutdown", post(shutdown))
+}
+
+async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> {
+    let parts = state.parts();
+    let network = &parts.network;
+    let engines = parts.engine.as_ref().map(|engine| engine.status().borrow().clone());
+    let jobs = parts.jobs.as_ref().map(crate::jobs::JobsHandle::snapshot);
+    let provider = (engines.is_some() || jobs.is_some())
+        .then(|| ProviderStatus { jobs: jobs.unwrap_or_default(), engines: engines.unwrap_or_default() });
+    let text = |addresses: &[libp2p::Multiaddr]| addresses.iter().map(ToString::to_string).collect();
+    let totals = parts.ledger.totals().await?;
+    Ok(Json(Status {
+        schema: "aitbc.status/1",
+        version: env!("CARGO_PKG_VERSION"),
+        node: network.local_id(),
+        network: parts.network_id.clone(),
+        uptime_ms: u64::try_from(state.uptime().as_millis()).unwrap_or(u64::MAX),
+        api: format!("http://{}", state.address()),
+        listening: text(&network.listening().borrow()),
+        addresses: text(&network.addresses().borrow()),
+        reachability: network.reachability().borrow().clone(),
+        peers: network.peers().borrow().len(),
+        offers: parts.routing.offers().offers.len(),
+        provider,
+        totals,
+    }))
+}
+
+async fn peers(State(state): State<ApiState>) -> Json<PeerList> {
+    let peers = state.parts().network.peers().borrow().clone();
+    Json(PeerList { schema: "aitbc.peers/1", peers })
+}
+
+async fn offers(State(state): State<ApiState>) -> Json<OfferList> {
+    let offers = state.parts().routing.offers().offers.iter().map(OfferSummary::from).collect();
+    Json(OfferList { schema: "aitbc.offers/1", offers })
+}
+
+/// `?limit=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+fn limit(query: Result<Query<Limit>, QueryRejection>) -> Result<usize, Failure> {
+    let Query(Limit { limit }) = query.map_err(|rejection| Failure::malformed(rejection.body_text()))?;
+    match limit.unwrap_or(USUAL_LIMIT) {
+        limit if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+        limit => Err(Failure::invalid("limit", format!("limit is {limit}, allowed is 1 to {MAX_LIMIT}"))),
+    }
+}
+
+async fn jobs(
+    State(state): State<ApiState>,
+    query: Result<Query<Limit>, QueryRejection>,
+) -> Result<Json<JobList>, Failure> {
+    let records = state.parts().ledger.jobs(limit(query)?).await?;
+    Ok(Json(JobList { schema: "aitbc.jobs/1", jobs: records.iter().map(JobSummary::from).collect() }))
+}
+
+async fn receipts(
+    State(state): State<ApiState>,
+    query: Result<Query<Limit>, QueryRejection>,
+) -> Result<Json<ReceiptList>, Failure> {
+    let records = state.parts().ledger.receipts(limit(query)?).await?;
+    let receipts = records.iter().filter_map(ReceiptSummary::of).collect();
+    Ok(Json(ReceiptList { schema: "aitbc.receipts/1", receipts }))
+}
+
+async fn receipt(State(state): State<ApiState>, Path(id): Path<String>) -> Result<Json<ReceiptFile>, Failure> {
+    let id: Digest = id.parse().map_err(|error| Failure::invalid("id", format!("id of a receipt: {error}")))?;
+    let parts = state.parts();
+    let record = parts.ledger.receipt(id).await?;
+    record
+        .and_then(|record| market::receipt_file(&record, &parts.network_id))
+        .map(Json)
+        .ok_or_else(|| Failure::not_found("receipt_not_found", format!("this node holds no receipt {id}")))
+}
+
+/// The body of `POST /aitbc/v1/find`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FindRequest {
+    model: Option<ModelName>,
+    location: Option<Location>,
+    latency_budget_ms: Option<u32>,
+}
+
+async fn find(State(state): State<ApiState>, body: Payload) -> Result<Response, Failure> {
+    let FindRequest { model, location, latency_budget_ms } = body.json()?;
+    let location = location
+        .map(|place| Location::new(place.latitude, place.longitude))
+        .transpose()
+        .map_err(|error| Failure::invalid("location", error.to_string()))?;
+    let place = state.place()?;
+    let routing = state.parts().routing.clone();
+    let (sender, updates) = mpsc::channel(UPDATES);
+    let search = async move { routing.find(model, location, latency_budget_ms, sender).await };
+    Ok(ndjson(streamed(tracing::info_span!("api_find"), |writer| write_search(writer, search, updates, place))))
+}
+
+/// Writes what a search tells, then its ranking. Dropping it ends the search.
+async fn write_search(
+    writer: Writer,
+    search: impl Future<Output = Vec<RankedCandidate>>,
+    mut updates: mpsc::Receiver<JobUpdate>,
+    _place: OwnedSemaphorePermit,
+) -> Result<(), Gone> {
+    let forward = async {
+        while let Some(update) = updates.recv().await {
+            writer.line(&update).await?;
+        }
+        Ok(())
+    };
+    let (candidates, ()) = tokio::try_join!(async { Ok(search.await) }, forward)?;
+    writer.line(&RankingFooter { event: "ranking", schema: "aitbc.ranking/1", candidates }).await
+}
+
+async fn submit(State(state): State<ApiState>, body: Payload) -> Result<Response, Failure> {
+    let request: JobRequest = body.json()?;
+    request.spec.validate().map_err(|error| Failure::spec(&error, "spec.input", "spec.max_tokens"))?;
+    let place = state.place()?;
+    Ok(follow(state.parts().routing.submit(request), place))
+}
+
+/// Answers with all updates of a job, one a line. The body owns the job: a connection that closes cancels it.
+pub(super) fn follow(running: RunningRequest, place: OwnedSemaphorePermit) -> Response {
+    let span = tracing::info_span!("api_job", job = %running.job);
+    ndjson(streamed(span, |writer| write_job(writer, running, place)))
+}
+
+async fn write_job(writer: Writer, mut running: RunningRequest, _place: OwnedSemaphorePermit) -> Result<(), Gone> {
+    writer.line(&JobHeader { event: "job", schema: "aitbc.job/1", job: running.job }).await?;
+    while let Some(update) = running.updates.recv().await {
+        writer.line(&update).await?;
+        if matches!(update, JobUpdate::Finished { .. } | JobUpdate::Failed(_)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn ndjson(body: axum::body::Body) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], body).into_response()
+}
+
+async fn shutdown(State(state): State<ApiState>) -> impl IntoResponse {
+    tracing::info!("asked to stop through the API");
+    state.parts().stop.cancel();
+    (StatusCode::ACCEPTED, Json(Stopping { schema: "aitbc.shutdown/1", stopping: true }))
+}

@@ -1,0 +1,184 @@
+//! The JSON documents of the control API. Each names its schema; fields are only ever added to one.
+
+use crate::{
+    engine::EngineStatus,
+    jobs::JobsSnapshot,
+    market::Totals,
+    network::{PeerInfo, Reachability},
+    routing::RankedCandidate,
+    storage::{JobRecord, Side},
+};
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, UnixMillis,
+    job::{Finish, JobState, ModelName},
+    offer::{KnownOffer, Load, Offer},
+    receipt::Receipt,
+    text::Line,
+};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// `aitbc.status/1`
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    pub(super) schema: &'static str,
+    pub(super) version: &'static str,
+    pub(super) node: NodeId,
+    pub(super) network: NetworkId,
+    pub(super) uptime_ms: u64,
+    /// Where this API is.
+    pub(super) api: String,
+    pub(super) listening: Vec<String>,
+    /// Under which others can reach this node, best first.
+    pub(super) addresses: Vec<String>,
+    pub(super) reachability: Reachability,
+    /// Connected peers.
+    pub(super) peers: usize,
+    /// Live offers known.
+    pub(super) offers: usize,
+    /// The provider side; `null` on nodes without one.
+    pub(super) provider: Option<ProviderStatus>,
+    pub(super) totals: Totals,
+}
+
+/// The provider side in `aitbc.status/1`.
+#[derive(Debug, Serialize)]
+pub(super) struct ProviderStatus {
+    #[serde(flatten)]
+    pub(super) jobs: Arc<JobsSnapshot>,
+    pub(super) engines: Arc<Vec<EngineStatus>>,
+}
+
+/// `aitbc.peers/1`
+#[derive(Debug, Serialize)]
+pub(super) struct PeerList {
+    pub(super) schema: &'static str,
+    pub(super) peers: Arc<Vec<PeerInfo>>,
+}
+
+/// `aitbc.offers/1`
+#[derive(Debug, Serialize)]
+pub(super) struct OfferList {
+    pub(super) schema: &'static str,
+    pub(super) offers: Vec<OfferSummary>,
+}
+
+/// One live offer.
+#[derive(Debug, Serialize)]
+pub(super) struct OfferSummary {
+    provider: NodeId,
+    load: Load,
+    heard_ms: UnixMillis,
+    offer: Arc<Offer>,
+}
+
+impl From<&KnownOffer> for OfferSummary {
+    fn from(known: &KnownOffer) -> Self {
+        let KnownOffer { provider, offer, load, heard_ms } = known.clone();
+        Self { provider, load, heard_ms, offer }
+    }
+}
+
+/// `aitbc.jobs/1`
+#[derive(Debug, Serialize)]
+pub(super) struct JobList {
+    pub(super) schema: &'static str,
+    pub(super) jobs: Vec<JobSummary>,
+}
+
+/// One attempt at a job with one peer.
+#[derive(Debug, Serialize)]
+pub(super) struct JobSummary {
+    side: Side,
+    peer: NodeId,
+    job: JobId,
+    /// Nonce of the quote; `null` where the record cannot be read.
+    quote: Option<Nonce>,
+    model: ModelName,
+    state: JobState,
+    finish: Option<Finish>,
+    failure: Option<Line<160>>,
+    tokens: u32,
+    paid: MicroCredits,
+    /// Id of the receipt, once there is one.
+    receipt: Option<Digest>,
+    created_ms: UnixMillis,
+    updated_ms: UnixMillis,
+}
+
+impl From<&JobRecord> for JobSummary {
+    fn from(record: &JobRecord) -> Self {
+        Self {
+            side: record.side,
+            peer: record.peer,
+            job: record.job,
+            quote: record.key().ok(),
+            model: record.model.clone(),
+            state: record.state,
+            finish: record.finish,
+            failure: record.failure.clone(),
+            tokens: record.tokens,
+            paid: record.paid,
+            receipt: record.receipt.as_ref().map(aitbc_protocol::Signed::digest),
+            created_ms: record.created_ms,
+            updated_ms: record.updated_ms,
+        }
+    }
+}
+
+/// `aitbc.receipts/1`
+#[derive(Debug, Serialize)]
+pub(super) struct ReceiptList {
+    pub(super) schema: &'static str,
+    pub(super) receipts: Vec<ReceiptSummary>,
+}
+
+/// One receipt, read.
+#[derive(Debug, Serialize)]
+pub(super) struct ReceiptSummary {
+    id: Digest,
+    side: Side,
+    peer: NodeId,
+    state: JobState,
+    paid: MicroCredits,
+    receipt: Receipt,
+}
+
+impl ReceiptSummary {
+    /// The receipt of a record, if it has one that reads.
+    pub(super) fn of(record: &JobRecord) -> Option<Self> {
+        let signed = record.receipt.as_ref()?;
+        Some(Self {
+            id: signed.digest(),
+            side: record.side,
+            peer: record.peer,
+            state: record.state,
+            paid: record.paid,
+            // It was verified before it was stored.
+            receipt: signed.read_unverified().ok()?,
+        })
+    }
+}
+
+/// First line of a job's updates.
+#[derive(Debug, Serialize)]
+pub(super) struct JobHeader {
+    pub(super) event: &'static str,
+    pub(super) schema: &'static str,
+    pub(super) job: JobId,
+}
+
+/// Last line of a search.
+#[derive(Debug, Serialize)]
+pub(super) struct RankingFooter {
+    pub(super) event: &'static str,
+    pub(super) schema: &'static str,
+    pub(super) candidates: Vec<RankedCandidate>,
+}
+
+/// `aitbc.shutdown/1`
+#[derive(Debug, Serialize)]
+pub(super) struct Stopping {
+    pub(super) schema: &'static str,
+    pub(super) stopping: bool,
+}

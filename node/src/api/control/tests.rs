@@ -1,0 +1,148 @@
+use super::*;
+use crate::{
+    engine::{EngineState, EngineStatus},
+    jobs::JobsSnapshot,
+    market::Totals,
+    network::Reachability,
+    storage::{JobRecord, Side},
+};
+use aitbc_crypto::{SecretKey, seal};
+use aitbc_protocol::{
+    JobId, MicroCredits, NetworkId, Nonce,
+    job::{Finish, JobState},
+    quote::{Quote, TokenPrice},
+};
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+fn place() -> OwnedSemaphorePermit {
+    Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
+}
+
+fn delta(text: &str) -> JobUpdate {
+    JobUpdate::Delta { text: text.to_owned(), tokens: vec![1], logprobs: vec![] }
+}
+
+fn finished() -> JobUpdate {
+    JobUpdate::Finished { finish: Finish::Stop, prompt_tokens: 1, completion_tokens: 1, paid: MicroCredits(2) }
+}
+
+async fn lines(response: Response) -> String {
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_job_is_told_line_by_line() {
+    let (sender, updates) = mpsc::channel(4);
+    for update in [delta("a\nb"), finished(), delta("after the end")] {
+        sender.send(update).await.unwrap();
+    }
+    let text = lines(follow(RunningRequest { job: JobId([1; 16]), updates }, place())).await;
+    insta::assert_snapshot!(text, @r#""#);
+}
+
+#[tokio::test]
+async fn a_failure_is_a_line_with_its_kind() {
+    let (sender, updates) = mpsc::channel(4);
+    let failure = crate::routing::JobFailure::Timeout { message: "no token for 30 s".to_owned() };
+    sender.send(JobUpdate::Failed(failure.clone())).await.unwrap();
+    let text = lines(follow(RunningRequest { job: JobId([1; 16]), updates }, place())).await;
+    let last = text.lines().last().unwrap();
+    insta::assert_snapshot!(last, @r#""#);
+    let read: JobUpdate = serde_json::from_str(last).unwrap();
+    assert!(matches!(read, JobUpdate::Failed(read) if read == failure));
+}
+
+#[tokio::test]
+async fn a_search_ends_with_its_ranking() {
+    let (sender, updates) = mpsc::channel(1);
+    let search = async move {
+        for ring in 0..3 {
+            sender.send(JobUpdate::Searching { precision: 4, ring, found: 0 }).await.unwrap();
+        }
+        drop(sender);
+        Vec::new()
+    };
+    let body = streamed(tracing::Span::none(), |writer| write_search(writer, search, updates, place()));
+    insta::assert_snapshot!(lines(ndjson(body)).await, @r#""#);
+}
+
+#[test]
+fn limits_are_refused_by_name() {
+    let ask = |limit_asked| limit(Ok(Query(Limit { limit: limit_asked })));
+    assert_eq!(ask(None), Ok(20));
+    assert_eq!(ask(Some(1000)), Ok(1000));
+    assert!(ask(Some(0)).is_err());
+    assert!(ask(Some(1001)).is_err());
+}
+
+#[test]
+fn the_status_document() {
+    let engine = EngineStatus {
+        name: "llama.cpp".to_owned(),
+        state: EngineState::BackingOff { reason: "it crashed".to_owned(), retry_ms: 1000 },
+        models: vec![],
+        warnings: vec!["a GPU is present and unused".to_owned()],
+    };
+    let jobs = JobsSnapshot { waiting_for: Some("an engine".to_owned()), ..JobsSnapshot::default() };
+    let status = Status {
+        schema: "aitbc.status/1",
+        version: "0.1.0",
+        node: SecretKey::from_bytes(&[1; 32]).node_id(),
+        network: NetworkId::new("local").unwrap(),
+        uptime_ms: 5,
+        api: "http://127.0.0.1:11435".to_owned(),
+        listening: vec!["/ip4/127.0.0.1/tcp/4101".to_owned()],
+        addresses: vec![],
+        reachability: Reachability { verdict: "unknown".to_owned(), reason: "nobody asked".to_owned() },
+        peers: 2,
+        offers: 1,
+        provider: Some(ProviderStatus { jobs: Arc::new(jobs), engines: Arc::new(vec![engine]) }),
+        totals: Totals::default(),
+    };
+    insta::assert_json_snapshot!(status, @r#""#);
+}
+
+#[test]
+fn a_job_is_listed_without_its_signed_bytes() {
+    let (client, provider) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
+    let quote = Quote {
+        nonce: Nonce([3; 16]),
+        client: client.node_id(),
+        job: JobId([4; 16]),
+        request: Digest([5; 32]),
+        model: ModelName::new("m").unwrap(),
+        weights: Digest([6; 32]),
+        prompt_tokens: 1,
+        max_completion_tokens: 2,
+        price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
+        max_total: MicroCredits(1),
+        window: 64,
+        declared: false,
+        issued_ms: 0,
+        expires_ms: 1,
+    };
+    let record = JobRecord {
+        side: Side::Client,
+        peer: provider.node_id(),
+        addresses: vec![],
+        job: quote.job,
+        quote: seal(&provider, &NetworkId::new("local").unwrap(), &quote).unwrap(),
+        model: quote.model.clone(),
+        state: JobState::Opening,
+        finish: None,
+        failure: None,
+        tokens: 0,
+        paid: MicroCredits::ZERO,
+        cheque: None,
+        receipt: None,
+        created_ms: 10,
+        updated_ms: 20,
+    };
+    let summary: Value = serde_json::to_value(JobSummary::from(&record)).unwrap();
+    insta::assert_json_snapshot!(summary, @r#""#);
+    assert!(ReceiptSummary::of(&record).is_none());
+}

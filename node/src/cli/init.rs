@@ -1,0 +1,111 @@
+//! `aitbc init`: a key and a commented settings file.
+
+use super::{Exit, Global, Outcome, output};
+use crate::config::Settings;
+use aitbc_crypto::SecretKey;
+use aitbc_protocol::geo::Location;
+use std::io::Write;
+
+/// Arguments of `init`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where this node is, in degrees
+    #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
+    location: Option<Location>,
+}
+
+/// What a new settings file says.
+fn template(location: Option<Location>) -> String {
+    let location = location.map_or_else(
+        || "# location = \"48.85,2.35\"   # latitude,longitude in degrees; needed".to_owned(),
+        |location| format!("location = \"{location}\""),
+    );
+    format!(
+        r#"# Settings of an aitbc node. Flags and AITBC_* variables win over this file.
+
+{location}
+# precision = 4                  # characters of the geohash that others see: 2 (600 km) to 7 (150 m)
+# bootstrap = ["/ip4/203.0.113.7/tcp/4101/p2p/12D3KooW..."]   # first contacts
+# relay = false                  # relay for nodes that cannot be reached directly
+
+# [provide]                      # selling
+# enabled = true
+# models = ["smollm2:135m"]
+# slots = 4                      # jobs at a time
+# context = 4096                 # tokens of prompt and answer
+# price = {{ prompt = 200, completion = 1000 }}   # micro-credits for a thousand tokens
+
+# [[provide.upstream]]           # offer another OpenAI-compatible server of yours
+# url = "http://127.0.0.1:11434/v1"
+# models = ["llama3.2"]
+# slots = 1
+
+# [api]
+# listen = "127.0.0.1:11435"
+# token_file = "/path/to/token"  # needed beyond 127.0.0.1
+"#
+    )
+}
+
+/// Runs the command.
+pub(super) fn run(global: &Global, args: &Args) -> Outcome {
+    let directories = global.directories()?;
+    let existed = directories.key().exists();
+    let key = SecretKey::load_or_create(&directories.key())?;
+    if let Some(parent) = directories.config.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let created = match std::fs::OpenOptions::new().write(true).create_new(true).open(&directories.config) {
+        Ok(mut file) => {
+            file.write_all(template(args.location).as_bytes())?;
+            true
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(Exit::message(format_args!("{}: {error}", directories.config.display()))),
+    };
+    let document = serde_json::json!({
+        "schema": "aitbc.init/1",
+        "node": key.node_id(),
+        "config": directories.config,
+        "config_created": created,
+        "key": directories.key(),
+        "key_created": !existed,
+    });
+    output::print(global.json, &document, || {
+        let word = |new| if new { "made" } else { "kept" };
+        println!("node      {}", key.node_id());
+        println!("key       {} ({})", directories.key().display(), word(!existed));
+        println!("settings  {} ({})", directories.config.display(), word(created));
+        if !existed {
+            println!("Back the key up: it is who this node is and what it is paid to (aitbc key backup FILE).");
+        }
+    })?;
+    if !created && args.location.is_some() {
+        let settings = Settings::load(&directories.config, true)?;
+        if settings.location != args.location {
+            eprintln!(
+                "note: {} was there and was not changed; edit `location` in it",
+                directories.config.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_valid_with_and_without_its_comments() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("config.toml");
+        let commented = template("48.85,2.35".parse().ok());
+        let plain = commented.replace("\n# ", "\n").replace("token_file", "# token_file");
+        let plain = plain.replacen("Settings of", "# Settings of", 1);
+        for text in [&commented, &plain] {
+            std::fs::write(&path, text.replace("/p2p/12D3KooW...", "")).expect("written");
+            Settings::load(&path, true).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        }
+    }
+}

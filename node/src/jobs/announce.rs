@@ -1,0 +1,271 @@
+//! Tells the network what this provider offers: signed offers and heartbeats by gossip, its cells in the DHT.
+//!
+//! An offer that changes goes out at once on the finest topic, and on the coarse ones every ten minutes at most.
+//! When nothing can be offered any more (the engine is gone, the node stops), a last offer with the shortest lifetime
+//! that all clocks understand is published, followed by a heartbeat that says "full": nobody asks from then on, and the
+//! offer is forgotten within [`FAREWELL_MS`].
+
+use self::{
+    content::{Content, Obstacle},
+    schedule::{Due, Schedule},
+};
+use super::JobsConfig;
+use crate::{
+    clock::now_ms,
+    engine::EngineStatus,
+    network::{NetworkHandle, PeerInfo},
+    storage::Store,
+};
+use aitbc_crypto::{SecretKey, signing};
+use aitbc_protocol::{
+    CLOCK_TOLERANCE_MS, NodeId,
+    geo::{COARSEST, Cell, FINEST_TOPIC},
+    offer::{Device, Gossip, Heartbeat, Load, OFFER_LIFETIME_MS, Offer, OfferReply},
+};
+use libp2p::Multiaddr;
+use std::{collections::HashSet, sync::Arc};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+mod content;
+mod schedule;
+
+/// How long a last offer stands: a clock that is behind by all that is tolerated still takes it as valid, so nobody
+/// who forwards it loses score.
+const FAREWELL_MS: u64 = CLOCK_TOLERANCE_MS + 5_000;
+
+/// What stands in public, for `/aitbc/offer/1` and for `status`.
+#[derive(Clone, Debug)]
+pub(super) struct Announced {
+    /// The newest offer.
+    pub(super) offer: Option<Arc<Offer>>,
+    /// The same with its newest heartbeat, signed.
+    pub(super) reply: Arc<OfferReply>,
+    /// Why there is none.
+    pub(super) waiting_for: Option<String>,
+}
+
+impl Default for Announced {
+    fn default() -> Self {
+        Self {
+            offer: None,
+            reply: Arc::new(OfferReply { offer: None, heartbeat: None }),
+            waiting_for: Some("the provider side is starting".to_owned()),
+        }
+    }
+}
+
+/// Why a statement was not made; the announcer tries again.
+#[derive(Debug, thiserror::Error)]
+enum AnnounceError {
+    /// The sequence number could not be stored.
+    #[error(transparent)]
+    Storage(#[from] crate::storage::StorageError),
+    /// The thread that stores it died.
+    #[error("storing the sequence number: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    /// More models, devices and addresses than an offer holds.
+    #[error("the offer: {0}: offer fewer models")]
+    Wire(#[from] aitbc_protocol::wire::WireError),
+}
+
+/// What the announcer works with.
+pub(super) struct Announcer {
+    pub(super) config: JobsConfig,
+    pub(super) key: SecretKey,
+    pub(super) network: NetworkHandle,
+    pub(super) store: Store,
+    pub(super) devices: Vec<Device>,
+    pub(super) engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
+    pub(super) load: watch::Receiver<Load>,
+    pub(super) announced: watch::Sender<Announced>,
+}
+
+/// The offer that stands.
+struct Standing {
+    content: Content,
+    offer: Arc<Offer>,
+}
+
+impl Announcer {
+    /// Announces until `stop` is cancelled or network or engines are gone, then withdraws what stands.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut addresses = self.network.addresses();
+        let mut peers = self.network.peers();
+        let mut standing: Option<Standing> = None;
+        let mut schedule = Schedule::new(self.config.slots);
+        let mut greeted: HashSet<NodeId> = HashSet::new();
+        loop {
+            let connected: HashSet<NodeId> = ids(&peers.borrow_and_update());
+            let content = self.content(&addresses.borrow_and_update());
+            let load = *self.load.borrow_and_update();
+            let now = Instant::now();
+            match content {
+                Err(obstacle) => {
+                    self.announced.send_modify(|announced| announced.waiting_for = Some(obstacle.to_string()));
+                    if let Some(standing) = standing.take() {
+                        tracing::warn!(%obstacle, "the offer is withdrawn");
+                        self.withdraw(standing).await;
+                        schedule = Schedule::new(self.config.slots);
+                    }
+                }
+                Ok(content) => {
+                    let changed = standing.as_ref().is_none_or(|standing| standing.content != content);
+                    let newcomers = !connected.is_subset(&greeted);
+                    let due = schedule.due(now, changed, newcomers, load);
+                    if due.offer {
+                        match self.offer(content, load).await {
+                            Ok(offered) => {
+                                standing = Some(offered);
+                                greeted.clone_from(&connected);
+                                schedule.offered(now);
+                            }
+                            Err(error) => {
+                                tracing::warn!(%error, "no offer could be made");
+                                schedule.failed(now);
+                            }
+                        }
+                    }
+                    if let Some(standing) = &standing {
+                        self.tell(standing, due, &mut schedule, !connected.is_empty(), load).await;
+                    }
+                }
+            }
+            let wake = schedule.wake(Instant::now());
+            let alive = tokio::select! {
+                biased;
+                () = stop.cancelled() => false,
+                changed = self.engines.changed() => changed.is_ok(),
+                changed = addresses.changed() => changed.is_ok(),
+                changed = peers.changed() => changed.is_ok(),
+                changed = self.load.changed() => changed.is_ok(),
+                () = sleep_until(wake) => true,
+            };
+            if !alive {
+                break;
+            }
+        }
+        self.announced
+            .send_modify(|announced| announced.waiting_for = Some("the provider side has stopped".into()));
+        if let Some(standing) = standing {
+            self.withdraw(standing).await;
+        }
+    }
+
+    fn content(&mut self, addresses: &[Multiaddr]) -> Result<Content, Obstacle> {
+        content::gather(&self.config, &self.devices, &self.engines.borrow_and_update(), addresses)
+    }
+
+    /// Makes the next offer and shows it to this process and to those who ask.
+    async fn offer(&self, content: Content, load: Load) -> Result<Standing, AnnounceError> {
+        let offer = self.sign(content.clone(), OFFER_LIFETIME_MS, load).await?;
+        tracing::info!(sequence = offer.sequence, models = offer.models.len(), cell = %offer.cell, "offered");
+        Ok(Standing { content, offer })
+    }
+
+    /// Signs an offer under the next sequence number, with a heartbeat to it.
+    async fn sign(&self, content: Content, lifetime_ms: u64, load: Load) -> Result<Arc<Offer>, AnnounceError> {
+        let store = self.store.clone();
+        let issued_ms = now_ms();
+        let sequence = tokio::task::spawn_blocking(move || store.next_offer_sequence(issued_ms)).await??;
+        let offer = content.into_offer(&self.config, sequence, issued_ms, lifetime_ms);
+        let signed = signing::seal(&self.key, &self.config.network, &offer)?;
+        let heartbeat = signing::seal(&self.key, &self.config.network, &heartbeat(&offer, load))?;
+        let offer = Arc::new(offer);
+        self.announced.send_replace(Announced {
+            offer: Some(Arc::clone(&offer)),
+            reply: Arc::new(OfferReply { offer: Some(signed), heartbeat: Some(heartbeat) }),
+            waiting_for: None,
+        });
+        Ok(offer)
+    }
+
+    /// Says what is due about the standing offer.
+    async fn tell(&self, standing: &Standing, due: Due, schedule: &mut Schedule, heard: bool, load: Load) {
+        let now = Instant::now();
+        let reply = Arc::clone(&self.announced.borrow().reply);
+        if due.offer
+            && let Some(offer) = &reply.offer
+        {
+            self.publish(self.topic(FINEST_TOPIC), &Gossip::Offer(offer.clone())).await;
+        }
+        if schedule.coarse_due(now)
+            && let Some(offer) = &reply.offer
+        {
+            for precision in COARSEST..self.topic(FINEST_TOPIC).precision() {
+                self.publish(self.topic(precision), &Gossip::Offer(offer.clone())).await;
+            }
+            schedule.told_coarsely(now, heard);
+        }
+        if schedule.dht_due(now) {
+            match self.network.announce(self.config.cell.ancestry()).await {
+                Ok(()) => schedule.in_dht(),
+                Err(error) => {
+                    tracing::warn!(%error, "the cell could not be announced in the DHT");
+                    schedule.failed(now);
+                }
+            }
+        }
+        if due.heartbeat {
+            self.beat(&standing.offer, load).await;
+            schedule.beaten(now, load);
+        }
+    }
+
+    /// Publishes a heartbeat and keeps it for those who ask.
+    async fn beat(&self, offer: &Offer, load: Load) {
+        match signing::seal(&self.key, &self.config.network, &heartbeat(offer, load)) {
+            Ok(heartbeat) => {
+                self.announced.send_modify(|announced| {
+                    let offer = announced.reply.offer.clone();
+                    announced.reply = Arc::new(OfferReply { offer, heartbeat: Some(heartbeat.clone()) });
+                });
+                self.publish(self.topic(FINEST_TOPIC), &Gossip::Heartbeat(heartbeat)).await;
+            }
+            Err(error) => tracing::error!(%error, "a heartbeat could not be made"),
+        }
+    }
+
+    /// Takes the offer back, everywhere.
+    async fn withdraw(&self, standing: Standing) {
+        if let Err(error) = self.network.announce(vec![]).await {
+            tracing::debug!(%error, "the DHT records are left to expire");
+        }
+        let waiting_for = self.announced.borrow().waiting_for.clone();
+        let full = Load { running: self.config.slots, queued: 0 };
+        match self.sign(standing.content, FAREWELL_MS, full).await {
+            Ok(offer) => {
+                let reply = Arc::clone(&self.announced.borrow().reply);
+                if let Some(signed) = &reply.offer {
+                    for precision in COARSEST..=self.topic(FINEST_TOPIC).precision() {
+                        self.publish(self.topic(precision), &Gossip::Offer(signed.clone())).await;
+                    }
+                }
+                self.beat(&offer, full).await;
+            }
+            Err(error) => tracing::warn!(%error, "the offer is left to expire"),
+        }
+        self.announced.send_replace(Announced { waiting_for, ..Announced::default() });
+    }
+
+    fn topic(&self, precision: u8) -> Cell {
+        self.config.cell.coarsened(precision)
+    }
+
+    async fn publish(&self, cell: Cell, message: &Gossip) {
+        if let Err(error) = self.network.publish(cell, message).await {
+            tracing::warn!(%cell, %error, "not published");
+        }
+    }
+}
+
+fn heartbeat(offer: &Offer, load: Load) -> Heartbeat {
+    Heartbeat { offer: offer.sequence, issued_ms: now_ms(), running: load.running, queued: load.queued }
+}
+
+fn ids(peers: &[PeerInfo]) -> HashSet<NodeId> {
+    peers.iter().map(|peer| peer.peer).collect()
+}

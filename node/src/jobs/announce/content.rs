@@ -1,0 +1,151 @@
+//! What an offer says, gathered from settings, engines and network; or what is missing for one.
+
+use super::super::JobsConfig;
+use crate::engine::{EngineState, EngineStatus};
+use aitbc_protocol::{
+    UnixMillis,
+    offer::{Device, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, ModelOffer, Offer, TrustTier},
+    text::Line,
+};
+use libp2p::Multiaddr;
+
+/// The parts of an offer that do not change with every signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    addresses: Vec<Line<256>>,
+    devices: Vec<Device>,
+    models: Vec<ModelOffer>,
+}
+
+/// Why there is nothing to offer; each names what to wait for or to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Obstacle {
+    /// No engine is configured.
+    #[error("nothing to offer: name a model (--model) or an upstream server")]
+    NoEngine,
+    /// No engine has a model ready.
+    #[error("{0}")]
+    NotReady(String),
+    /// Nobody could reach this node.
+    #[error("no address under which others reach this node yet")]
+    NoAddress,
+}
+
+/// What can be offered now.
+pub(super) fn gather(
+    config: &JobsConfig,
+    devices: &[Device],
+    engines: &[EngineStatus],
+    addresses: &[Multiaddr],
+) -> Result<Content, Obstacle> {
+    let ready = engines.iter().filter(|engine| engine.state == EngineState::Ready);
+    let models: Vec<_> = ready
+        .flat_map(|engine| &engine.models)
+        .take(MAX_MODELS)
+        .map(|model| ModelOffer {
+            model: model.model.clone(),
+            weights: model.weights,
+            engine: model.engine.clone(),
+            quantisation: model.quantisation.clone(),
+            device: model.device.clone(),
+            context: model.context,
+            price: config.price_of(&model.model),
+            speed: model.speed,
+            declared: model.declared,
+        })
+        .collect();
+    if models.is_empty() {
+        let waiting: Vec<_> = engines.iter().filter_map(what_keeps).collect();
+        return Err(if waiting.is_empty() { Obstacle::NoEngine } else { Obstacle::NotReady(waiting.join("; ")) });
+    }
+    // An address that does not fit would be of no use cut short.
+    let addresses: Vec<_> =
+        addresses.iter().filter_map(|address| Line::new(address.to_string()).ok()).take(MAX_ADDRESSES).collect();
+    if addresses.is_empty() {
+        return Err(Obstacle::NoAddress);
+    }
+    Ok(Content { addresses, devices: devices.iter().take(MAX_DEVICES).cloned().collect(), models })
+}
+
+fn what_keeps(engine: &EngineStatus) -> Option<String> {
+    let name = &engine.name;
+    match &engine.state {
+        EngineState::Loading { percent } => Some(format!("{name} is loading ({percent} %)")),
+        EngineState::Ready => None,
+        EngineState::BackingOff { reason, .. } => Some(format!("{name} will be started again: {reason}")),
+        EngineState::Unusable { reason } => Some(format!("{name} cannot run: {reason}")),
+    }
+}
+
+impl Content {
+    /// The offer with this content.
+    pub(super) fn into_offer(
+        self,
+        config: &JobsConfig,
+        sequence: u64,
+        issued_ms: UnixMillis,
+        lifetime_ms: u64,
+    ) -> Offer {
+        Offer {
+            sequence,
+            issued_ms,
+            expires_ms: issued_ms.saturating_add(lifetime_ms),
+            cell: config.cell,
+            addresses: self.addresses,
+            devices: self.devices,
+            models: self.models,
+            slots: config.slots,
+            tier: TrustTier::default(),
+            agent: Line::lossy(concat!("aitbc/", env!("CARGO_PKG_VERSION"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::tests::{config, engine_model};
+    use aitbc_protocol::{MicroCredits, offer::OFFER_LIFETIME_MS, quote::TokenPrice};
+
+    fn engine(state: EngineState) -> EngineStatus {
+        EngineStatus { name: "llama.cpp".to_owned(), state, models: vec![engine_model()], warnings: vec![] }
+    }
+
+    fn address() -> Multiaddr {
+        "/ip4/192.0.2.1/udp/4101/quic-v1".parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_offered_before_a_model_is_ready_and_an_address_known() {
+        let config = config();
+        assert_eq!(gather(&config, &[], &[], &[address()]), Err(Obstacle::NoEngine));
+        let loading = [engine(EngineState::Loading { percent: 40 })];
+        let obstacle = gather(&config, &[], &loading, &[address()]).unwrap_err();
+        assert_eq!(obstacle.to_string(), "llama.cpp is loading (40 %)");
+        let ready = [engine(EngineState::Ready)];
+        assert_eq!(gather(&config, &[], &ready, &[]), Err(Obstacle::NoAddress));
+        assert!(gather(&config, &[], &ready, &[address()]).is_ok());
+    }
+
+    #[test]
+    fn an_offer_passes_its_own_check_and_carries_the_owners_prices() {
+        let mut config = config();
+        let own = TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(2) };
+        config.prices.insert(engine_model().model, own);
+        let addresses = vec![address(); MAX_ADDRESSES + 3];
+        let content = gather(&config, &[], &[engine(EngineState::Ready)], &addresses).unwrap();
+        let offer = content.into_offer(&config, 1, 1_000, OFFER_LIFETIME_MS);
+        assert_eq!(offer.check(1_000), Ok(()));
+        assert_eq!(offer.models[0].price, own);
+        assert_eq!(offer.addresses.len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn a_farewell_is_valid_for_every_tolerated_clock() {
+        let content = gather(&config(), &[], &[engine(EngineState::Ready)], &[address()]).unwrap();
+        let now = 1_000_000;
+        let offer = content.into_offer(&config(), 1, now, super::super::FAREWELL_MS);
+        assert_eq!(offer.check(now + aitbc_protocol::CLOCK_TOLERANCE_MS), Ok(()));
+        assert_eq!(offer.check(now - aitbc_protocol::CLOCK_TOLERANCE_MS), Ok(()));
+    }
+}

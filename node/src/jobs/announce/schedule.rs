@@ -1,0 +1,214 @@
+//! When which statement is due.
+
+use aitbc_protocol::offer::{HEARTBEAT_MS, Load};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An offer is renewed this long before a third of its lifetime is over.
+const RENEW: Duration = Duration::from_secs(10 * 60);
+/// Least time between offers whose contents differ: addresses come in bursts.
+const BETWEEN_OFFERS: Duration = Duration::from_secs(2);
+/// Least time before an offer is made again only because peers have come that may have missed it.
+const FOR_NEWCOMERS: Duration = Duration::from_secs(30);
+/// Least time between offers on the coarse topics.
+const BETWEEN_COARSE: Duration = Duration::from_secs(10 * 60);
+/// Time between heartbeats.
+const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS);
+/// Least time between heartbeats, however the load changes.
+const BETWEEN_HEARTBEATS: Duration = Duration::from_secs(2);
+/// Time after a failure until the next attempt.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What is due now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    /// A new offer, on the finest topic.
+    pub(super) offer: bool,
+    /// A heartbeat; always with an offer.
+    pub(super) heartbeat: bool,
+}
+
+/// Remembers what was said when, and how long it keeps.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    slots: u32,
+    offered: Option<Instant>,
+    coarse: Option<Instant>,
+    /// The newest offer has not been on the coarse topics.
+    coarse_owed: bool,
+    dht_owed: bool,
+    beaten: Option<(Instant, Load)>,
+    not_before: Option<Instant>,
+    /// Something waits only for time to pass.
+    next: Option<Instant>,
+}
+
+impl Schedule {
+    /// Nothing said yet, of a provider with `slots` slots.
+    pub(super) fn new(slots: u32) -> Self {
+        Self {
+            slots,
+            offered: None,
+            coarse: None,
+            coarse_owed: false,
+            dht_owed: true,
+            beaten: None,
+            not_before: None,
+            next: None,
+        }
+    }
+
+    /// What is due, and (kept for [`Schedule::wake`]) when what is not will be.
+    pub(super) fn due(&mut self, now: Instant, changed: bool, newcomers: bool, load: Load) -> Due {
+        self.next = None;
+        let offer_at = self.offered.map_or(now, |offered| {
+            let after = match (changed, newcomers) {
+                (true, _) => BETWEEN_OFFERS,
+                (false, true) => FOR_NEWCOMERS,
+                (false, false) => RENEW,
+            };
+            offered + after
+        });
+        let offer = self.reached(offer_at.max(self.not_before.unwrap_or(now)), now);
+        let heartbeat_at = self.beaten.map_or(now, |(beaten, told)| {
+            beaten + if self.differs_much(told, load) { BETWEEN_HEARTBEATS } else { HEARTBEAT }
+        });
+        let heartbeat = self.reached(heartbeat_at, now);
+        Due { offer, heartbeat: heartbeat || offer }
+    }
+
+    fn reached(&mut self, at: Instant, now: Instant) -> bool {
+        if at > now {
+            self.next = Some(self.next.map_or(at, |next| next.min(at)));
+        }
+        at <= now
+    }
+
+    /// Whether others should know of a change of load at once: between free and full, or by half of all slots.
+    fn differs_much(&self, told: Load, load: Load) -> bool {
+        let busy = |load: Load| load.running.saturating_add(load.queued);
+        let full = |load: Load| busy(load) >= self.slots;
+        full(told) != full(load) || busy(told).abs_diff(busy(load)).saturating_mul(2) > self.slots
+    }
+
+    /// An offer was made.
+    pub(super) fn offered(&mut self, now: Instant) {
+        self.offered = Some(now);
+        self.coarse_owed = true;
+        self.not_before = None;
+    }
+
+    /// Something failed.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.not_before = Some(now + RETRY);
+    }
+
+    /// Whether the newest offer goes to the coarse topics now.
+    pub(super) fn coarse_due(&mut self, now: Instant) -> bool {
+        let at = self.coarse.map_or(now, |coarse| coarse + BETWEEN_COARSE);
+        self.coarse_owed && self.reached(at, now)
+    }
+
+    /// It went there. Where nobody was `heard`, nobody heard it either: the next one need not wait.
+    pub(super) fn told_coarsely(&mut self, now: Instant, heard: bool) {
+        self.coarse_owed = false;
+        self.coarse = heard.then_some(now);
+    }
+
+    /// Whether the cells are to be announced in the DHT.
+    pub(super) fn dht_due(&mut self, now: Instant) -> bool {
+        let at = self.not_before.unwrap_or(now);
+        self.dht_owed && self.reached(at, now)
+    }
+
+    /// The network announces the cells from now on.
+    pub(super) fn in_dht(&mut self) {
+        self.dht_owed = false;
+    }
+
+    /// A heartbeat told `load`.
+    pub(super) fn beaten(&mut self, now: Instant, load: Load) {
+        self.beaten = Some((now, load));
+    }
+
+    /// When to look again if nothing changes.
+    pub(super) fn wake(&self, now: Instant) -> Instant {
+        self.next.unwrap_or(now + HEARTBEAT).min(now + HEARTBEAT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Load = Load { running: 0, queued: 0 };
+
+    fn started(slots: u32, now: Instant) -> Schedule {
+        let mut schedule = Schedule::new(slots);
+        assert_eq!(schedule.due(now, true, false, IDLE), Due { offer: true, heartbeat: true });
+        schedule.offered(now);
+        assert!(schedule.coarse_due(now) && schedule.dht_due(now));
+        schedule.told_coarsely(now, true);
+        schedule.in_dht();
+        schedule.beaten(now, IDLE);
+        schedule
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_change_goes_out_on_the_finest_topic_soon_and_on_the_coarse_ones_later() {
+        let start = Instant::now();
+        let mut schedule = started(4, start);
+        assert!(!schedule.due(start + seconds(1), true, false, IDLE).offer);
+        assert_eq!(schedule.wake(start + seconds(1)), start + seconds(2));
+        assert!(schedule.due(start + seconds(2), true, false, IDLE).offer);
+        schedule.offered(start + seconds(2));
+        assert!(!schedule.coarse_due(start + seconds(2)));
+        assert!(schedule.coarse_due(start + seconds(600)));
+    }
+
+    #[test]
+    fn an_offer_is_renewed_and_repeated_for_newcomers() {
+        let start = Instant::now();
+        let mut schedule = started(4, start);
+        assert!(!schedule.due(start + seconds(599), false, false, IDLE).offer);
+        assert!(schedule.due(start + seconds(600), false, false, IDLE).offer);
+        assert!(!schedule.due(start + seconds(29), false, true, IDLE).offer);
+        assert!(schedule.due(start + seconds(30), false, true, IDLE).offer);
+    }
+
+    #[test]
+    fn an_offer_that_nobody_heard_does_not_hold_back_the_next() {
+        let start = Instant::now();
+        let mut schedule = started(4, start);
+        schedule.told_coarsely(start, false);
+        assert!(!schedule.coarse_due(start + seconds(1)), "the same offer is not repeated");
+        schedule.offered(start + seconds(2));
+        assert!(schedule.coarse_due(start + seconds(2)));
+    }
+
+    #[test]
+    fn heartbeats_come_every_half_minute_and_sooner_when_the_load_changes_much() {
+        let start = Instant::now();
+        let mut schedule = started(4, start);
+        let busy = |running| Load { running, queued: 0 };
+        assert!(!schedule.due(start + seconds(29), false, false, busy(1)).heartbeat);
+        assert!(schedule.due(start + seconds(30), false, false, busy(1)).heartbeat);
+        assert!(!schedule.due(start + seconds(1), false, false, busy(4)).heartbeat, "never within two seconds");
+        assert_eq!(schedule.wake(start + seconds(1)), start + seconds(2));
+        assert!(schedule.due(start + seconds(2), false, false, busy(4)).heartbeat);
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_after_a_while() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(1);
+        schedule.failed(start);
+        assert!(!schedule.due(start + seconds(4), true, false, IDLE).offer);
+        assert_eq!(schedule.wake(start + seconds(4)), start + seconds(5));
+        assert!(schedule.due(start + seconds(5), true, false, IDLE).offer);
+    }
+}

@@ -1,0 +1,291 @@
+//! Serves `/aitbc/quote/1`: one request, one binding quote or a typed refusal.
+
+use super::{
+    ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER,
+    estimate::{Demand, fits},
+    gate::Busy,
+};
+use crate::{
+    clock::now_ms,
+    engine::{EngineError, EngineModel, EngineState},
+    network::IncomingStream,
+};
+use aitbc_crypto::signing;
+use aitbc_protocol::{
+    CLOCK_TOLERANCE_MS, Digest, NetworkId, NodeId, Nonce, Signed, UnixMillis,
+    job::{Input, JobSpec, QuoteReply, QuoteRequest, Rejection, WINDOW_TOKENS},
+    quote::{QUOTE_LIFETIME_MS, Quote, TokenPrice, price},
+    text::Line,
+    wire,
+};
+use std::sync::Arc;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+/// Answers one request.
+pub(super) async fn serve(provider: Arc<Provider>, incoming: IncomingStream, turn: Result<(), Busy>) {
+    let IncomingStream { peer, mut stream } = incoming;
+    let reply = match turn {
+        Err(Busy { retry_ms }) => Err(Rejection::RateLimited { retry_ms }),
+        Ok(()) => {
+            let request = stream.receive::<Signed<QuoteRequest>>(wire::MAX_QUOTE_FRAME);
+            match timeout(FIRST_MESSAGE, request).await {
+                Ok(Ok(Some(request))) => {
+                    let span = tracing::info_span!("quote", peer = %peer.short());
+                    provider.quote(peer, request).instrument(span).await
+                }
+                Ok(Ok(None)) => return,
+                Ok(Err(error)) => {
+                    tracing::debug!(peer = %peer.short(), %error, "quote request not read");
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    let reply = match reply {
+        Ok(quote) => QuoteReply::Quote(quote),
+        Err(rejection) => {
+            provider.metrics.rejected(&rejection);
+            tracing::debug!(peer = %peer.short(), %rejection, "no quote");
+            QuoteReply::Rejected(rejection)
+        }
+    };
+    let sent = timeout(SHORT_ANSWER, async {
+        stream.send(&reply, wire::MAX_QUOTE_FRAME).await?;
+        stream.close().await
+    });
+    if let Ok(Err(error)) = sent.await {
+        tracing::debug!(peer = %peer.short(), %error, "quote not delivered");
+    }
+}
+
+/// A request that is what it says it is.
+#[derive(Debug)]
+struct Verified {
+    request: QuoteRequest,
+    digest: Digest,
+}
+
+/// Verifies signature, addressee, date and shape. Takes a few milliseconds for a large prompt.
+fn verify(
+    network: &NetworkId,
+    me: NodeId,
+    peer: NodeId,
+    signed: &Signed<QuoteRequest>,
+    now_ms: UnixMillis,
+) -> Result<Verified, Rejection> {
+    let invalid = |reason: &str| Rejection::Invalid(Line::lossy(reason));
+    if signed.signer() != peer {
+        return Err(invalid("the request is signed by another node than the one that sends it"));
+    }
+    let request = signing::open(signed, network).map_err(|error| invalid(&error.to_string()))?;
+    if request.provider != me {
+        return Err(invalid("the request is addressed to another provider"));
+    }
+    if request.issued_ms.abs_diff(now_ms) > CLOCK_TOLERANCE_MS {
+        return Err(invalid("the request is dated more than 30 s from now: check the clocks of both nodes"));
+    }
+    request.spec.validate().map_err(|error| invalid(&error.to_string()))?;
+    let digest = request.spec.digest().map_err(|error| invalid(&error.to_string()))?;
+    Ok(Verified { request, digest })
+}
+
+/// What a quote says beyond the request.
+struct Terms {
+    nonce: Nonce,
+    client: NodeId,
+    prompt_tokens: u32,
+    price: TokenPrice,
+    issued_ms: UnixMillis,
+}
+
+/// Most tokens of the answer that can be billed: what is asked for without the prefix; none for vectors.
+fn max_completion_tokens(spec: &JobSpec) -> u32 {
+    match spec.input {
+        Input::Embed(_) => 0,
+        Input::Chat(_) | Input::Text(_) => spec.max_tokens.saturating_sub(prefix_tokens(spec)),
+    }
+}
+
+fn prefix_tokens(spec: &JobSpec) -> u32 {
+    u32::try_from(spec.prefix.len()).unwrap_or(u32::MAX)
+}
+
+/// Tokens of context that a job needs. Embedding inputs each have the context for themselves, and only the engine
+/// knows where one is too long.
+fn context_needed(spec: &JobSpec, prompt_tokens: u32) -> u32 {
+    match spec.input {
+        Input::Embed(_) => 0,
+        Input::Chat(_) | Input::Text(_) => prompt_tokens.saturating_add(max_completion_tokens(spec)),
+    }
+}
+
+fn build(verified: &Verified, model: &EngineModel, terms: &Terms) -> Result<Quote, Rejection> {
+    let Verified { request, digest } = verified;
+    let max_completion_tokens = max_completion_tokens(&request.spec);
+    let max_total = price(&terms.price, terms.prompt_tokens, max_completion_tokens)
+        .map_err(|error| Rejection::Invalid(Line::lossy(&error.to_string())))?;
+    Ok(Quote {
+        nonce: terms.nonce,
+        client: terms.client,
+        job: request.job,
+        request: *digest,
+        model: model.model.clone(),
+        weights: model.weights,
+        prompt_tokens: terms.prompt_tokens,
+        max_completion_tokens,
+        price: terms.price,
+        max_total,
+        window: WINDOW_TOKENS,
+        declared: model.declared,
+        issued_ms: terms.issued_ms,
+        expires_ms: terms.issued_ms.saturating_add(QUOTE_LIFETIME_MS),
+    })
+}
+
+impl Provider {
+    async fn quote(
+        self: &Arc<Self>,
+        peer: NodeId,
+        request: Signed<QuoteRequest>,
+    ) -> Result<Signed<Quote>, Rejection> {
+        self.check_open()?;
+        let this = Arc::clone(self);
+        let verified =
+            tokio::task::spawn_blocking(move || verify(&this.config.network, this.me, peer, &request, now_ms()));
+        let verified = verified.await.map_err(|error| {
+            tracing::error!(%error, "verifying a request failed");
+            Rejection::EngineUnavailable(Line::lossy("internal error"))
+        })??;
+        let spec = &verified.request.spec;
+        let model = self.model(spec)?;
+        self.check_debt(peer).await?;
+        let nonce = Nonce(rand::random());
+        // The slot is kept before the prompt is counted, or requests that are counted together would overbook it.
+        let least = context_needed(spec, prefix_tokens(spec));
+        self.desk.promise(nonce, peer, &model, least, now_ms())?;
+        let quote = self.price(peer, nonce, &verified, &model).await;
+        if quote.is_err() {
+            self.desk.withdraw(&nonce);
+        }
+        quote
+    }
+
+    /// Counts the prompt and signs the quote under a nonce that already holds a slot.
+    async fn price(
+        &self,
+        client: NodeId,
+        nonce: Nonce,
+        verified: &Verified,
+        model: &EngineModel,
+    ) -> Result<Signed<Quote>, Rejection> {
+        let spec = &verified.request.spec;
+        let count = async {
+            let _permit = self.counting.acquire().await.expect("the semaphore is never closed");
+            self.engine.count_tokens(spec).await
+        };
+        let counted = timeout(ENGINE_ANSWER, count).await.map_err(|_| {
+            Rejection::EngineUnavailable(Line::lossy("the engine is too busy to count the prompt's tokens"))
+        })?;
+        let counted = counted.map_err(|error| self.rejection(error))?;
+        // More than the client's own bound would only be refused by it.
+        let prompt_tokens = counted.min(spec.input.max_prompt_tokens()).saturating_add(prefix_tokens(spec));
+        fits(Demand { tokens: context_needed(spec, prompt_tokens), context: model.context })?;
+        let price = self.config.price_of(&model.model);
+        let terms = Terms { nonce, client, prompt_tokens, price, issued_ms: now_ms() };
+        let quote = build(verified, model, &terms)?;
+        signing::seal(&self.key, &self.config.network, &quote).map_err(|error| {
+            tracing::error!(%error, "a quote could not be signed");
+            Rejection::EngineUnavailable(Line::lossy("internal error"))
+        })
+    }
+
+    fn model(&self, spec: &JobSpec) -> Result<EngineModel, Rejection> {
+        if let Some(model) = self.engine.model(&spec.model, spec.weights.as_ref()) {
+            return Ok(model);
+        }
+        let engines = self.engine.status();
+        let engines = engines.borrow();
+        match engines.iter().find(|engine| engine.state != EngineState::Ready) {
+            // It may be this model that is missing: the client may come back.
+            Some(engine) => Err(Rejection::EngineUnavailable(Line::lossy(match &engine.state {
+                EngineState::Loading { .. } => "a model is being loaded",
+                _ => "an engine has stopped",
+            }))),
+            None => Err(Rejection::UnknownModel),
+        }
+    }
+
+    /// What a client is told where the engine does not take its job. The engine's own words stay here but for those
+    /// about the request: they can name paths of the owner's machine.
+    pub(super) fn rejection(&self, error: EngineError) -> Rejection {
+        match error {
+            EngineError::UnknownModel(_) => Rejection::UnknownModel,
+            EngineError::ContextTooSmall { needed, context } => Rejection::ContextTooSmall { needed, context },
+            EngineError::Unsupported(what) => Rejection::Unsupported(Line::lossy(&what)),
+            EngineError::Full => self.desk.full(),
+            EngineError::NotReady(_) | EngineError::Crashed(_) | EngineError::Failed(_) => {
+                tracing::warn!(%error, "the engine does not take a job");
+                Rejection::EngineUnavailable(Line::lossy("the engine does not take jobs now"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::tests::{client_key, engine_model, network, provider_key, spec};
+    use aitbc_protocol::{JobId, quote::Asked};
+
+    const NOW: UnixMillis = 1_700_000_000_000;
+
+    fn request() -> QuoteRequest {
+        QuoteRequest { job: JobId([7; 16]), provider: provider_key().node_id(), spec: spec(), issued_ms: NOW }
+    }
+
+    fn check(request: &QuoteRequest) -> Result<Verified, Rejection> {
+        let signed = signing::seal(&client_key(), &network(), request).unwrap();
+        verify(&network(), provider_key().node_id(), client_key().node_id(), &signed, NOW)
+    }
+
+    #[test]
+    fn a_request_holds_for_its_sender_its_provider_and_its_time_only() {
+        assert!(check(&request()).is_ok());
+        let refused = |request: QuoteRequest| matches!(check(&request), Err(Rejection::Invalid(_)));
+        assert!(refused(QuoteRequest { provider: NodeId([9; 32]), ..request() }));
+        assert!(refused(QuoteRequest { issued_ms: NOW - CLOCK_TOLERANCE_MS - 1, ..request() }));
+        assert!(refused(QuoteRequest { issued_ms: NOW + CLOCK_TOLERANCE_MS + 1, ..request() }));
+        assert!(refused(QuoteRequest { spec: JobSpec { max_tokens: 0, ..spec() }, ..request() }));
+
+        let signed = signing::seal(&client_key(), &network(), &request()).unwrap();
+        let me = provider_key().node_id();
+        assert!(verify(&network(), me, NodeId([9; 32]), &signed, NOW).is_err(), "sent by another node");
+        let other = NetworkId::new("other").unwrap();
+        assert!(verify(&other, me, client_key().node_id(), &signed, NOW).is_err(), "of another network");
+    }
+
+    #[test]
+    fn a_quote_passes_the_clients_own_checks_also_where_an_answer_is_continued() {
+        let spec = JobSpec { prefix: vec![1, 2, 3], ..spec() };
+        let request = QuoteRequest { spec: spec.clone(), ..request() };
+        let verified = check(&request).unwrap();
+        let client = client_key().node_id();
+        let price =
+            TokenPrice { prompt: aitbc_protocol::MicroCredits(10), completion: aitbc_protocol::MicroCredits(30) };
+        let terms = Terms { nonce: Nonce([1; 16]), client, prompt_tokens: 8, price, issued_ms: NOW };
+        let quote = build(&verified, &engine_model(), &terms).unwrap();
+        assert_eq!(quote.max_completion_tokens, spec.max_tokens - 3);
+        let asked =
+            Asked { client, job: request.job, request: spec.digest().unwrap(), spec: &spec, ceiling: None };
+        assert_eq!(quote.check(&asked, NOW), Ok(()));
+    }
+
+    #[test]
+    fn vectors_are_billed_by_the_prompt_alone() {
+        let spec = JobSpec { input: Input::Embed(vec!["a".to_owned(); 3]), ..spec() };
+        assert_eq!(max_completion_tokens(&spec), 0);
+        assert_eq!(context_needed(&spec, 1_000_000), 0);
+    }
+}

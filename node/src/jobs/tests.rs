@@ -1,0 +1,534 @@
+//! Whole jobs over a stream in memory, with real ledgers on both sides; only the engine is a script.
+
+use super::{
+    JobsConfig,
+    admission::record,
+    delivery::Binding,
+    desk::{Desk, Ticket},
+    metrics::JobMetrics,
+    run::{Job, Surroundings, run_job},
+    settle,
+};
+use crate::{
+    clock::now_ms,
+    engine::{EngineError, EngineEvent, EngineModel, Generation},
+    market::Ledger,
+    network::FramedStream,
+    storage::{Side, Store},
+    telemetry::Metrics,
+};
+use aitbc_crypto::{SecretKey, signing};
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NetworkId, Nonce, Signed,
+    geo::Cell,
+    job::{
+        Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, ToClient, ToProvider, WINDOW_TOKENS,
+    },
+    offer::{Device, DeviceKind, Engine},
+    quote::{Quote, TokenPrice, price},
+    receipt::{Cheque, Execution, OutputDigest, Receipt, Seen},
+    text::Line,
+    wire::MAX_JOB_FRAME,
+};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes, even on a busy machine.
+const LONG: Duration = Duration::from_secs(30);
+
+pub(super) fn network() -> NetworkId {
+    NetworkId::new(NetworkId::LOCAL).unwrap()
+}
+
+pub(super) fn provider_key() -> SecretKey {
+    SecretKey::from_bytes(&[1; 32])
+}
+
+pub(super) fn client_key() -> SecretKey {
+    SecretKey::from_bytes(&[2; 32])
+}
+
+pub(super) fn spec() -> JobSpec {
+    JobSpec {
+        model: "smollm2:135m".parse().unwrap(),
+        weights: None,
+        input: Input::Chat(vec![Message { role: Role::User, content: "Name three planets".to_owned() }]),
+        sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: 1 },
+        max_tokens: 200,
+        stop: vec![],
+        top_logprobs: None,
+        prefix: vec![],
+    }
+}
+
+pub(super) fn engine_model() -> EngineModel {
+    EngineModel {
+        model: spec().model,
+        weights: Digest([3; 32]),
+        engine: Engine { name: "llama.cpp".parse().unwrap(), version: "test".parse().unwrap() },
+        quantisation: "Q4_1".parse().unwrap(),
+        device: Device { kind: DeviceKind::Cpu, name: "test".parse().unwrap(), memory_bytes: 0 },
+        context: 2048,
+        speed: 0,
+        declared: false,
+        slots: 8,
+    }
+}
+
+fn execution() -> Execution {
+    let EngineModel { engine, quantisation, device, .. } = engine_model();
+    Execution { engine, quantisation, device, sampling: spec().sampling }
+}
+
+pub(super) fn config() -> JobsConfig {
+    JobsConfig {
+        network: network(),
+        cell: "u09t".parse::<Cell>().unwrap(),
+        slots: 4,
+        price: quote().price,
+        prices: BTreeMap::new(),
+        payment_patience: LONG,
+    }
+}
+
+pub(super) fn quote() -> Quote {
+    let token_price = TokenPrice { prompt: MicroCredits(1_000), completion: MicroCredits(3_000) };
+    let issued_ms = now_ms();
+    Quote {
+        nonce: Nonce([4; 16]),
+        client: client_key().node_id(),
+        job: JobId([5; 16]),
+        request: spec().digest().unwrap(),
+        model: spec().model,
+        weights: engine_model().weights,
+        prompt_tokens: 10,
+        max_completion_tokens: 200,
+        price: token_price,
+        max_total: price(&token_price, 10, 200).unwrap(),
+        window: WINDOW_TOKENS,
+        declared: false,
+        issued_ms,
+        expires_ms: issued_ms + 300_000,
+    }
+}
+
+/// The engine's end of a job.
+struct Script {
+    events: mpsc::Sender<EngineEvent>,
+    grants: mpsc::Receiver<u32>,
+    next: u32,
+}
+
+impl Script {
+    async fn say(&self, event: EngineEvent) {
+        timeout(LONG, self.events.send(event)).await.unwrap().expect("the job still listens");
+    }
+
+    async fn tokens(&mut self, count: u32) {
+        for id in self.next..self.next + count {
+            self.say(EngineEvent::Token { id: Some(id), text: format!("<{id}>"), logprobs: None }).await;
+        }
+        self.next += count;
+    }
+
+    async fn finish(&self, finish: Finish) {
+        self.say(EngineEvent::Finished { finish, text: String::new() }).await;
+    }
+
+    async fn granted(&mut self) -> u32 {
+        timeout(LONG, self.grants.recv()).await.unwrap().expect("the job still runs")
+    }
+
+    /// The job has let go of the device.
+    async fn dropped(self) {
+        timeout(LONG, self.events.closed()).await.unwrap();
+    }
+}
+
+/// Two nodes: their ledgers and the provider's desk.
+struct Nodes {
+    provider: Ledger,
+    client: Ledger,
+    desk: Desk,
+    metrics: Metrics,
+    closing: CancellationToken,
+    _directories: [tempfile::TempDir; 2],
+}
+
+/// A running job seen from outside.
+struct Scene {
+    engine: Script,
+    client: FramedStream,
+    task: JoinHandle<()>,
+    seen: Vec<u32>,
+}
+
+fn ledger(key: SecretKey, metrics: &Metrics) -> (Ledger, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    (Ledger::start(store, key, network(), metrics).unwrap(), directory)
+}
+
+fn nodes() -> Nodes {
+    let metrics = Metrics::default();
+    let (provider, first) = ledger(provider_key(), &metrics);
+    let (client, second) = ledger(client_key(), &Metrics::default());
+    let closing = CancellationToken::new();
+    Nodes { provider, client, desk: Desk::new(4), metrics, closing, _directories: [first, second] }
+}
+
+impl Nodes {
+    async fn admit(&self, quote: &Quote) -> Result<Ticket, Rejection> {
+        let signed = signing::seal(&provider_key(), &network(), quote).unwrap();
+        let ticket = self.desk.admit(quote, &engine_model(), now_ms())?;
+        record(&self.provider, quote.client, signed, execution(), &ticket).await?;
+        Ok(ticket)
+    }
+
+    /// Both sides have recorded the job, it runs, and the client has read that it was accepted.
+    async fn start(&self, quote: &Quote, binding: Binding, patience: Duration) -> Scene {
+        let signed = signing::seal(&provider_key(), &network(), quote).unwrap();
+        self.client.open(provider_key().node_id(), vec![], quote.job, signed).await.unwrap();
+        let ticket = self.admit(quote).await.unwrap();
+        self.client.accepted(quote.nonce).await.unwrap();
+        let (mut client, stream) = FramedStream::pair(client_key().node_id(), provider_key().node_id());
+        let (events, receiver) = mpsc::channel(256);
+        let (granter, grants) = mpsc::channel(8);
+        let job = Job {
+            quote: quote.clone(),
+            execution: execution(),
+            binding,
+            ticket,
+            admitted: tokio::time::Instant::now(),
+            admitted_ms: now_ms(),
+        };
+        let around = Surroundings {
+            ledger: self.provider.clone(),
+            metrics: JobMetrics::new(&self.metrics),
+            closing: self.closing.clone(),
+            patience,
+        };
+        let task = tokio::spawn(run_job(job, Generation::new(receiver, granter), stream, around));
+        assert!(matches!(receive(&mut client).await, Some(ToClient::Accepted { .. })));
+        let engine = Script { events, grants, next: 0 };
+        engine.say(EngineEvent::Started).await;
+        Scene { engine, client, task, seen: vec![] }
+    }
+
+    async fn run(&self) -> Scene {
+        self.start(&quote(), Binding::Tokens, LONG).await
+    }
+
+    async fn cheque(&self, tokens: u32) -> Signed<Cheque> {
+        self.client.pay(quote().nonce, tokens).await.unwrap()
+    }
+
+    async fn provider_state(&self) -> JobState {
+        self.provider.job(Side::Provider, quote().nonce).await.unwrap().unwrap().state
+    }
+
+    /// Takes the receipt, pays all of it and sees the provider close the stream.
+    async fn pay_up(&self, scene: &mut Scene, receipt: Signed<Receipt>) {
+        let tokens = scene.seen.len() as u32;
+        let seen = Seen { tokens, output: OutputDigest::Tokens(Digest::of_tokens(&scene.seen)) };
+        self.client.take_receipt(quote().nonce, receipt, Some(seen)).await.expect("an honest receipt");
+        let cheque = self.cheque(tokens).await;
+        scene.send(ToProvider::Ack { next: tokens, cheque }).await;
+        assert!(receive(&mut scene.client).await.is_none(), "the stream is closed once the last cheque is taken");
+    }
+}
+
+async fn receive(stream: &mut FramedStream) -> Option<ToClient> {
+    timeout(LONG, stream.receive(MAX_JOB_FRAME)).await.expect("an answer").unwrap()
+}
+
+impl Scene {
+    async fn send(&mut self, message: ToProvider) {
+        timeout(LONG, self.client.send(&message, MAX_JOB_FRAME)).await.unwrap().unwrap();
+    }
+
+    /// Reads until `count` tokens have come in all.
+    async fn read(&mut self, count: u32) {
+        while self.seen.len() < count as usize {
+            match receive(&mut self.client).await {
+                Some(ToClient::Chunk(chunk)) => {
+                    assert_eq!(chunk.first as usize, self.seen.len(), "chunks are numbered without a gap");
+                    self.seen.extend(chunk.tokens);
+                }
+                other => panic!("expected tokens, got {other:?}"),
+            }
+        }
+        assert_eq!(self.seen.len(), count as usize, "no token comes before it is paid for");
+    }
+
+    /// Reads the end, with the chunks before it.
+    async fn finished(&mut self) -> (Signed<Receipt>, Receipt, Option<Line<160>>) {
+        loop {
+            match receive(&mut self.client).await {
+                Some(ToClient::Chunk(chunk)) => self.seen.extend(chunk.tokens),
+                Some(ToClient::Finished { receipt, failure }) => {
+                    let read = signing::open(&receipt, &network()).expect("a valid signature");
+                    return (receipt, read, failure);
+                }
+                other => panic!("expected the end, got {other:?}"),
+            }
+        }
+    }
+
+    async fn joined(self) {
+        drop(self.client);
+        timeout(LONG, self.task).await.expect("the job's task ends").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_delivered_paid_and_completed_on_both_sides() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(100).await;
+    scene.read(WINDOW_TOKENS).await;
+    let cheque = nodes.cheque(WINDOW_TOKENS).await;
+    scene.send(ToProvider::Ack { next: WINDOW_TOKENS, cheque }).await;
+    assert_eq!(scene.engine.granted().await, WINDOW_TOKENS);
+    scene.engine.finish(Finish::Stop).await;
+    let (signed, receipt, failure) = scene.finished().await;
+    assert_eq!((receipt.completion_tokens, receipt.finish, failure), (100, Finish::Stop, None));
+    assert_eq!(receipt.total, price(&quote().price, 10, 100).unwrap());
+    nodes.pay_up(&mut scene, signed).await;
+    scene.joined().await;
+    assert_eq!(nodes.client.paid(quote().nonce).await.unwrap().state, JobState::Completed);
+    assert_eq!(nodes.provider_state().await, JobState::Completed);
+    let text = nodes.metrics.encode();
+    assert!(text.contains("aitbc_jobs_total{outcome=\"completed\"} 1"), "{text}");
+    assert!(text.contains("aitbc_jobs_tokens_total 100"), "{text}");
+}
+
+#[tokio::test]
+async fn exactly_one_window_goes_out_unpaid_even_from_an_engine_that_goes_on() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(150).await;
+    scene.read(WINDOW_TOKENS).await;
+    while !nodes.desk.running()[0].paused {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(nodes.desk.running()[0].tokens, WINDOW_TOKENS);
+    let cheque = nodes.cheque(10).await;
+    scene.send(ToProvider::Ack { next: 10, cheque }).await;
+    scene.read(WINDOW_TOKENS + 10).await;
+    assert_eq!(scene.engine.granted().await, 10);
+    while !nodes.desk.running()[0].paused {
+        tokio::task::yield_now().await;
+    }
+    scene.send(ToProvider::Cancel).await;
+    let (_, receipt, _) = scene.finished().await;
+    assert_eq!(receipt.completion_tokens, WINDOW_TOKENS + 10, "what was held back is not billed");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_pay_gets_a_receipt_and_a_debt() {
+    let nodes = nodes();
+    let mut scene = nodes.start(&quote(), Binding::Tokens, Duration::from_millis(200)).await;
+    scene.engine.tokens(WINDOW_TOKENS).await;
+    let (signed, receipt, failure) = scene.finished().await;
+    assert_eq!((receipt.completion_tokens, receipt.finish), (WINDOW_TOKENS, Finish::Cancelled));
+    assert!(failure.unwrap().as_str().contains("no cheque"));
+    assert!(nodes.desk.running().is_empty(), "the slot is free while the cheque is waited for");
+    assert_eq!(nodes.provider_state().await, JobState::Delivered);
+    assert_eq!(nodes.provider.totals().await.unwrap().owed_to_us, receipt.total);
+    nodes.pay_up(&mut scene, signed).await;
+    scene.joined().await;
+    assert_eq!(nodes.provider_state().await, JobState::Cancelled, "a late cheque settles it");
+}
+
+#[tokio::test]
+async fn a_slow_engine_is_no_reason_to_end_a_job() {
+    let nodes = nodes();
+    let patience = Duration::from_millis(50);
+    let mut scene = nodes.start(&quote(), Binding::Tokens, patience).await;
+    tokio::time::sleep(patience * 4).await;
+    scene.engine.tokens(1).await;
+    scene.read(1).await;
+    scene.engine.finish(Finish::Length).await;
+    let (_, receipt, _) = scene.finished().await;
+    assert_eq!(receipt.finish, Finish::Length);
+}
+
+#[tokio::test]
+async fn tokens_that_were_not_sent_cannot_be_acknowledged() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(5).await;
+    scene.read(5).await;
+    let cheque = nodes.cheque(6).await;
+    scene.send(ToProvider::Ack { next: 6, cheque }).await;
+    let (_, receipt, failure) = scene.finished().await;
+    assert_eq!((receipt.completion_tokens, receipt.finish), (5, Finish::Cancelled));
+    assert!(failure.unwrap().as_str().contains("6 tokens of 5"));
+}
+
+#[tokio::test]
+async fn an_acknowledgement_and_its_cheque_say_the_same() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(5).await;
+    scene.read(5).await;
+    let cheque = nodes.cheque(2).await;
+    scene.send(ToProvider::Ack { next: 5, cheque }).await;
+    let (_, receipt, failure) = scene.finished().await;
+    assert_eq!(receipt.finish, Finish::Cancelled);
+    assert!(failure.is_some());
+}
+
+#[tokio::test]
+async fn a_cancelled_job_leaves_the_device_at_once_and_bills_what_was_sent() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(20).await;
+    scene.read(20).await;
+    scene.send(ToProvider::Cancel).await;
+    let (signed, receipt, failure) = scene.finished().await;
+    assert_eq!((receipt.completion_tokens, receipt.finish, failure), (20, Finish::Cancelled, None));
+    nodes.pay_up(&mut scene, signed).await;
+    let Scene { engine, task, .. } = scene;
+    engine.dropped().await;
+    timeout(LONG, task).await.unwrap().unwrap();
+    assert_eq!(nodes.provider_state().await, JobState::Cancelled);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_the_job() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(7).await;
+    scene.read(7).await;
+    let Scene { engine, client, task, .. } = scene;
+    drop(client);
+    engine.dropped().await;
+    timeout(LONG, task).await.unwrap().unwrap();
+    let record = nodes.provider.job(Side::Provider, quote().nonce).await.unwrap().unwrap();
+    assert_eq!((record.state, record.finish), (JobState::Delivered, Some(Finish::Cancelled)));
+    let receipt = record.receipt.unwrap().read_unverified().unwrap();
+    assert_eq!(receipt.completion_tokens, 7);
+    assert!(nodes.desk.running().is_empty());
+}
+
+#[tokio::test]
+async fn a_crash_of_the_engine_is_a_typed_end_that_bills_what_came_before() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(9).await;
+    scene.engine.say(EngineEvent::Failed(EngineError::Crashed("/home/owner/model: signal 11".to_owned()))).await;
+    let (signed, receipt, failure) = scene.finished().await;
+    assert_eq!((receipt.completion_tokens, receipt.finish), (9, Finish::Failed));
+    assert_eq!(scene.seen.len(), 9, "what was generated is delivered: the next provider goes on after it");
+    assert_eq!(failure.unwrap().as_str(), "the engine crashed", "the owner's paths stay here");
+    nodes.pay_up(&mut scene, signed).await;
+    scene.joined().await;
+    assert_eq!(nodes.provider_state().await, JobState::Failed);
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_before_the_first_token_has_sold_nothing() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    let Script { events, .. } = std::mem::replace(
+        &mut scene.engine,
+        Script { events: mpsc::channel(1).0, grants: mpsc::channel(1).1, next: 0 },
+    );
+    drop(events);
+    let (_, receipt, failure) = scene.finished().await;
+    assert_eq!((receipt.total, receipt.finish), (MicroCredits::ZERO, Finish::Failed));
+    assert_eq!(failure.unwrap().as_str(), "the engine stopped");
+    assert!(receive(&mut scene.client).await.is_none(), "nothing is owed, nothing is waited for");
+    scene.joined().await;
+    assert_eq!(nodes.provider_state().await, JobState::Failed);
+}
+
+#[tokio::test]
+async fn a_quote_is_good_once_over_restarts_of_the_desk_too() {
+    let nodes = nodes();
+    let ticket = nodes.admit(&quote()).await.unwrap();
+    drop(ticket);
+    assert_eq!(nodes.admit(&quote()).await.unwrap_err(), Rejection::QuoteUsed);
+    let restarted = Nodes { desk: Desk::new(4), ..nodes };
+    assert_eq!(restarted.admit(&quote()).await.unwrap_err(), Rejection::QuoteUsed);
+    assert!(restarted.desk.running().is_empty(), "a refused job holds no slot");
+}
+
+#[tokio::test]
+async fn settling_ends_the_running_job_first_and_gets_its_receipt() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(30).await;
+    scene.read(30).await;
+    let cheque = nodes.cheque(20).await;
+    let (mut client, stream) = FramedStream::pair(client_key().node_id(), provider_key().node_id());
+    settle::serve(&nodes.provider, &nodes.desk, stream, quote().nonce, Some(cheque)).await;
+    let Some(ToClient::Settled { paid, receipt }) = receive(&mut client).await else { panic!("not settled") };
+    assert_eq!(paid, price(&quote().price, 10, 20).unwrap());
+    let receipt = receipt.unwrap().read_unverified().unwrap();
+    assert_eq!((receipt.completion_tokens, receipt.finish), (30, Finish::Cancelled));
+    assert!(matches!(receipt.output, OutputDigest::Tokens(_)), "the end was seen, nothing is lost");
+    scene.engine.dropped().await;
+    timeout(LONG, scene.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nobody_settles_the_job_of_another() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    let stranger = SecretKey::from_bytes(&[9; 32]).node_id();
+    let (mut other, stream) = FramedStream::pair(stranger, provider_key().node_id());
+    settle::serve(&nodes.provider, &nodes.desk, stream, quote().nonce, None).await;
+    assert!(matches!(receive(&mut other).await, Some(ToClient::Rejected(Rejection::Invalid(_)))));
+    scene.engine.tokens(1).await;
+    scene.read(1).await;
+    assert_eq!(nodes.desk.running().len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_never_started_settles_to_nothing() {
+    let nodes = nodes();
+    let (mut client, stream) = FramedStream::pair(client_key().node_id(), provider_key().node_id());
+    settle::serve(&nodes.provider, &nodes.desk, stream, quote().nonce, None).await;
+    let settled = receive(&mut client).await;
+    assert!(matches!(settled, Some(ToClient::Settled { paid: MicroCredits::ZERO, receipt: None })));
+}
+
+#[tokio::test]
+async fn a_stopping_node_fails_what_runs_with_receipts() {
+    let nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(3).await;
+    scene.read(3).await;
+    nodes.closing.cancel();
+    let (signed, receipt, failure) = scene.finished().await;
+    assert_eq!((receipt.completion_tokens, receipt.finish), (3, Finish::Failed));
+    assert_eq!(failure.unwrap().as_str(), "the provider is stopping");
+    nodes.pay_up(&mut scene, signed).await;
+    scene.joined().await;
+    assert_eq!(nodes.provider_state().await, JobState::Failed);
+}
+
+#[tokio::test]
+async fn vectors_are_paid_by_the_prompt() {
+    let nodes = nodes();
+    let base = quote();
+    let quote = Quote { max_completion_tokens: 0, max_total: price(&base.price, 10, 0).unwrap(), ..base };
+    let mut scene = nodes.start(&quote, Binding::Vectors, LONG).await;
+    scene.engine.say(EngineEvent::Embeddings(vec![vec![0.5; 4], vec![1.0; 4]])).await;
+    scene.engine.finish(Finish::Stop).await;
+    let Some(ToClient::Chunk(chunk)) = receive(&mut scene.client).await else { panic!("no vectors") };
+    assert_eq!(chunk.embeddings.len(), 2);
+    let (signed, receipt, _) = scene.finished().await;
+    assert_eq!((receipt.completion_tokens, receipt.total), (0, quote.max_total));
+    let seen = Seen { tokens: 0, output: receipt.output };
+    nodes.client.take_receipt(quote.nonce, signed, Some(seen)).await.unwrap();
+    let cheque = nodes.cheque(0).await;
+    scene.send(ToProvider::Ack { next: 0, cheque }).await;
+    assert!(receive(&mut scene.client).await.is_none());
+    scene.joined().await;
+    assert_eq!(nodes.provider_state().await, JobState::Completed);
+}

@@ -1,0 +1,311 @@
+//! The ledger's state: live jobs, channels and sums, written through to the store.
+//!
+//! Operations change the book in memory and mark what changed; [`Book::commit`] writes all of it at once. After a
+//! failed write nothing in memory is believed any more: [`Book::begin`] reads it from the store again.
+
+use super::{LedgerError, Totals, rules::Job};
+use crate::storage::{Changes, Side, StorageError, Store, Sums};
+use aitbc_crypto::SecretKey;
+use aitbc_protocol::{
+    MicroCredits, NetworkId, NodeId, Nonce, Signed, Statement, UnixMillis,
+    job::{JobEvent, JobState},
+    receipt::{Channel, Cheque},
+    text::Line,
+};
+use std::collections::{HashMap, HashSet};
+
+/// How long a client may take for the last cheque of a delivered job before it counts as debt, in milliseconds: a
+/// few round trips over the worst path, and a restart of the client's node.
+pub(super) const DEBT_GRACE_MS: u64 = 10_000;
+/// After how long a debt is written off, in milliseconds: memory for debts is bounded by the work of this time.
+pub(super) const DEBT_LIFETIME_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// How often debts are written off and expired quotes forgotten, in milliseconds.
+const SWEEP_MS: u64 = 10 * 60 * 1000;
+/// Channels kept in memory between commits; more are read again when they are needed.
+const CACHED_CHANNELS: usize = 4096;
+
+/// A delivered job that is not all paid.
+#[derive(Clone, Copy, Debug)]
+struct Debt {
+    amount: MicroCredits,
+    /// From when on it counts.
+    due_ms: UnixMillis,
+}
+
+/// The state that the ledger thread owns.
+#[derive(Debug)]
+pub(super) struct Book {
+    pub(super) store: Store,
+    pub(super) key: SecretKey,
+    pub(super) network: NetworkId,
+    pub(super) me: NodeId,
+    /// The time of the current batch.
+    pub(super) now_ms: UnixMillis,
+    /// Cheques given and taken since the start.
+    pub(super) cheques: u64,
+    jobs: HashMap<(Side, Nonce), Job>,
+    channels: HashMap<(Side, NodeId), Channel>,
+    debts: HashMap<NodeId, HashMap<Nonce, Debt>>,
+    sums: Sums,
+    swept_ms: UnixMillis,
+    stale: bool,
+    changed: Changed,
+}
+
+/// What the next commit writes.
+#[derive(Debug, Default)]
+struct Changed {
+    jobs: HashSet<(Side, Nonce)>,
+    channels: HashSet<(Side, NodeId)>,
+    used_quotes: Vec<(Nonce, UnixMillis)>,
+    sums: bool,
+    /// Whether anything of it must be on the disk before it is answered.
+    synced: bool,
+}
+
+impl Book {
+    /// Reads what is live from the store.
+    pub(super) fn open(
+        store: Store,
+        key: SecretKey,
+        network: NetworkId,
+        now_ms: UnixMillis,
+    ) -> Result<Self, LedgerError> {
+        let mut book = Self {
+            store,
+            me: key.node_id(),
+            key,
+            network,
+            now_ms,
+            cheques: 0,
+            jobs: HashMap::new(),
+            channels: HashMap::new(),
+            debts: HashMap::new(),
+            sums: Sums::default(),
+            swept_ms: 0,
+            stale: true,
+            changed: Changed::default(),
+        };
+        book.begin(now_ms)?;
+        book.end_interrupted()?;
+        book.commit()?;
+        Ok(book)
+    }
+
+    /// Before a batch: reads everything again if the last write failed, and sweeps now and then.
+    pub(super) fn begin(&mut self, now_ms: UnixMillis) -> Result<(), StorageError> {
+        self.now_ms = now_ms;
+        if self.stale {
+            self.store.ready()?;
+            self.reload()?;
+            self.stale = false;
+        }
+        if now_ms.saturating_sub(self.swept_ms) >= SWEEP_MS {
+            self.swept_ms = now_ms;
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), StorageError> {
+        self.jobs.clear();
+        self.channels.clear();
+        self.debts.clear();
+        self.changed = Changed::default();
+        self.sums = self.store.sums()?;
+        for record in self.store.unfinished()? {
+            let job = Job::new(record)?;
+            self.track_debt(&job)?;
+            self.jobs.insert((job.record.side, job.quote.nonce), job);
+        }
+        self.evict();
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), StorageError> {
+        self.store.prune_used_quotes(self.now_ms)?;
+        let overdue = |debt: &Debt| debt.due_ms.saturating_add(DEBT_LIFETIME_MS) <= self.now_ms;
+        let hopeless: Vec<Nonce> = self
+            .debts
+            .values()
+            .flat_map(|debts| debts.iter().filter(|(_, debt)| overdue(debt)).map(|(nonce, _)| *nonce))
+            .collect();
+        for nonce in hopeless {
+            if let Some(mut job) = self.job(Side::Provider, &nonce)?
+                && let Ok(state) = job.record.state.on(JobEvent::GaveUp)
+            {
+                job.record.state = state;
+                job.record.failure = Some(Line::lossy("the client never paid all of it"));
+                self.put(job)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A job, from memory or from the store.
+    pub(super) fn job(&mut self, side: Side, quote: &Nonce) -> Result<Option<Job>, StorageError> {
+        if let Some(job) = self.jobs.get(&(side, *quote)) {
+            return Ok(Some(job.clone()));
+        }
+        let Some(record) = self.store.job(side, quote)? else { return Ok(None) };
+        let job = Job::new(record)?;
+        self.jobs.insert((side, *quote), job.clone());
+        Ok(Some(job))
+    }
+
+    /// A job that must be there.
+    pub(super) fn known(&mut self, side: Side, quote: &Nonce) -> Result<Job, LedgerError> {
+        self.job(side, quote)?.ok_or(LedgerError::UnknownJob)
+    }
+
+    /// A channel, from memory or from the store.
+    pub(super) fn channel(&mut self, side: Side, peer: NodeId) -> Result<Channel, StorageError> {
+        if let Some(channel) = self.channels.get(&(side, peer)) {
+            return Ok(*channel);
+        }
+        let channel = self.store.channel(side, &peer)?;
+        self.channels.insert((side, peer), channel);
+        Ok(channel)
+    }
+
+    /// Changes a job; the batch is synced.
+    pub(super) fn put(&mut self, job: Job) -> Result<(), StorageError> {
+        self.changed.synced = true;
+        self.put_relaxed(job)
+    }
+
+    /// Changes a job in a way that a loss of power may undo.
+    pub(super) fn put_relaxed(&mut self, mut job: Job) -> Result<(), StorageError> {
+        job.record.updated_ms = self.now_ms;
+        let key = (job.record.side, job.quote.nonce);
+        self.track_debt(&job)?;
+        let before = self.jobs.get(&key).map(|job| job.record.state);
+        if job.record.state == JobState::Completed && before != Some(JobState::Completed) {
+            match job.record.side {
+                Side::Client => self.sums.jobs_bought += 1,
+                Side::Provider => self.sums.jobs_provided += 1,
+            }
+            self.changed.sums = true;
+        }
+        self.changed.jobs.insert(key);
+        self.jobs.insert(key, job);
+        Ok(())
+    }
+
+    /// Changes a channel with the cheque that moved it.
+    pub(super) fn put_channel(&mut self, side: Side, peer: NodeId, channel: Channel) -> Result<(), LedgerError> {
+        let before = self.channel(side, peer)?;
+        let sum = match side {
+            Side::Client => &mut self.sums.spent,
+            Side::Provider => &mut self.sums.earned,
+        };
+        let more = channel.cumulative.checked_sub(before.cumulative).unwrap_or_default();
+        // Sums over all peers are for display: they stop at the end of 64 bits, the channels do not pass it.
+        *sum = sum.checked_add(more).unwrap_or(MicroCredits(u64::MAX));
+        self.cheques += 1;
+        self.changed.sums = true;
+        self.changed.synced = true;
+        self.changed.channels.insert((side, peer));
+        self.channels.insert((side, peer), channel);
+        Ok(())
+    }
+
+    /// Uses up a quote until it expires.
+    pub(super) fn use_quote(&mut self, nonce: Nonce, expires_ms: UnixMillis) {
+        self.changed.used_quotes.push((nonce, expires_ms));
+    }
+
+    /// Signs a statement of this node.
+    pub(super) fn seal<T: Statement>(&self, statement: &T) -> Result<Signed<T>, LedgerError> {
+        Ok(aitbc_crypto::seal(&self.key, &self.network, statement)?)
+    }
+
+    /// Signs a cheque and records it with its job and channel.
+    pub(super) fn give(&mut self, job: &mut Job, channel: Channel, cheque: &Cheque) -> Result<(), LedgerError> {
+        job.record.cheque = Some(self.seal(cheque)?);
+        job.record.paid = cheque.job_total;
+        job.record.tokens = cheque.tokens;
+        self.put_channel(Side::Client, job.record.peer, channel)
+    }
+
+    /// Writes what changed, in one batch; true if it was synced. After an error the book is read again before the
+    /// next batch.
+    pub(super) fn commit(&mut self) -> Result<bool, StorageError> {
+        let changed = std::mem::take(&mut self.changed);
+        let changes = Changes {
+            jobs: changed.jobs.iter().filter_map(|key| self.jobs.get(key)).map(|job| job.record.clone()).collect(),
+            channels: changed
+                .channels
+                .iter()
+                .filter_map(|key| self.channels.get(key).map(|channel| (key.0, key.1, *channel)))
+                .collect(),
+            used_quotes: changed.used_quotes,
+            sums: changed.sums.then_some(self.sums),
+        };
+        let written = match (changes.is_empty(), changed.synced) {
+            (true, _) => Ok(false),
+            (false, true) => self.store.commit(&changes).map(|()| true),
+            (false, false) => self.store.commit_relaxed(&changes).map(|()| false),
+        };
+        if written.is_err() {
+            self.stale = true;
+        }
+        self.evict();
+        written
+    }
+
+    /// Keeps in memory what is live. Delivered jobs of a provider are as many as there are clients that do not pay:
+    /// their debts stay, their records do not.
+    fn evict(&mut self) {
+        self.jobs.retain(|(side, _), job| {
+            !job.record.state.is_final() && !(*side == Side::Provider && job.record.state == JobState::Delivered)
+        });
+        if self.channels.len() > CACHED_CHANNELS {
+            self.channels.clear();
+        }
+    }
+
+    fn track_debt(&mut self, job: &Job) -> Result<(), StorageError> {
+        if job.record.side != Side::Provider {
+            return Ok(());
+        }
+        let client = job.record.peer;
+        let amount =
+            if job.record.state == JobState::Delivered { job.record.unpaid() } else { MicroCredits::ZERO };
+        if amount > MicroCredits::ZERO {
+            let ended_ms = job.receipt()?.map_or(job.record.updated_ms, |receipt| {
+                receipt.admitted_ms.saturating_add(receipt.timings.total_ms)
+            });
+            let debt = Debt { amount, due_ms: ended_ms.saturating_add(DEBT_GRACE_MS) };
+            self.debts.entry(client).or_default().insert(job.quote.nonce, debt);
+        } else if let Some(debts) = self.debts.get_mut(&client) {
+            debts.remove(&job.quote.nonce);
+            if debts.is_empty() {
+                self.debts.remove(&client);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a client owes and is late with.
+    pub(super) fn debt(&self, client: &NodeId) -> MicroCredits {
+        let late = self.debts.get(client).into_iter().flat_map(HashMap::values);
+        let late = late.filter(|debt| debt.due_ms <= self.now_ms).map(|debt| debt.amount);
+        sum(late)
+    }
+
+    /// Earned and spent.
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            earned: self.sums.earned,
+            spent: self.sums.spent,
+            owed_to_us: sum(self.debts.values().flat_map(HashMap::values).map(|debt| debt.amount)),
+            jobs_provided: self.sums.jobs_provided,
+            jobs_bought: self.sums.jobs_bought,
+        }
+    }
+}
+
+fn sum(amounts: impl Iterator<Item = MicroCredits>) -> MicroCredits {
+    MicroCredits(amounts.fold(0, |sum, amount| sum.saturating_add(amount.0)))
+}

@@ -1,0 +1,178 @@
+//! What the rest of the node holds of the network: it sends commands and reads snapshots.
+
+use super::{
+    FoundProvider, FramedStream, NetworkError, PeerInfo, Protocol, Reachability, StreamError, Verdict, gossip,
+};
+use aitbc_protocol::{
+    NodeId,
+    geo::Cell,
+    offer::Gossip,
+    wire::{self, MAX_GOSSIP_BYTES},
+};
+use libp2p::{Multiaddr, gossipsub::MessageId};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Commands that may wait for the network task.
+pub(super) const COMMANDS: usize = 256;
+
+/// What the network task does for the rest of the node. A dropped reply is no error: its caller lost interest.
+#[derive(Debug)]
+pub(super) enum Command {
+    Announce { cells: Vec<Cell> },
+    Providers { cell: Cell, reply: oneshot::Sender<Result<mpsc::Receiver<FoundProvider>, NetworkError>> },
+    Subscribe { cells: Vec<Cell>, reply: oneshot::Sender<()> },
+    Publish { cell: Cell, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), NetworkError>> },
+    Judge { id: MessageId, forwarder: NodeId, verdict: Verdict },
+    Reach { peer: NodeId, addresses: Vec<Multiaddr>, want: Want },
+    Shutdown { reply: oneshot::Sender<()> },
+}
+
+/// Where the answer to a wanted stream arrives, once there is a connection to open it on.
+pub(super) type PendingStream = oneshot::Receiver<Result<FramedStream, StreamError>>;
+
+/// What a peer is wanted for.
+#[derive(Debug)]
+pub(super) enum Want {
+    Stream { protocol: Protocol, reply: oneshot::Sender<Result<PendingStream, NetworkError>> },
+    RoundTrip { reply: oneshot::Sender<Result<Duration, NetworkError>> },
+}
+
+impl Want {
+    /// True if nobody waits any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Stream { reply, .. } => reply.is_closed(),
+            Self::RoundTrip { reply } => reply.is_closed(),
+        }
+    }
+
+    /// Tells the caller that it does not work.
+    pub(super) fn fail(self, error: NetworkError) {
+        match self {
+            Self::Stream { reply, .. } => drop(reply.send(Err(error))),
+            Self::RoundTrip { reply } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// Snapshots that the network task keeps current.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshots {
+    pub(super) addresses: watch::Receiver<Arc<Vec<Multiaddr>>>,
+    pub(super) listening: watch::Receiver<Arc<Vec<Multiaddr>>>,
+    pub(super) peers: watch::Receiver<Arc<Vec<PeerInfo>>>,
+    pub(super) reachability: watch::Receiver<Reachability>,
+}
+
+/// Sends commands to the network task. Cheap to clone; the task ends with [`NetworkHandle::shutdown`], or when the
+/// last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct NetworkHandle {
+    pub(super) local: NodeId,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) snapshots: Snapshots,
+}
+
+impl NetworkHandle {
+    /// This node.
+    pub fn local_id(&self) -> NodeId {
+        self.local
+    }
+
+    /// Addresses under which others can reach this node, best first, without the `/p2p` suffix: confirmed external
+    /// ones, relayed ones, then (on network `local`) the ones listened on.
+    pub fn addresses(&self) -> watch::Receiver<Arc<Vec<Multiaddr>>> {
+        self.snapshots.addresses.clone()
+    }
+
+    /// Addresses listened on.
+    pub fn listening(&self) -> watch::Receiver<Arc<Vec<Multiaddr>>> {
+        self.snapshots.listening.clone()
+    }
+
+    /// Connected peers.
+    pub fn peers(&self) -> watch::Receiver<Arc<Vec<PeerInfo>>> {
+        self.snapshots.peers.clone()
+    }
+
+    /// How others reach this node.
+    pub fn reachability(&self) -> watch::Receiver<Reachability> {
+        self.snapshots.reachability.clone()
+    }
+
+    /// Replaces the set of cells under which this node announces itself in the DHT; the network republishes them
+    /// every 10 minutes and whenever its addresses change. Empty stops announcing.
+    pub async fn announce(&self, cells: Vec<Cell>) -> Result<(), NetworkError> {
+        self.send(Command::Announce { cells })
+    }
+
+    /// Asks the DHT who announces itself under `cell`. Providers arrive while the query runs, and the first of them
+    /// are dialled meanwhile; the channel closes at its end (at most 20 s). Dropping the channel ends the query.
+    pub async fn providers_of(&self, cell: Cell) -> Result<mpsc::Receiver<FoundProvider>, NetworkError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Providers { cell, reply })?;
+        answer.await.map_err(|_| NetworkError::Stopped)?
+    }
+
+    /// Replaces the set of cells whose topics this node hears, at most 32.
+    pub async fn subscribe(&self, cells: Vec<Cell>) -> Result<(), NetworkError> {
+        if cells.len() > gossip::MAX_TOPICS {
+            return Err(NetworkError::TooManyTopics(cells.len()));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Subscribe { cells, reply })?;
+        answer.await.map_err(|_| NetworkError::Stopped)
+    }
+
+    /// Publishes on the topic of `cell`. Nobody listening is not an error.
+    pub async fn publish(&self, cell: Cell, message: &Gossip) -> Result<(), NetworkError> {
+        let bytes = wire::encode(message, MAX_GOSSIP_BYTES)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Publish { cell, bytes, reply })?;
+        answer.await.map_err(|_| NetworkError::Stopped)?
+    }
+
+    /// Says what becomes of a gossip message. Every message needs one verdict. Waits where the network is busy: a
+    /// verdict that got lost would keep the message from everybody behind this node.
+    pub async fn judge(&self, id: MessageId, forwarder: NodeId, verdict: Verdict) {
+        // A network that has stopped forwards nothing anyway.
+        let _ = self.commands.send(Command::Judge { id, forwarder, verdict }).await;
+    }
+
+    /// Connects, if there is no connection yet, and returns the round trip as soon as one was measured.
+    pub async fn connect(&self, peer: NodeId, addresses: Vec<Multiaddr>) -> Result<Duration, NetworkError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Reach { peer, addresses, want: Want::RoundTrip { reply } })?;
+        answer.await.map_err(|_| NetworkError::Stopped)?
+    }
+
+    /// Opens a stream on the best connection to `peer`, dialling `addresses` if there is none.
+    pub async fn open(
+        &self,
+        peer: NodeId,
+        addresses: Vec<Multiaddr>,
+        protocol: Protocol,
+    ) -> Result<FramedStream, NetworkError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Reach { peer, addresses, want: Want::Stream { protocol, reply } })?;
+        let stream = answer.await.map_err(|_| NetworkError::Stopped)??;
+        Ok(stream.await.map_err(|_| NetworkError::Stopped)??)
+    }
+
+    /// Says goodbye and ends the network task; returns when it has ended.
+    pub async fn shutdown(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(Command::Shutdown { reply }).await.is_ok() {
+            // An error means that the task has ended already.
+            let _ = done.await;
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), NetworkError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NetworkError::Busy(COMMANDS),
+            mpsc::error::TrySendError::Closed(_) => NetworkError::Stopped,
+        })
+    }
+}

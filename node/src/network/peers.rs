@@ -1,0 +1,247 @@
+//! Connected peers with their connections, and the peers this node will not talk to for a while.
+
+use super::{
+    PeerInfo,
+    addresses::{is_relayed, source_ip, transport, without_peer},
+    node_id,
+};
+use aitbc_protocol::NodeId;
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+/// Most bans kept; of more, those that end first are forgotten.
+const MAX_BANS: usize = 1024;
+
+/// One connection to a peer.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) address: Multiaddr,
+    pub(super) outbound: bool,
+    pub(super) round_trip: Option<Duration>,
+}
+
+impl Connection {
+    pub(super) fn is_relayed(&self) -> bool {
+        is_relayed(&self.address)
+    }
+
+    pub(super) fn path(&self) -> &'static str {
+        if self.is_relayed() { "relayed" } else { "direct" }
+    }
+}
+
+/// A connected peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    node: NodeId,
+    connections: Vec<Connection>,
+    /// What identify says it runs; empty before that.
+    pub(super) agent: String,
+    /// Whether it relays for others.
+    pub(super) relay: bool,
+    /// The addresses that its last identify named and this node believed, and the one it was reached under.
+    pub(super) advertised: Vec<Multiaddr>,
+}
+
+impl Peer {
+    /// The connection to use: a direct one before a relayed one, then the quickest.
+    pub(super) fn best(&self) -> &Connection {
+        self.connections
+            .iter()
+            .min_by_key(|connection| {
+                (connection.is_relayed(), connection.round_trip.unwrap_or(Duration::MAX), connection.id)
+            })
+            .expect("a peer is forgotten with its last connection")
+    }
+
+    /// All connections.
+    pub(super) fn connections(&self) -> &[Connection] {
+        &self.connections
+    }
+}
+
+#[derive(Debug)]
+struct Ban {
+    until: Instant,
+    reason: String,
+}
+
+/// Owns who is connected and who is banned.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    connected: HashMap<PeerId, Peer>,
+    bans: HashMap<PeerId, Ban>,
+}
+
+impl Peers {
+    /// Notes a new connection. False if the peer's key is not an ed25519 key: such a peer has no place here.
+    pub(super) fn established(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        address: &Multiaddr,
+        outbound: bool,
+    ) -> bool {
+        let Some(node) = node_id(&peer) else { return false };
+        let entry = self.connected.entry(peer).or_insert_with(|| Peer {
+            node,
+            connections: Vec::new(),
+            agent: String::new(),
+            relay: false,
+            advertised: Vec::new(),
+        });
+        let address = without_peer(address);
+        entry.connections.push(Connection { id, address, outbound, round_trip: None });
+        true
+    }
+
+    /// Forgets a connection, and the peer with its last one. Returns what it was.
+    pub(super) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<Connection> {
+        let entry = self.connected.get_mut(peer)?;
+        let position = entry.connections.iter().position(|connection| connection.id == id)?;
+        let connection = entry.connections.swap_remove(position);
+        if entry.connections.is_empty() {
+            self.connected.remove(peer);
+        }
+        Some(connection)
+    }
+
+    /// What is known of a connected peer.
+    pub(super) fn get(&self, peer: &PeerId) -> Option<&Peer> {
+        self.connected.get(peer)
+    }
+
+    /// The same, to note what it tells.
+    pub(super) fn get_mut(&mut self, peer: &PeerId) -> Option<&mut Peer> {
+        self.connected.get_mut(peer)
+    }
+
+    /// Notes a measured round trip.
+    pub(super) fn measured(&mut self, peer: &PeerId, id: ConnectionId, round_trip: Duration) {
+        if let Some(connection) = self
+            .connected
+            .get_mut(peer)
+            .and_then(|peer| peer.connections.iter_mut().find(|connection| connection.id == id))
+        {
+            connection.round_trip = Some(round_trip);
+        }
+    }
+
+    /// Where a peer's direct connection comes from.
+    pub(super) fn source_ip(&self, peer: &PeerId) -> Option<IpAddr> {
+        source_ip(&self.get(peer)?.best().address)
+    }
+
+    /// All connected peers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        self.connected.iter()
+    }
+
+    /// How many peers are connected.
+    pub(super) fn len(&self) -> usize {
+        self.connected.len()
+    }
+
+    /// No word with `peer` until `until`.
+    pub(super) fn ban(&mut self, peer: PeerId, until: Instant, reason: String) {
+        if self.bans.len() >= MAX_BANS
+            && let Some(first) = self.bans.iter().min_by_key(|(_, ban)| ban.until).map(|(peer, _)| *peer)
+        {
+            self.bans.remove(&first);
+        }
+        self.bans.insert(peer, Ban { until, reason });
+    }
+
+    /// Why `peer` is banned, if it is.
+    pub(super) fn banned(&self, peer: &PeerId, now: Instant) -> Option<&str> {
+        self.bans.get(peer).filter(|ban| ban.until > now).map(|ban| ban.reason.as_str())
+    }
+
+    /// Forgets bans that ended.
+    pub(super) fn expire_bans(&mut self, now: Instant) {
+        self.bans.retain(|_, ban| ban.until > now);
+    }
+
+    /// What the rest of the node sees, in the order of the identities; `score` asks gossip.
+    pub(super) fn snapshot(&self, score: impl Fn(&PeerId) -> f64) -> Vec<PeerInfo> {
+        let mut peers: Vec<PeerInfo> = self
+            .connected
+            .iter()
+            .map(|(id, peer)| {
+                let best = peer.best();
+                PeerInfo {
+                    peer: peer.node,
+                    address: best.address.to_string(),
+                    path: best.path().to_owned(),
+                    transport: transport(&best.address).to_owned(),
+                    round_trip_ms: best.round_trip.map(|time| time.as_secs_f64() * 1000.0),
+                    agent: peer.agent.clone(),
+                    score: score(id),
+                }
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.peer);
+        peers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> PeerId {
+        libp2p::identity::Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    #[test]
+    fn a_direct_connection_is_preferred_to_a_quicker_relayed_one() {
+        let (peer, relay) = (peer(), peer());
+        let mut peers = Peers::default();
+        let relayed: Multiaddr = format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit").parse().unwrap();
+        let ids = [1, 2, 3].map(ConnectionId::new_unchecked);
+        assert!(peers.established(peer, ids[0], &relayed, true));
+        peers.measured(&peer, ids[0], Duration::from_millis(1));
+        assert_eq!(peers.source_ip(&peer), None);
+        assert!(peers.established(peer, ids[1], &"/ip4/9.9.9.9/tcp/1".parse().unwrap(), true));
+        assert_eq!(peers.get(&peer).unwrap().best().id, ids[1]);
+        assert!(peers.established(peer, ids[2], &"/ip4/9.9.9.9/udp/1/quic-v1".parse().unwrap(), true));
+        peers.measured(&peer, ids[2], Duration::from_millis(5));
+        assert_eq!(peers.get(&peer).unwrap().best().id, ids[2]);
+        let snapshot = peers.snapshot(|_| 1.5);
+        assert_eq!((snapshot[0].path.as_str(), snapshot[0].transport.as_str()), ("direct", "quic"));
+        for id in ids {
+            assert!(peers.closed(&peer, id).is_some());
+        }
+        assert_eq!(peers.len(), 0);
+    }
+
+    #[test]
+    fn peers_with_other_keys_are_turned_away() {
+        let mut peers = Peers::default();
+        let address = "/ip4/9.9.9.9/tcp/1".parse().unwrap();
+        assert!(!peers.established(PeerId::random(), ConnectionId::new_unchecked(1), &address, true));
+        assert_eq!(peers.len(), 0);
+    }
+
+    #[test]
+    fn bans_end_and_are_bounded() {
+        let now = Instant::now();
+        let mut peers = Peers::default();
+        let first = peer();
+        peers.ban(first, now + Duration::from_secs(1), "noise".to_owned());
+        assert_eq!(peers.banned(&first, now), Some("noise"));
+        assert_eq!(peers.banned(&first, now + Duration::from_secs(1)), None);
+        for _ in 0..MAX_BANS {
+            peers.ban(PeerId::random(), now + Duration::from_secs(9), String::new());
+        }
+        assert_eq!(peers.bans.len(), MAX_BANS);
+        assert_eq!(peers.banned(&first, now), None);
+        peers.expire_bans(now + Duration::from_secs(9));
+        assert!(peers.bans.is_empty());
+    }
+}

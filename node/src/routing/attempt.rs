@@ -1,0 +1,439 @@
+//! One attempt at a job with one provider, over one stream: opening, receiving, paying, the receipt.
+//!
+//! It works on a stream and a ledger and knows no network, so tests put a real peer of the protocol at the other end.
+
+use super::{
+    JobUpdate,
+    payments::{PaymentError, Payments},
+    verification::Received,
+};
+use crate::{
+    market::{Ledger, LedgerError},
+    network::{FramedStream, StreamError, streams::FrameReader},
+};
+use aitbc_protocol::{
+    MicroCredits, NetworkId, NodeId, Signed,
+    job::{Chunk, Finish, JobSpec, Rejection, ToClient, ToProvider},
+    quote::Quote,
+    receipt::Receipt,
+    text::Line,
+    wire,
+};
+use std::time::Duration;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// How long a provider may keep a client waiting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For admission.
+    pub(super) open: Duration,
+    /// For the first piece, beside what reading the prompt and waiting in the queue may take.
+    pub(super) first: Duration,
+    /// Between two pieces while tokens are due, and for taking what is sent to it.
+    pub(super) between: Duration,
+    /// For the receipt after a cancellation.
+    pub(super) cancel: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            open: Duration::from_secs(10),
+            first: Duration::from_secs(30),
+            between: Duration::from_secs(10),
+            cancel: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Slowest reading of a prompt that is waited for.
+const PROMPT_TOKEN: Duration = Duration::from_millis(20);
+/// Waited for each job before this one in the provider's queue.
+const QUEUED_JOB: Duration = Duration::from_secs(30);
+/// How long a provider may take to store the last cheque and close.
+const CLOSING: Duration = Duration::from_secs(2);
+/// The first piece is not waited for longer than this.
+const LONGEST_FIRST: Duration = Duration::from_secs(600);
+
+/// What an attempt works with.
+pub(super) struct Attempt<'a> {
+    pub(super) ledger: &'a Ledger,
+    pub(super) network: &'a NetworkId,
+    pub(super) provider: NodeId,
+    pub(super) quote: &'a Quote,
+    pub(super) signed: &'a Signed<Quote>,
+    pub(super) spec: &'a JobSpec,
+    pub(super) patience: Patience,
+    pub(super) updates: &'a mpsc::Sender<JobUpdate>,
+    /// When the user asked.
+    pub(super) asked: Instant,
+    pub(super) stop: &'a CancellationToken,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The answer is whole, its receipt good.
+    Whole(Finish),
+    /// Whoever asked left; what was delivered is paid or will be.
+    Cancelled,
+    /// Not admitted; nothing owed.
+    Refused(Rejection),
+    /// The provider failed on the way: the answer can go on elsewhere.
+    Broken {
+        reason: String,
+        /// By not answering in time.
+        stalled: bool,
+        /// Whether it left a receipt.
+        receipted: bool,
+    },
+    /// The receipt does not hold: nothing more is paid.
+    BadReceipt(String),
+    /// This node's own fault: the ledger cannot write.
+    Own(LedgerError),
+}
+
+/// What an attempt brought.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) ended: Ended,
+    /// Tokens received.
+    pub(super) count: u32,
+    /// Their ids, where told.
+    pub(super) tokens: Vec<u32>,
+    /// Whether the ids are enough to go on elsewhere.
+    pub(super) has_ids: bool,
+    /// Whether text or tokens reached whoever asked.
+    pub(super) delivered: bool,
+    /// Promised to the provider.
+    pub(super) paid: MicroCredits,
+    /// When the first piece came.
+    pub(super) first_piece: Option<Instant>,
+    /// Whether the two sides have nothing left to settle.
+    pub(super) settled: bool,
+}
+
+/// What stops the receiving loop.
+enum Stop {
+    Finished {
+        receipt: Signed<Receipt>,
+        failure: Option<Line<160>>,
+    },
+    Broken {
+        reason: String,
+        stalled: bool,
+    },
+    /// The provider broke the rules: it gets nothing more.
+    Violation(String),
+    Own(LedgerError),
+}
+
+struct Run<'a> {
+    attempt: Attempt<'a>,
+    reader: FrameReader,
+    payments: Payments,
+    received: Received,
+    cancelled: bool,
+    delivered: bool,
+    first_piece: Option<Instant>,
+}
+
+impl Attempt<'_> {
+    /// Runs the attempt to its end. The job must be recorded in the ledger (`Ledger::open`) before.
+    pub(super) async fn run(self, stream: FramedStream) -> Report {
+        let received = Received::new(self.quote, self.spec);
+        let (mut reader, mut writer) = stream.split();
+        let open = ToProvider::Open { quote: self.signed.clone(), spec: self.spec.clone() };
+        let admission = async {
+            writer.send(&open, wire::MAX_JOB_FRAME).await?;
+            reader.receive::<ToClient>(wire::MAX_JOB_FRAME).await
+        };
+        let answer = timeout(self.patience.open, admission).await;
+        let nonce = self.quote.nonce;
+        let queued = match answer {
+            Ok(Ok(Some(ToClient::Accepted { queued }))) => queued,
+            Ok(Ok(Some(ToClient::Rejected(rejection)))) => {
+                if let Err(error) = self.ledger.refused(nonce, Line::lossy(&rejection.to_string())).await {
+                    warn!(%error, "a refusal could not be recorded");
+                }
+                return nothing(Ended::Refused(rejection), true);
+            }
+            Ok(Ok(Some(_))) => {
+                return nothing(broken("it answered an opening with something else", false), false);
+            }
+            Ok(Ok(None)) => return nothing(broken("it closed the stream instead of answering", false), false),
+            Ok(Err(error)) => return nothing(broken(error, false), false),
+            Err(_) => {
+                return nothing(broken(format!("no answer within {:?}", self.patience.open), true), false);
+            }
+        };
+        if let Err(error) = self.ledger.accepted(nonce).await {
+            return nothing(Ended::Own(error), false);
+        }
+        let after_ms = u64::try_from(self.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let gone = self.updates.send(JobUpdate::Started { provider: self.provider, after_ms }).await.is_err();
+        let payments = Payments::new(self.ledger.clone(), nonce, writer, self.patience.between);
+        let mut run = Run {
+            attempt: self,
+            reader,
+            payments,
+            received,
+            cancelled: false,
+            delivered: false,
+            first_piece: None,
+        };
+        if gone {
+            run.cancel();
+        }
+        let stop = run.receive(queued).await;
+        run.end(stop).await
+    }
+}
+
+fn broken(reason: impl ToString, stalled: bool) -> Ended {
+    Ended::Broken { reason: reason.to_string(), stalled, receipted: false }
+}
+
+fn nothing(ended: Ended, settled: bool) -> Report {
+    Report {
+        ended,
+        count: 0,
+        tokens: Vec::new(),
+        has_ids: true,
+        delivered: false,
+        paid: MicroCredits::ZERO,
+        first_piece: None,
+        settled,
+    }
+}
+
+impl Run<'_> {
+    fn cancel(&mut self) {
+        self.cancelled = true;
+        self.payments.cancel();
+    }
+
+    /// Receives and pays until the provider ends, breaks off or breaks the rules.
+    async fn receive(&mut self, queued: u32) -> Stop {
+        let patience = self.attempt.patience;
+        let first = patience.first
+            + PROMPT_TOKEN.saturating_mul(self.attempt.quote.prompt_tokens)
+            + QUEUED_JOB.saturating_mul(queued);
+        let mut deadline =
+            Instant::now() + if self.cancelled { patience.cancel } else { first.min(LONGEST_FIRST) };
+        loop {
+            // While a cheque is on its way the provider may be waiting for it: nothing is due.
+            let due = self.cancelled || !self.payments.is_busy();
+            tokio::select! {
+                biased;
+                () = self.attempt.updates.closed(), if !self.cancelled => {
+                    self.cancel();
+                    deadline = Instant::now() + patience.cancel;
+                }
+                () = self.attempt.stop.cancelled(), if !self.cancelled => {
+                    self.cancel();
+                    deadline = Instant::now() + patience.cancel;
+                }
+                paid = self.payments.next(), if self.payments.is_busy() => {
+                    match paid {
+                        Ok(Some(handed)) => {
+                            self.tell(JobUpdate::Paid {
+                                provider: self.attempt.provider,
+                                sequence: handed.sequence,
+                                job_total: handed.job_total,
+                                tokens: handed.tokens,
+                            }).await;
+                        }
+                        Ok(None) => {}
+                        Err(PaymentError::Ledger(error)) => return Stop::Own(error),
+                        // The reading side says why, or the time runs out.
+                        Err(PaymentError::Stream(error)) => debug!(%error, "a cheque was not handed over"),
+                    }
+                    if !self.cancelled {
+                        deadline = deadline.max(Instant::now() + patience.between);
+                    }
+                }
+                frame = self.reader.receive::<ToClient>(wire::MAX_JOB_FRAME) => {
+                    match self.handle_frame(frame).await {
+                        Some(stop) => return stop,
+                        None if self.cancelled => {}
+                        None => deadline = Instant::now() + patience.between,
+                    }
+                }
+                () = sleep_until(deadline), if due => {
+                    return Stop::Broken { reason: "it sent nothing for too long".to_owned(), stalled: true };
+                }
+            }
+        }
+    }
+
+    async fn handle_frame(&mut self, frame: Result<Option<ToClient>, StreamError>) -> Option<Stop> {
+        match frame {
+            Ok(Some(ToClient::Chunk(chunk))) => self.handle_chunk(chunk).await,
+            Ok(Some(ToClient::Finished { receipt, failure })) => Some(Stop::Finished { receipt, failure }),
+            Ok(Some(_)) => {
+                Some(Stop::Violation("it sent a message that has no place in a running job".to_owned()))
+            }
+            Ok(None) => {
+                Some(Stop::Broken { reason: "it closed the stream without a receipt".to_owned(), stalled: false })
+            }
+            Err(StreamError::Wire(error)) => Some(Stop::Violation(error.to_string())),
+            Err(error) => Some(Stop::Broken { reason: error.to_string(), stalled: false }),
+        }
+    }
+
+    async fn handle_chunk(&mut self, chunk: Chunk) -> Option<Stop> {
+        if let Err(fault) = self.received.take(&chunk, self.payments.acknowledged()) {
+            return Some(Stop::Violation(fault.to_string()));
+        }
+        self.first_piece.get_or_insert_with(Instant::now);
+        if !self.cancelled {
+            // A chunk without tokens is the end of the answer: it waits for the receipt.
+            if chunk.count > 0 {
+                self.delivered = true;
+                let Chunk { text, tokens, logprobs, .. } = chunk;
+                let tokens = if self.received.has_ids() { tokens } else { Vec::new() };
+                self.tell(JobUpdate::Delta { text, tokens, logprobs }).await;
+            }
+            // Half a window ahead of the provider's pause, so that tokens flow while a cheque is under way.
+            let unpaid = self.received.count() - self.payments.acknowledged();
+            if !self.cancelled && unpaid >= (self.attempt.quote.window / 2).max(1) {
+                self.payments.acknowledge(self.received.count());
+            }
+        }
+        None
+    }
+
+    /// Tells whoever asked; where nobody listens any more, the job is cancelled.
+    async fn tell(&mut self, update: JobUpdate) {
+        if self.attempt.updates.send(update).await.is_err() && !self.cancelled {
+            self.cancel();
+        }
+    }
+
+    async fn end(mut self, stop: Stop) -> Report {
+        let (ended, settled) = match stop {
+            Stop::Finished { receipt, failure } => self.take_receipt(receipt, failure).await,
+            Stop::Violation(reason) => (broken(reason, false), false),
+            Stop::Own(error) => (Ended::Own(error), false),
+            Stop::Broken { reason, stalled } => {
+                // What it delivered it shall have: the cheque is signed now, and settling hands it over.
+                let signed =
+                    if self.received.any() { self.payments.sign(self.received.count()).await } else { Ok(()) };
+                match signed {
+                    Err(error) => (Ended::Own(error), false),
+                    Ok(()) if self.cancelled => (Ended::Cancelled, false),
+                    Ok(()) => (broken(reason, stalled), false),
+                }
+            }
+        };
+        Report {
+            ended,
+            count: self.received.count(),
+            has_ids: self.received.has_ids(),
+            delivered: self.delivered,
+            paid: self.payments.paid(),
+            first_piece: self.first_piece,
+            settled,
+            tokens: self.received.into_tokens(),
+        }
+    }
+
+    /// Checks the receipt, pays what it asks for, and ends the job.
+    async fn take_receipt(&mut self, signed: Signed<Receipt>, failure: Option<Line<160>>) -> (Ended, bool) {
+        let Attempt { ledger, network, provider, quote, .. } = self.attempt;
+        if signed.signer() != provider {
+            return (Ended::BadReceipt("the receipt is signed by somebody else".to_owned()), false);
+        }
+        let receipt: Receipt = match aitbc_crypto::open(&signed, network) {
+            Ok(receipt) => receipt,
+            Err(error) => return (Ended::BadReceipt(error.to_string()), false),
+        };
+        let seen = self.received.seen();
+        let taken = ledger.take_receipt(quote.nonce, signed.clone(), Some(seen.clone())).await;
+        let checks = match &taken {
+            Ok(checks) => checks.clone(),
+            Err(_) => receipt.check(quote, Some(&seen)),
+        };
+        self.tell(JobUpdate::Receipt { provider, id: signed.digest(), receipt: receipt.clone(), checks }).await;
+        match taken {
+            Ok(_) => {}
+            Err(error @ (LedgerError::Storage(_) | LedgerError::Stopped)) => return (Ended::Own(error), false),
+            Err(error) => return (Ended::BadReceipt(error.to_string()), false),
+        }
+        let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
+        let short = if well && !self.cancelled { self.deliver_end().await } else { None };
+        let settled = self.pay_receipt(&receipt).await;
+        let ended = match (receipt.finish, short) {
+            (_, Some(reason)) => Ended::BadReceipt(reason),
+            _ if self.cancelled => Ended::Cancelled,
+            (Finish::Stop | Finish::Length, None) => Ended::Whole(receipt.finish),
+            (Finish::Cancelled | Finish::Failed, None) => Ended::Broken {
+                reason: failure.map_or_else(|| "it gave the job up".to_owned(), |failure| failure.to_string()),
+                stalled: false,
+                receipted: true,
+            },
+        };
+        (ended, settled)
+    }
+
+    /// Hands over what waited for the receipt. Returns what is missing, if something is.
+    async fn deliver_end(&mut self) -> Option<String> {
+        let tail = self.received.take_tail();
+        if !tail.is_empty() {
+            self.delivered = true;
+            self.tell(JobUpdate::Delta { text: tail, tokens: Vec::new(), logprobs: Vec::new() }).await;
+        }
+        match self.received.take_vectors()? {
+            Ok(vectors) => {
+                self.delivered = true;
+                self.tell(JobUpdate::Embeddings { vectors }).await;
+                None
+            }
+            Err((got, inputs)) => Some(format!("{got} vectors came for {inputs} inputs")),
+        }
+    }
+
+    /// Hands over the last cheque, which the ledger signed with the receipt. Returns whether both sides have ended with
+    /// the job; if not, settling goes on with it.
+    async fn pay_receipt(&mut self, receipt: &Receipt) -> bool {
+        let provider = self.attempt.provider;
+        match self.payments.finish(receipt).await {
+            Ok(Some(handed)) => {
+                let update = JobUpdate::Paid {
+                    provider,
+                    sequence: handed.sequence,
+                    job_total: handed.job_total,
+                    tokens: handed.tokens,
+                };
+                self.tell(update).await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                debug!(%error, "the last cheque was not handed over");
+                return false;
+            }
+        }
+        // A provider closes once it has stored the cheque: before that the job is not settled on both sides.
+        let closed = timeout(CLOSING, self.reader.receive::<ToClient>(wire::MAX_JOB_FRAME)).await;
+        if !matches!(closed, Ok(Ok(None))) {
+            debug!("the provider did not confirm the last cheque");
+            return false;
+        }
+        match self.attempt.ledger.paid(self.attempt.quote.nonce).await {
+            Ok(_) => true,
+            Err(error) => {
+                warn!(%error, "the end of a job could not be recorded");
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

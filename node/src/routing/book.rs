@@ -1,0 +1,367 @@
+//! The rules of the book of offers: what is taken, what is stale, what is proof of a fault.
+//!
+//! Pure: time comes in, verdicts come out. Memory is bounded by [`MAX_OFFERS`] entries, whatever peers send; where the
+//! book is full, the farthest provider gives way to a nearer one.
+
+use super::pace::Pace;
+use crate::network::Verdict;
+use aitbc_crypto::SignatureError;
+use aitbc_protocol::{
+    CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
+    geo::{Cell, FINEST_TOPIC, Location},
+    offer::{
+        Equivocation, GONE_AFTER_MS, Gossip, Heartbeat, KnownOffer, Load, OFFER_LIFETIME_MS, Offer, OfferFault,
+    },
+    wire,
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// Most providers kept.
+pub(super) const MAX_OFFERS: usize = 4096;
+/// Most providers remembered for telling people different things.
+const MAX_EQUIVOCATORS: usize = 4096;
+/// How long after a newer offer an older one may still be on its way through honest nodes, in milliseconds.
+const RACE_MS: u64 = 60_000;
+/// Statements of one provider: this many at once, then one every `STATEMENT_EVERY_MS`.
+const STATEMENT_BURST: f64 = 8.0;
+const STATEMENT_EVERY_MS: f64 = 4_000.0;
+
+/// An offer whose signature holds on this network.
+#[derive(Clone, Debug)]
+pub(super) struct VerifiedOffer {
+    signed: Signed<Offer>,
+    offer: Arc<Offer>,
+}
+
+impl VerifiedOffer {
+    /// Verifies the signature; nothing else is judged.
+    pub(super) fn open(signed: Signed<Offer>, network: &NetworkId) -> Result<Self, SignatureError> {
+        let offer = Arc::new(aitbc_crypto::open(&signed, network)?);
+        Ok(Self { signed, offer })
+    }
+
+    pub(super) fn provider(&self) -> NodeId {
+        self.signed.signer()
+    }
+
+    /// What the offer says about a provider heard at `heard_ms`.
+    pub(super) fn known(&self, load: Load, heard_ms: UnixMillis) -> KnownOffer {
+        KnownOffer { provider: self.provider(), offer: self.offer.clone(), load, heard_ms }
+    }
+}
+
+/// How an offer came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// By gossip: whoever forwards it may have kept it for a while.
+    Gossip,
+    /// From the provider itself over an authenticated connection: a sign of life however old the offer is.
+    Provider,
+}
+
+/// What becomes of a gossip message, and what else follows from it.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) verdict: Verdict,
+    /// The live offers are not the same any more.
+    pub(super) changed: bool,
+    /// A provider whose newest offer is missing here.
+    pub(super) wanted: Option<NodeId>,
+}
+
+impl Heard {
+    fn nothing(verdict: Verdict) -> Self {
+        Self { verdict, changed: false, wanted: None }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    signed: Signed<Offer>,
+    known: KnownOffer,
+    distance_km: f64,
+    /// When this node first had the offer.
+    since_ms: UnixMillis,
+    /// Date of the newest heartbeat.
+    beat_ms: UnixMillis,
+    fetched: bool,
+    pace: Pace,
+}
+
+impl Entry {
+    fn gone_at_ms(&self) -> UnixMillis {
+        self.known.heard_ms.saturating_add(GONE_AFTER_MS)
+    }
+}
+
+/// All providers known to this node.
+#[derive(Debug)]
+pub(super) struct Book {
+    network: NetworkId,
+    here: Location,
+    entries: HashMap<NodeId, Entry>,
+    equivocators: BTreeSet<NodeId>,
+    evidence: Vec<Equivocation>,
+    /// When `expire` last ran: what went silent since then is news.
+    checked_ms: UnixMillis,
+}
+
+/// One provider as the book shows it.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) known: KnownOffer,
+    pub(super) live: bool,
+    pub(super) fetched: bool,
+}
+
+impl Book {
+    /// An empty book of a node at `here`; `equivocators` were caught before and stay out.
+    pub(super) fn new(network: NetworkId, here: Location, equivocators: impl IntoIterator<Item = NodeId>) -> Self {
+        Self {
+            network,
+            here,
+            entries: HashMap::new(),
+            equivocators: equivocators.into_iter().take(MAX_EQUIVOCATORS).collect(),
+            evidence: Vec::new(),
+            checked_ms: 0,
+        }
+    }
+
+    /// Judges one gossip message that came on the topic of `topic`.
+    pub(super) fn hear(&mut self, topic: &Cell, bytes: &[u8], now_ms: UnixMillis) -> Heard {
+        match wire::decode::<Gossip>(bytes, wire::MAX_GOSSIP_BYTES) {
+            Ok(Gossip::Offer(signed)) => self.hear_offer(topic, signed, now_ms),
+            Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, &signed, now_ms),
+            Err(_) => Heard::nothing(Verdict::Reject),
+        }
+    }
+
+    fn hear_offer(&mut self, topic: &Cell, signed: Signed<Offer>, now_ms: UnixMillis) -> Heard {
+        let provider = signed.signer();
+        // An exact repeat was verified before.
+        if self.entries.get(&provider).is_some_and(|entry| entry.signed == signed)
+            || self.equivocators.contains(&provider)
+        {
+            return Heard::nothing(Verdict::Ignore);
+        }
+        let Ok(offer) = VerifiedOffer::open(signed, &self.network) else {
+            return Heard::nothing(Verdict::Reject);
+        };
+        if !topic.contains(&offer.offer.cell) {
+            return Heard::nothing(Verdict::Reject);
+        }
+        let (issued_ms, expires_ms) = (offer.offer.issued_ms, offer.offer.expires_ms);
+        let since_ms = self.entries.get(&provider).map(|entry| entry.since_ms);
+        match self.take(offer, Source::Gossip, now_ms) {
+            Ok(changed) => Heard { verdict: Verdict::Accept, changed, wanted: None },
+            Err(Refused::TooMany) => Heard::nothing(Verdict::Ignore),
+            Err(Refused::Fault(fault)) => {
+                let excusable = match fault {
+                    // It may have expired on its way, or by a clock that differs as much as it may.
+                    OfferFault::Expired => {
+                        expires_ms.saturating_sub(issued_ms) <= OFFER_LIFETIME_MS
+                            && expires_ms.saturating_add(CLOCK_TOLERANCE_MS) > now_ms
+                    }
+                    // It may have been overtaken by the newer one.
+                    OfferFault::Stale => {
+                        since_ms.is_some_and(|since_ms| since_ms.saturating_add(RACE_MS) > now_ms)
+                    }
+                    // The provider's fault, not the forwarder's.
+                    OfferFault::Equivocation => true,
+                    _ => false,
+                };
+                Heard {
+                    verdict: if excusable { Verdict::Ignore } else { Verdict::Reject },
+                    changed: fault == OfferFault::Equivocation,
+                    wanted: None,
+                }
+            }
+        }
+    }
+
+    fn hear_beat(&mut self, topic: &Cell, signed: &Signed<Heartbeat>, now_ms: UnixMillis) -> Heard {
+        let provider = signed.signer();
+        if self.equivocators.contains(&provider) {
+            return Heard::nothing(Verdict::Ignore);
+        }
+        let Ok(beat) = aitbc_crypto::open(signed, &self.network) else {
+            return Heard::nothing(Verdict::Reject);
+        };
+        let at_home = self
+            .entries
+            .get(&provider)
+            .is_none_or(|entry| entry.known.offer.cell.coarsened(FINEST_TOPIC) == *topic);
+        if !at_home {
+            return Heard::nothing(Verdict::Reject);
+        }
+        match self.beat(provider, &beat, now_ms) {
+            Ok(changed) => Heard { verdict: Verdict::Accept, changed, wanted: None },
+            Err(Refused::Fault(OfferFault::UnknownOffer)) => {
+                Heard { verdict: Verdict::Ignore, changed: false, wanted: Some(provider) }
+            }
+            Err(Refused::Fault(OfferFault::Future | OfferFault::Expired)) => Heard::nothing(Verdict::Reject),
+            Err(_) => Heard::nothing(Verdict::Ignore),
+        }
+    }
+
+    /// Takes a verified offer; true where the live offers changed.
+    pub(super) fn take(
+        &mut self,
+        verified: VerifiedOffer,
+        source: Source,
+        now_ms: UnixMillis,
+    ) -> Result<bool, Refused> {
+        let VerifiedOffer { signed, offer } = verified;
+        let provider = signed.signer();
+        if self.equivocators.contains(&provider) {
+            return Err(OfferFault::Equivocation.into());
+        }
+        offer.check(now_ms)?;
+        // What others forward proves life at the time it was signed, and no later.
+        let heard_ms = match source {
+            Source::Gossip => offer.issued_ms.min(now_ms),
+            Source::Provider => now_ms,
+        };
+        let Some(entry) = self.entries.get_mut(&provider) else {
+            let distance_km = offer.cell.distance_km(&self.here);
+            if !self.make_room(distance_km) {
+                return Ok(false);
+            }
+            let known = KnownOffer { provider, offer, load: Load::default(), heard_ms };
+            let mut pace = Pace::new(STATEMENT_BURST, STATEMENT_EVERY_MS, now_ms);
+            pace.allow(now_ms);
+            let fetched = source == Source::Provider;
+            let entry = Entry { signed, known, distance_km, since_ms: now_ms, beat_ms: 0, fetched, pace };
+            self.entries.insert(provider, entry);
+            return Ok(true);
+        };
+        match offer.sequence.cmp(&entry.known.offer.sequence) {
+            std::cmp::Ordering::Less => Err(OfferFault::Stale.into()),
+            std::cmp::Ordering::Equal if signed.payload() == entry.signed.payload() => {
+                let was_live = entry.gone_at_ms() > now_ms;
+                if source == Source::Provider {
+                    entry.known.heard_ms = entry.known.heard_ms.max(now_ms);
+                }
+                Ok(!was_live && entry.gone_at_ms() > now_ms)
+            }
+            std::cmp::Ordering::Equal => {
+                let entry = self.entries.remove(&provider).expect("the entry was found above");
+                self.evidence.push(Equivocation { first: entry.signed, second: signed });
+                if self.equivocators.len() < MAX_EQUIVOCATORS {
+                    self.equivocators.insert(provider);
+                }
+                Err(OfferFault::Equivocation.into())
+            }
+            std::cmp::Ordering::Greater => {
+                if source == Source::Gossip && !entry.pace.allow(now_ms) {
+                    return Err(Refused::TooMany);
+                }
+                entry.distance_km = offer.cell.distance_km(&self.here);
+                entry.known.heard_ms = entry.known.heard_ms.max(heard_ms);
+                entry.known.offer = offer;
+                entry.signed = signed;
+                entry.since_ms = now_ms;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Takes a heartbeat whose signature holds; true where the live offers changed.
+    pub(super) fn beat(
+        &mut self,
+        provider: NodeId,
+        beat: &Heartbeat,
+        now_ms: UnixMillis,
+    ) -> Result<bool, Refused> {
+        if beat.issued_ms > now_ms.saturating_add(CLOCK_TOLERANCE_MS) {
+            return Err(OfferFault::Future.into());
+        }
+        if beat.issued_ms.saturating_add(GONE_AFTER_MS + CLOCK_TOLERANCE_MS) < now_ms {
+            return Err(OfferFault::Expired.into());
+        }
+        let entry = self.entries.get_mut(&provider).ok_or(OfferFault::UnknownOffer)?;
+        match beat.offer.cmp(&entry.known.offer.sequence) {
+            std::cmp::Ordering::Greater => return Err(OfferFault::UnknownOffer.into()),
+            std::cmp::Ordering::Less => return Err(OfferFault::Stale.into()),
+            std::cmp::Ordering::Equal => {}
+        }
+        if beat.issued_ms <= entry.beat_ms {
+            return Err(OfferFault::Stale.into());
+        }
+        if !entry.pace.allow(now_ms) {
+            return Err(Refused::TooMany);
+        }
+        let was_live = entry.gone_at_ms() > now_ms;
+        entry.beat_ms = beat.issued_ms;
+        entry.known.heard_ms = entry.known.heard_ms.max(beat.issued_ms.min(now_ms));
+        let load = Load { running: beat.running, queued: beat.queued };
+        let changed = load != entry.known.load || was_live != (entry.gone_at_ms() > now_ms);
+        entry.known.load = load;
+        Ok(changed)
+    }
+
+    /// Makes room for a provider at `distance_km`; false where everybody known is nearer.
+    fn make_room(&mut self, distance_km: f64) -> bool {
+        if self.entries.len() < MAX_OFFERS {
+            return true;
+        }
+        let farthest = self.entries.iter().max_by(|(_, a), (_, b)| a.distance_km.total_cmp(&b.distance_km));
+        match farthest.map(|(provider, entry)| (*provider, entry.distance_km)) {
+            Some((provider, farthest_km)) if farthest_km > distance_km => {
+                self.entries.remove(&provider);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets expired offers; true where somebody expired or went silent since the last call.
+    pub(super) fn expire(&mut self, now_ms: UnixMillis) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|_, entry| entry.known.offer.expires_ms > now_ms);
+        let since_ms = std::mem::replace(&mut self.checked_ms, now_ms);
+        self.entries.len() != before
+            || self.entries.values().any(|entry| (since_ms + 1..=now_ms).contains(&entry.gone_at_ms()))
+    }
+
+    /// A provider that could not be reached is silent until it speaks again.
+    pub(super) fn silence(&mut self, provider: &NodeId) -> bool {
+        self.entries.get_mut(provider).is_some_and(|entry| std::mem::take(&mut entry.known.heard_ms) > 0)
+    }
+
+    /// Everybody known, in no order.
+    pub(super) fn lines(&self, now_ms: UnixMillis) -> impl Iterator<Item = Line> {
+        self.entries.values().map(move |entry| Line {
+            known: entry.known.clone(),
+            live: entry.gone_at_ms() > now_ms,
+            fetched: entry.fetched,
+        })
+    }
+
+    /// Cells of everybody known.
+    pub(super) fn cells(&self) -> impl Iterator<Item = Cell> {
+        self.entries.values().map(|entry| entry.known.offer.cell)
+    }
+
+    /// Proof found since the last call, at most one a provider.
+    pub(super) fn take_evidence(&mut self) -> Vec<Equivocation> {
+        std::mem::take(&mut self.evidence)
+    }
+}
+
+/// Why a statement is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    /// It breaks a rule.
+    #[error(transparent)]
+    Fault(#[from] OfferFault),
+    /// The provider says too much at once; what is lost comes with a later heartbeat.
+    #[error("too many statements of this provider at once")]
+    TooMany,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! From offers to a ranking, and to the words for why nobody is left.
+
+use super::{
+    JobFailure, RankedCandidate, Shared, Wishes,
+    search::{Found, SearchEnd, Searched},
+};
+use crate::{clock::now_ms, network::NetworkError};
+use aitbc_protocol::{
+    Digest, MicroCredits, NodeId,
+    geo::{EARTH_RADIUS_KM, least_round_trip_ms},
+    job::{Input, JobSpec, ModelName},
+    offer::ModelOffer,
+    routing::{Candidate, Exclusion, Policy, Ranked, rank},
+};
+use futures::future::join_all;
+use std::{collections::HashMap, time::Duration};
+use tokio::time::timeout;
+
+/// Largest round trip where the user names none, in milliseconds: light reaches every place on earth and comes back.
+pub(super) const DEFAULT_BUDGET_MS: u32 = 400;
+/// Candidates whose round trip is measured before they are ranked.
+const MEASURED: usize = 8;
+/// How long that may take; whoever has not answered by then ranks by the least for its distance.
+const MEASURE_PATIENCE: Duration = Duration::from_millis(800);
+
+/// A provider with the one of its models that ranks best.
+#[derive(Clone, Debug)]
+pub(super) struct Choice {
+    pub(super) found: Found,
+    pub(super) model: ModelOffer,
+    pub(super) ranked: Ranked,
+}
+
+impl Choice {
+    pub(super) fn provider(&self) -> NodeId {
+        self.found.known.provider
+    }
+
+    pub(super) fn line(&self) -> RankedCandidate {
+        RankedCandidate {
+            provider: self.provider(),
+            cell: self.found.known.offer.cell,
+            device: self.model.device.clone(),
+            cost: self.ranked.excluded.is_none().then_some(self.ranked.cost),
+            reasons: self.ranked.reasons.clone(),
+            excluded: self.ranked.excluded.clone(),
+        }
+    }
+}
+
+/// The largest acceptable round trip.
+pub(super) fn budget_ms(latency_budget_ms: Option<u32>) -> f64 {
+    f64::from(latency_budget_ms.unwrap_or(DEFAULT_BUDGET_MS))
+}
+
+/// What a job and its user ask of a provider. `weights` are those that began the answer, where one was begun.
+pub(super) fn policy(
+    spec: &JobSpec,
+    wishes: &Wishes,
+    weights: Option<Digest>,
+    exclude: Vec<NodeId>,
+    physical: bool,
+) -> Policy {
+    let prefix = u32::try_from(spec.prefix.len()).unwrap_or(u32::MAX);
+    let completion_tokens = match spec.input {
+        Input::Embed(_) => 0,
+        Input::Chat(_) | Input::Text(_) => spec.max_tokens.saturating_sub(prefix),
+    };
+    Policy {
+        model: spec.model.clone(),
+        weights: weights.or(spec.weights),
+        prompt_tokens: estimated_prompt_tokens(&spec.input).saturating_add(prefix),
+        completion_tokens,
+        latency_budget_ms: budget_ms(wishes.latency_budget_ms),
+        ceiling: wishes.max_price,
+        allow_declared: wishes.allow_declared,
+        least_tier: wishes.least_tier,
+        physical,
+        exclude,
+    }
+}
+
+/// About four bytes a token, and a few tokens of template a message; the quote tells the true count.
+fn estimated_prompt_tokens(input: &Input) -> u32 {
+    let parts = match input {
+        Input::Chat(messages) => messages.len(),
+        Input::Text(_) => 0,
+        Input::Embed(texts) => texts.len(),
+    };
+    u32::try_from(input.text_bytes() / 4 + 8 * parts + 1).unwrap_or(u32::MAX).min(input.max_prompt_tokens())
+}
+
+/// Connects to the nearest few, so that the ranking goes by measured round trips. Returns what was measured, and who
+/// could not be reached and why.
+pub(super) async fn measure(
+    shared: &Shared,
+    found: &[Found],
+) -> (HashMap<NodeId, f64>, Vec<(NodeId, NetworkError)>) {
+    let mut round_trips: HashMap<NodeId, f64> =
+        shared.network.peers().borrow().iter().filter_map(|peer| Some((peer.peer, peer.round_trip_ms?))).collect();
+    let strangers = found.iter().filter(|found| !round_trips.contains_key(&found.known.provider)).take(
+        MEASURED
+            .saturating_sub(found.iter().filter(|found| round_trips.contains_key(&found.known.provider)).count()),
+    );
+    let connects = strangers.map(|found| async {
+        let provider = found.known.provider;
+        (provider, timeout(MEASURE_PATIENCE, shared.network.connect(provider, found.addresses())).await)
+    });
+    let mut unreachable = Vec::new();
+    for (provider, result) in join_all(connects).await {
+        match result {
+            Ok(Ok(round_trip)) => {
+                round_trips.insert(provider, round_trip.as_secs_f64() * 1000.0);
+            }
+            Ok(Err(error)) => unreachable.push((provider, error)),
+            Err(_) => {}
+        }
+    }
+    (round_trips, unreachable)
+}
+
+/// Ranks everybody found; one line a provider, by the model of its offer that ranks best. Without a model in mind, the
+/// first of each offer stands for it.
+pub(super) fn choose(
+    shared: &Shared,
+    found: &[Found],
+    model: Option<&ModelName>,
+    policy: &Policy,
+    round_trips: &HashMap<NodeId, f64>,
+) -> Vec<Choice> {
+    let now_ms = now_ms();
+    let models = |found: &'_ Found| -> Vec<usize> {
+        let models = found.known.offer.models.iter().enumerate();
+        match model {
+            Some(model) => models.filter(|(_, offer)| offer.model == *model).map(|(index, _)| index).collect(),
+            None => models.take(1).map(|(index, _)| index).collect(),
+        }
+    };
+    let lines: Vec<(&Found, usize)> =
+        found.iter().flat_map(|found| models(found).into_iter().map(move |index| (found, index))).collect();
+    let candidates: Vec<Candidate<'_>> = lines
+        .iter()
+        .map(|(found, index)| Candidate {
+            provider: found.known.provider,
+            offer: &found.known.offer.models[*index],
+            slots: found.known.offer.slots,
+            load: found.known.load,
+            tier: found.known.offer.tier,
+            distance_km: found.distance_km,
+            round_trip_ms: round_trips.get(&found.known.provider).copied(),
+            failures: shared.experience.failures(&found.known.provider, now_ms),
+        })
+        .collect();
+    let mut named = std::collections::HashSet::new();
+    rank(&candidates, policy)
+        .into_iter()
+        .filter(|ranked| named.insert(candidates[ranked.index].provider))
+        .map(|ranked| {
+            let (found, index) = lines[ranked.index];
+            Choice { found: found.clone(), model: found.known.offer.models[index].clone(), ranked }
+        })
+        .collect()
+}
+
+/// Why nobody does the job: how far the search went, what ruled everyone out, and what to change.
+pub(super) fn nobody(
+    model: &ModelName,
+    policy: &Policy,
+    searched: &Searched,
+    choices: &[Choice],
+    declined: &[(NodeId, String)],
+) -> JobFailure {
+    let too_expensive: Option<Vec<MicroCredits>> = choices
+        .iter()
+        .map(|choice| match choice.ranked.excluded {
+            Some(Exclusion::TooExpensive { price, .. }) => Some(price),
+            _ => None,
+        })
+        .collect();
+    if let (Some(prices), Some(ceiling)) = (too_expensive, policy.ceiling)
+        && let Some(cheapest) = prices.into_iter().min()
+        && declined.is_empty()
+    {
+        return JobFailure::TooExpensive {
+            message: format!(
+                "the cheapest provider of {model} asks up to {cheapest}, the ceiling is {ceiling}: raise max_price or lower max_tokens"
+            ),
+        };
+    }
+    let mut parts = vec![reach(searched, policy.latency_budget_ms)];
+    for choice in choices {
+        if let Some(exclusion) = &choice.ranked.excluded {
+            parts.push(format!("{}: {exclusion}", choice.provider().short()));
+        }
+    }
+    parts.extend(declined.iter().map(|(provider, reason)| format!("{}: {reason}", provider.short())));
+    if choices.is_empty() && declined.is_empty() && searched.end != SearchEnd::NoPeers {
+        parts.push(suggestion(model, searched));
+    }
+    JobFailure::NoProvider { model: model.clone(), message: parts.join("; ") }
+}
+
+fn reach(searched: &Searched, budget_ms: f64) -> String {
+    let km = (budget_ms / least_round_trip_ms(1.0)).min(std::f64::consts::PI * EARTH_RADIUS_KM);
+    match searched.end {
+        SearchEnd::NoPeers => {
+            "this node is connected to nobody: set `bootstrap` to the address of a node that is up, or check the network"
+                .to_owned()
+        }
+        SearchEnd::Everything => format!(
+            "searched everything within {km:.0} km in {} cells, farther away light in fibre cannot meet the latency budget of {budget_ms:.0} ms",
+            searched.lookups
+        ),
+        SearchEnd::Time => format!("the search ended by time after {} cells", searched.lookups),
+        SearchEnd::Enough if searched.lookups == 0 => "asked the providers known already".to_owned(),
+        SearchEnd::Enough => format!("searched {} cells", searched.lookups),
+    }
+}
+
+/// Names of models that are offered, the most alike first.
+fn suggestion(model: &ModelName, searched: &Searched) -> String {
+    let mut names: Vec<(f64, &ModelName)> = searched
+        .other_models
+        .iter()
+        .map(|other| (strsim::jaro_winkler(model.as_str(), other.as_str()), other))
+        .collect();
+    if names.is_empty() {
+        return "nobody in reach offers any model: wait for providers, or provide one (aitbc up --provide)"
+            .to_owned();
+    }
+    names.sort_by(|(a, left), (b, right)| b.total_cmp(a).then_with(|| left.cmp(right)));
+    let names: Vec<&str> = names.iter().take(5).map(|(_, name)| name.as_str()).collect();
+    format!("nobody in reach serves it; others are offered: {}", names.join(", "))
+}

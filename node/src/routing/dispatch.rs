@@ -1,0 +1,539 @@
+//! One job from request to answer: the own device, or quotes and attempts with one provider after the other.
+//!
+//! **Why an answer has no seam.** An engine emits with each token the text that became certain with it (complete UTF-8,
+//! nothing a stop sequence may still take back), and that text depends on the tokens before it and on nothing else. So
+//! the text of all chunks received is exactly what the tokens received make certain. The next provider is given these
+//! tokens as prefix, brings its detokenizer to the same point, and emits only what comes after. Text held back to the
+//! very end travels in a chunk without tokens and is shown only with a good receipt, so that it never comes twice. An
+//! answer is continued only on the same weights, and never where the token ids are not known.
+
+use super::{
+    JobFailure, JobRequest, JobUpdate, RankedCandidate, Shared, Wishes,
+    attempt::{Attempt, Ended, Patience, Report},
+    candidates::{self, Choice},
+    local::{self, LocalEnd, LocalJob, LocalReport},
+    metrics::Outcome,
+    quotes::{self, NoQuote, Offered, Order},
+    search::{Goal, SearchEnd, search},
+};
+use crate::{clock::now_ms, network::Protocol};
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NodeId,
+    geo::Location,
+    job::{Finish, Input, JobSpec, ModelName},
+    offer::TrustTier,
+    routing::Policy,
+    text::Line,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+/// Providers that may fail on the way before the job does.
+const MAX_ATTEMPTS: usize = 4;
+/// For how long providers that are full for the moment are asked again.
+const PASSING: Duration = Duration::from_secs(30);
+/// First wait before they are, doubled up to the last.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LAST_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a job stream may take to open.
+const OPENING: Duration = Duration::from_secs(10);
+/// What `find` ranks for where no job is at hand: a short question and an answer of usual length.
+const FIND_PROMPT_TOKENS: u32 = 64;
+const FIND_COMPLETION_TOKENS: u32 = 256;
+
+/// How a job ends.
+enum End {
+    Answered { finish: Finish, local: bool },
+    Cancelled,
+    Failed(JobFailure),
+}
+
+/// What comes after a step: another provider, or the end.
+enum Flow {
+    Next,
+    Done(End),
+}
+
+/// Runs a job to its end and says so.
+pub(super) async fn run(shared: &Shared, job: JobId, request: JobRequest, updates: mpsc::Sender<JobUpdate>) {
+    let asked = Instant::now();
+    let JobRequest { spec, wishes } = request;
+    let mut dispatch = Dispatch {
+        shared,
+        job,
+        spec,
+        wishes,
+        updates,
+        asked,
+        failed: Vec::new(),
+        declined: Vec::new(),
+        told: HashSet::new(),
+        weights: None,
+        prompt_tokens: None,
+        count: 0,
+        paid: MicroCredits::ZERO,
+        delivered: false,
+        log: Vec::new(),
+        stalled: false,
+        first_piece: None,
+    };
+    let end = dispatch.run().await;
+    if let Some(first_piece) = dispatch.first_piece {
+        shared.metrics.first_token(first_piece.duration_since(asked));
+    }
+    let (outcome, last) = match end {
+        End::Answered { finish, local } => (
+            if local { Outcome::Local } else { Outcome::Answered },
+            Some(JobUpdate::Finished {
+                finish,
+                prompt_tokens: dispatch.prompt_tokens.unwrap_or(0),
+                completion_tokens: dispatch.count,
+                paid: dispatch.paid,
+            }),
+        ),
+        End::Cancelled => (Outcome::Cancelled, None),
+        End::Failed(failure) => {
+            info!(%failure, "job failed");
+            let outcome = match failure {
+                JobFailure::NoProvider { .. } | JobFailure::TooExpensive { .. } => Outcome::NoProvider,
+                _ => Outcome::Failed,
+            };
+            (outcome, Some(JobUpdate::Failed(failure)))
+        }
+    };
+    shared.metrics.job(outcome);
+    if let Some(last) = last {
+        // Whoever asked may have left by now.
+        let _ = dispatch.updates.send(last).await;
+    }
+}
+
+struct Dispatch<'a> {
+    shared: &'a Shared,
+    job: JobId,
+    /// The request; its prefix grows with every provider that fails.
+    spec: JobSpec,
+    wishes: Wishes,
+    updates: mpsc::Sender<JobUpdate>,
+    asked: Instant,
+    /// Providers that failed this job.
+    failed: Vec<NodeId>,
+    /// Providers that did not take it, and why.
+    declined: Vec<(NodeId, String)>,
+    /// Providers reported as found.
+    told: HashSet<NodeId>,
+    /// The weights that began the answer: the only ones that may go on with it.
+    weights: Option<Digest>,
+    prompt_tokens: Option<u32>,
+    /// Tokens of the answer so far.
+    count: u32,
+    paid: MicroCredits,
+    /// Whether a piece of the answer has reached whoever asked.
+    delivered: bool,
+    /// One line an attempt.
+    log: Vec<String>,
+    /// Whether the last attempt ended by waiting in vain.
+    stalled: bool,
+    first_piece: Option<Instant>,
+}
+
+impl Dispatch<'_> {
+    async fn run(&mut self) -> End {
+        if let Err(failure) = self.check() {
+            return End::Failed(failure);
+        }
+        if let Some(Flow::Done(end)) = self.run_local().await {
+            return end;
+        }
+        if self.wishes.provider == Some(self.me()) {
+            return End::Failed(self.give_up("this node was asked for and does not answer the request itself"));
+        }
+        for _ in 0..MAX_ATTEMPTS {
+            if self.spec.prefix.len() >= self.spec.max_tokens as usize {
+                // The provider that failed had delivered all there was to deliver.
+                return End::Answered { finish: Finish::Length, local: false };
+            }
+            let offered = match self.find_quote().await {
+                Ok(offered) => offered,
+                Err(end) => return end,
+            };
+            if let Flow::Done(end) = self.attempt(offered).await {
+                return end;
+            }
+        }
+        End::Failed(self.give_up(&format!("{MAX_ATTEMPTS} providers failed")))
+    }
+
+    fn me(&self) -> NodeId {
+        self.shared.key.node_id()
+    }
+
+    /// Refuses what no provider may be asked to do.
+    fn check(&mut self) -> Result<(), JobFailure> {
+        let invalid = |message: String| JobFailure::Invalid { message };
+        match (self.spec.weights, self.wishes.weights) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                return Err(invalid("the request and its wishes name different weights: name one".to_owned()));
+            }
+            (None, Some(weights)) => self.spec.weights = Some(weights),
+            _ => {}
+        }
+        self.spec.validate().and_then(|()| self.spec.digest()).map_err(|error| invalid(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Ends a phase early when nobody listens any more or the node stops.
+    async fn unless_gone<T>(&self, phase: impl Future<Output = T>) -> Result<T, End> {
+        tokio::select! {
+            biased;
+            () = self.updates.closed() => Err(End::Cancelled),
+            () = self.shared.stop.cancelled() => {
+                Err(End::Failed(JobFailure::Failed { message: "this node is stopping".to_owned() }))
+            }
+            done = phase => Ok(done),
+        }
+    }
+
+    async fn tell(&self, update: JobUpdate) {
+        // A reader that left is noticed at the next wait.
+        let _ = self.updates.send(update).await;
+    }
+
+    async fn decline(&mut self, provider: NodeId, reason: String) {
+        self.tell(JobUpdate::Declined { provider, reason: reason.clone() }).await;
+        self.declined.push((provider, reason));
+    }
+
+    /// The failure of a job that had its chances.
+    fn give_up(&self, last: &str) -> JobFailure {
+        let mut lines = self.log.clone();
+        lines.push(last.to_owned());
+        let message = lines.join("; ");
+        if self.stalled { JobFailure::Timeout { message } } else { JobFailure::Failed { message } }
+    }
+
+    /// Runs the job on this node's own device, where that serves the model. `None` where it does not.
+    async fn run_local(&mut self) -> Option<Flow> {
+        let engine = self.shared.engine.as_ref()?;
+        let weights = local::serves(engine, self.me(), &self.spec, &self.wishes)?;
+        let job = LocalJob {
+            me: self.me(),
+            engine,
+            spec: &self.spec,
+            updates: &self.updates,
+            asked: self.asked,
+            stop: &self.shared.stop,
+        };
+        let LocalReport { end, count, tokens, has_ids, delivered, first_piece, weights } = job.run(weights).await;
+        self.first_piece = first_piece;
+        match end {
+            LocalEnd::Whole { finish, prompt_tokens } => {
+                self.count = count;
+                self.prompt_tokens = Some(prompt_tokens);
+                Some(Flow::Done(End::Answered { finish, local: true }))
+            }
+            LocalEnd::Cancelled => Some(Flow::Done(End::Cancelled)),
+            LocalEnd::Refused(error) => {
+                self.tell(JobUpdate::Declined { provider: self.me(), reason: error.to_string() }).await;
+                None
+            }
+            LocalEnd::Failed(error) => {
+                let broken = Broken { from: self.me(), reason: error.to_string(), tokens, has_ids, delivered };
+                Some(self.fail_over(broken, count, weights).await)
+            }
+        }
+    }
+
+    /// Finds candidates, ranks them and asks the best for quotes, until one can be taken.
+    async fn find_quote(&mut self) -> Result<Offered, End> {
+        let mut thorough = false;
+        loop {
+            let goal = Goal {
+                model: Some(self.spec.model.clone()),
+                provider: self.wishes.provider,
+                from: self.shared.config.location,
+                budget_ms: candidates::budget_ms(self.wishes.latency_budget_ms),
+                thorough,
+                exclude: self.failed.iter().chain(self.declined.iter().map(|(who, _)| who)).copied().collect(),
+                told: self.told.clone(),
+            };
+            let searched = self.unless_gone(search(self.shared, &goal, &self.updates)).await?;
+            self.told.extend(searched.found.iter().map(|found| found.known.provider));
+            let out: HashSet<NodeId> = self.declined.iter().map(|(provider, _)| *provider).collect();
+            let mut left = searched.found.clone();
+            left.retain(|found| !out.contains(&found.known.provider));
+            let (round_trips, unreachable) = self.unless_gone(candidates::measure(self.shared, &left)).await?;
+            for (provider, error) in unreachable {
+                self.shared.book.silent(provider).await;
+                left.retain(|found| found.known.provider != provider);
+                self.decline(provider, error.to_string()).await;
+            }
+            let policy = self.policy();
+            let model = self.spec.model.clone();
+            let choices = candidates::choose(self.shared, &left, Some(&model), &policy, &round_trips);
+            if !choices.is_empty() {
+                let lines = choices.iter().map(Choice::line).collect();
+                self.tell(JobUpdate::Ranked { candidates: lines }).await;
+            }
+            let usable: Vec<Choice> =
+                choices.iter().filter(|choice| choice.ranked.excluded.is_none()).cloned().collect();
+            if let Some(offered) = self.ask(&usable).await? {
+                return Ok(offered);
+            }
+            // Somebody who was not needed before may be now.
+            if !thorough && matches!(searched.end, SearchEnd::Enough | SearchEnd::Time) {
+                thorough = true;
+                continue;
+            }
+            let failure = candidates::nobody(&model, &policy, &searched, &choices, &self.declined);
+            return Err(End::Failed(if self.log.is_empty() {
+                failure
+            } else {
+                self.give_up(&format!("nobody is left to go on: {failure}"))
+            }));
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        let mut policy = candidates::policy(
+            &self.spec,
+            &self.wishes,
+            self.weights,
+            self.failed.clone(),
+            !self.shared.config.network.is_local(),
+        );
+        policy.ceiling = self.ceiling();
+        policy
+    }
+
+    /// What is left of the user's ceiling.
+    fn ceiling(&self) -> Option<MicroCredits> {
+        self.wishes.max_price.map(|most| most.checked_sub(self.paid).unwrap_or(MicroCredits::ZERO))
+    }
+
+    /// Asks candidates for quotes, a few at a time in order of rank. Providers that are full only for the moment are
+    /// asked again while there is time; all others that refuse are out.
+    async fn ask(&mut self, usable: &[Choice]) -> Result<Option<Offered>, End> {
+        let request = match self.spec.digest() {
+            Ok(request) => request,
+            Err(error) => return Err(End::Failed(JobFailure::Invalid { message: error.to_string() })),
+        };
+        let spec = self.spec.clone();
+        let order = Order { job: self.job, spec: &spec, request, ceiling: self.ceiling() };
+        let at_once = self.shared.config.quotes.max(1) as usize;
+        let started = Instant::now();
+        let mut backoff = FIRST_BACKOFF;
+        let mut asked = usable.to_vec();
+        loop {
+            let mut again = Vec::new();
+            for few in asked.chunks(at_once) {
+                let (mut offered, refused) = self.unless_gone(quotes::ask_all(self.shared, &order, few)).await?;
+                for (provider, error) in refused {
+                    if error.is_passing() && started.elapsed() < PASSING {
+                        again.extend(few.iter().filter(|choice| choice.provider() == provider).cloned());
+                    } else {
+                        self.refuse(provider, &error).await;
+                    }
+                }
+                if !offered.is_empty() {
+                    let best = offered.remove(0);
+                    for other in offered {
+                        let reason = "another quote was better".to_owned();
+                        self.tell(JobUpdate::Declined { provider: other.choice.provider(), reason }).await;
+                    }
+                    return Ok(Some(best));
+                }
+            }
+            if again.is_empty() {
+                return Ok(None);
+            }
+            self.unless_gone(sleep(backoff)).await?;
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+            asked = again;
+        }
+    }
+
+    async fn refuse(&mut self, provider: NodeId, error: &NoQuote) {
+        if error.is_failure() {
+            self.shared.experience.note(provider, false, now_ms());
+        }
+        if matches!(error, NoQuote::Rejected(aitbc_protocol::job::Rejection::Debt(_))) {
+            self.shared.settle.notify_one();
+        }
+        self.decline(provider, error.to_string()).await;
+    }
+
+    /// Takes a quote and runs the job with its provider.
+    async fn attempt(&mut self, offered: Offered) -> Flow {
+        let Offered { choice, signed, quote } = offered;
+        let provider = choice.provider();
+        let nonce = quote.nonce;
+        self.tell(JobUpdate::Quoted { provider, quote: quote.clone() }).await;
+        let active = self.shared.active.enter(nonce);
+        let addresses = choice.found.addresses();
+        let recording = self.shared.ledger.open(
+            provider,
+            addresses.iter().map(ToString::to_string).collect(),
+            self.job,
+            signed.clone(),
+        );
+        let opening = timeout(OPENING, self.shared.network.open(provider, addresses, Protocol::Job));
+        let (recorded, opened) = tokio::join!(recording, opening);
+        if let Err(error) = recorded {
+            return Flow::Done(End::Failed(JobFailure::Failed { message: error.to_string() }));
+        }
+        let stream = match opened {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.unopened(provider, nonce, error.to_string()).await,
+            Err(_) => {
+                return self.unopened(provider, nonce, format!("no stream within {OPENING:?}")).await;
+            }
+        };
+        let attempt = Attempt {
+            ledger: &self.shared.ledger,
+            network: &self.shared.config.network,
+            provider,
+            quote: &quote,
+            signed: &signed,
+            spec: &self.spec,
+            patience: Patience::default(),
+            updates: &self.updates,
+            asked: self.asked,
+            stop: &self.shared.stop,
+        };
+        let report = attempt.run(stream).await;
+        drop(active);
+        if !report.settled {
+            self.shared.settle.notify_one();
+        }
+        self.prompt_tokens.get_or_insert(quote.prompt_tokens);
+        self.take_report(provider, report, quote.weights).await
+    }
+
+    /// Nothing reached the provider: it owes and is owed nothing.
+    async fn unopened(&mut self, provider: NodeId, nonce: aitbc_protocol::Nonce, reason: String) -> Flow {
+        if let Err(error) = self.shared.ledger.refused(nonce, Line::lossy(&reason)).await {
+            warn!(%error, "a job that did not open could not be recorded");
+        }
+        self.shared.experience.note(provider, false, now_ms());
+        self.decline(provider, reason).await;
+        Flow::Next
+    }
+
+    async fn take_report(&mut self, provider: NodeId, report: Report, weights: Digest) -> Flow {
+        let Report { ended, count, tokens, has_ids, delivered, paid, first_piece, .. } = report;
+        self.first_piece = self.first_piece.or(first_piece);
+        self.paid = self.paid.checked_add(paid).unwrap_or(MicroCredits(u64::MAX));
+        let good = matches!(ended, Ended::Whole(_));
+        if !matches!(ended, Ended::Cancelled | Ended::Refused(_) | Ended::Own(_)) {
+            self.shared.experience.note(provider, good, now_ms());
+        }
+        match ended {
+            Ended::Whole(finish) => {
+                self.count = self.count.saturating_add(count);
+                Flow::Done(End::Answered { finish, local: false })
+            }
+            Ended::Cancelled if self.shared.stop.is_cancelled() => {
+                Flow::Done(End::Failed(JobFailure::Failed { message: "this node is stopping".to_owned() }))
+            }
+            Ended::Cancelled => Flow::Done(End::Cancelled),
+            Ended::Refused(rejection) => {
+                self.decline(provider, rejection.to_string()).await;
+                Flow::Next
+            }
+            Ended::BadReceipt(message) => Flow::Done(End::Failed(JobFailure::Verification {
+                message: format!("{}: {message}", provider.short()),
+            })),
+            Ended::Own(error) => Flow::Done(End::Failed(JobFailure::Failed { message: error.to_string() })),
+            Ended::Broken { reason, stalled, receipted } => {
+                self.stalled = stalled;
+                if !receipted && count > 0 {
+                    self.tell(JobUpdate::ReceiptMissing { provider, paid, reason: reason.clone() }).await;
+                }
+                self.fail_over(Broken { from: provider, reason, tokens, has_ids, delivered }, count, weights).await
+            }
+        }
+    }
+
+    /// Prepares the job for the next provider: after the tokens at hand, or from the start where nothing was shown.
+    async fn fail_over(&mut self, broken: Broken, count: u32, weights: Digest) -> Flow {
+        let Broken { from, reason, tokens, has_ids, delivered } = broken;
+        self.log.push(format!("{}: {reason}", from.short()));
+        self.failed.push(from);
+        self.delivered |= delivered;
+        if self.delivered && (!has_ids || matches!(self.spec.input, Input::Embed(_))) {
+            return Flow::Done(End::Failed(self.give_up(
+                "the answer cannot go on elsewhere, for the engine that began it does not tell token ids",
+            )));
+        }
+        if has_ids && !tokens.is_empty() {
+            self.spec.prefix.extend(tokens);
+            self.count = self.count.saturating_add(count);
+            self.weights = Some(weights);
+        }
+        self.shared.metrics.failover();
+        let kept = u32::try_from(self.spec.prefix.len()).unwrap_or(u32::MAX);
+        info!(peer = %from, %reason, kept, "failing over");
+        self.tell(JobUpdate::FailedOver { from, reason, kept }).await;
+        Flow::Next
+    }
+}
+
+/// What a failed provider left.
+struct Broken {
+    from: NodeId,
+    reason: String,
+    tokens: Vec<u32>,
+    has_ids: bool,
+    delivered: bool,
+}
+
+/// Ranks providers without a job: what `aitbc find` shows.
+pub(super) async fn find(
+    shared: &Shared,
+    model: Option<ModelName>,
+    location: Option<Location>,
+    latency_budget_ms: Option<u32>,
+    updates: &mpsc::Sender<JobUpdate>,
+) -> Vec<RankedCandidate> {
+    let budget_ms = candidates::budget_ms(latency_budget_ms);
+    let goal = Goal {
+        model: model.clone(),
+        provider: None,
+        from: location.unwrap_or(shared.config.location),
+        budget_ms,
+        thorough: true,
+        exclude: HashSet::new(),
+        told: HashSet::new(),
+    };
+    let searched = search(shared, &goal, updates).await;
+    // From elsewhere, round trips measured here say nothing.
+    let (round_trips, _) = match location {
+        None => candidates::measure(shared, &searched.found).await,
+        Some(_) => (HashMap::new(), Vec::new()),
+    };
+    let policy = Policy {
+        model: model.clone().unwrap_or_default(),
+        weights: None,
+        prompt_tokens: FIND_PROMPT_TOKENS,
+        completion_tokens: FIND_COMPLETION_TOKENS,
+        latency_budget_ms: budget_ms,
+        ceiling: None,
+        allow_declared: true,
+        least_tier: TrustTier::Declared,
+        physical: !shared.config.network.is_local(),
+        exclude: Vec::new(),
+    };
+    let choices = candidates::choose(shared, &searched.found, model.as_ref(), &policy, &round_trips);
+    let lines: Vec<RankedCandidate> = choices.iter().map(Choice::line).collect();
+    // Whoever asked reads the result as well; the update is for those who watch.
+    let _ = updates.send(JobUpdate::Ranked { candidates: lines.clone() }).await;
+    lines
+}

@@ -1,0 +1,118 @@
+//! What the client side counts.
+
+use crate::{network::Verdict, telemetry::Metrics};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+};
+use std::time::Duration;
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Outcome {
+    /// Answered by another node.
+    Answered,
+    /// Answered by this node's own device.
+    Local,
+    /// Cancelled by whoever asked.
+    Cancelled,
+    /// Nobody could do it.
+    NoProvider,
+    /// Everything else that went wrong.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum GossipVerdict {
+    Accepted,
+    Ignored,
+    Rejected,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVerdict {
+    verdict: GossipVerdict,
+}
+
+/// The client side's metrics. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct RoutingMetrics {
+    offers: Gauge,
+    gossip: Family<ByVerdict, Counter>,
+    equivocations: Counter,
+    jobs: Family<ByOutcome, Counter>,
+    failovers: Counter,
+    first_token: Histogram,
+    search: Histogram,
+}
+
+impl RoutingMetrics {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let this = Self {
+            offers: Gauge::default(),
+            gossip: Family::default(),
+            equivocations: Counter::default(),
+            jobs: Family::default(),
+            failovers: Counter::default(),
+            first_token: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
+            search: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+        };
+        metrics.register(|registry| {
+            registry.register("routing_offers_known", "Live offers known", this.offers.clone());
+            registry.register("routing_gossip", "Gossip messages judged", this.gossip.clone());
+            registry.register("routing_equivocations", "Equivocations caught", this.equivocations.clone());
+            registry.register("routing_jobs", "Jobs by how they ended", this.jobs.clone());
+            registry.register("routing_failovers", "Jobs taken over by another provider", this.failovers.clone());
+            registry.register(
+                "routing_first_token_seconds",
+                "From the request to the first piece of the answer",
+                this.first_token.clone(),
+            );
+            registry.register("routing_search_seconds", "Searches for providers", this.search.clone());
+        });
+        this
+    }
+
+    pub(super) fn offers(&self, count: usize) {
+        self.offers.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn gossip(&self, verdict: Verdict) {
+        let verdict = match verdict {
+            Verdict::Accept => GossipVerdict::Accepted,
+            Verdict::Ignore => GossipVerdict::Ignored,
+            Verdict::Reject => GossipVerdict::Rejected,
+        };
+        self.gossip.get_or_create(&ByVerdict { verdict }).inc();
+    }
+
+    pub(super) fn equivocation(&self) {
+        self.equivocations.inc();
+    }
+
+    pub(super) fn job(&self, outcome: Outcome) {
+        self.jobs.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    pub(super) fn failover(&self) {
+        self.failovers.inc();
+    }
+
+    pub(super) fn first_token(&self, after: Duration) {
+        self.first_token.observe(after.as_secs_f64());
+    }
+
+    pub(super) fn search(&self, took: Duration) {
+        self.search.observe(took.as_secs_f64());
+    }
+}

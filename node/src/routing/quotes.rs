@@ -1,0 +1,157 @@
+//! Asking providers for quotes. Whoever is asked reads the prompt, for its tokens are what the price counts; nobody
+//! else does.
+
+use super::{Shared, candidates::Choice};
+use crate::{
+    clock::now_ms,
+    network::{FramedStream, NetworkError, Protocol, StreamError},
+};
+use aitbc_crypto::SignatureError;
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NetworkId, NodeId, Signed,
+    job::{JobSpec, QuoteReply, QuoteRequest, Rejection},
+    offer::ModelOffer,
+    quote::{Asked, Quote, QuoteFault, price},
+    wire,
+};
+use futures::future::join_all;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a provider may take for a quote, connecting included.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What quotes are asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Order<'a> {
+    pub(super) job: JobId,
+    pub(super) spec: &'a JobSpec,
+    /// Digest of `spec`.
+    pub(super) request: Digest,
+    pub(super) ceiling: Option<MicroCredits>,
+}
+
+/// A quote that can be taken.
+#[derive(Clone, Debug)]
+pub(super) struct Offered {
+    pub(super) choice: Choice,
+    pub(super) signed: Signed<Quote>,
+    pub(super) quote: Quote,
+}
+
+/// Why there is no quote to take.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoQuote {
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    #[error(transparent)]
+    Fault(#[from] QuoteFault),
+    #[error("the quote is signed by somebody else")]
+    Signer,
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    #[error("the quote is for other weights than were offered")]
+    Weights,
+    #[error("it asks {quoted}, its own offer says {offered}")]
+    AboveOffer { quoted: MicroCredits, offered: MicroCredits },
+    #[error("it closed the stream instead of answering")]
+    Silent,
+    #[error("no quote within {PATIENCE:?}")]
+    Timeout,
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("the request is too large for a quote: {0}")]
+    TooLarge(#[from] wire::WireError),
+}
+
+impl NoQuote {
+    /// Whether the same provider may well quote a moment later.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected(Rejection::Full { .. } | Rejection::TooManyQuotes(_) | Rejection::RateLimited { .. })
+        )
+    }
+
+    /// Whether the provider, and not the request or its load, is to blame.
+    pub(super) fn is_failure(&self) -> bool {
+        !matches!(self, Self::Rejected(_) | Self::TooLarge(_) | Self::Fault(QuoteFault::TooExpensive))
+    }
+}
+
+/// Asks all of `choices` at the same time. Returns the quotes that can be taken, best first, and the refusals.
+pub(super) async fn ask_all(
+    shared: &Shared,
+    order: &Order<'_>,
+    choices: &[Choice],
+) -> (Vec<Offered>, Vec<(NodeId, NoQuote)>) {
+    let asked = choices.iter().map(|choice| async move { (choice, ask(shared, order, choice).await) });
+    let (mut offered, mut refused) = (Vec::new(), Vec::new());
+    for (choice, result) in join_all(asked).await {
+        match result {
+            Ok((signed, quote)) => offered.push(Offered { choice: choice.clone(), signed, quote }),
+            Err(error) => refused.push((choice.provider(), error)),
+        }
+    }
+    let cost = |offered: &Offered| offered.choice.ranked.cost_at(offered.quote.max_total);
+    offered.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    (offered, refused)
+}
+
+async fn ask(shared: &Shared, order: &Order<'_>, choice: &Choice) -> Result<(Signed<Quote>, Quote), NoQuote> {
+    let provider = choice.provider();
+    let request = QuoteRequest { job: order.job, provider, spec: order.spec.clone(), issued_ms: now_ms() };
+    let request = aitbc_crypto::seal(&shared.key, &shared.config.network, &request)?;
+    let exchange = async {
+        let stream = shared.network.open(provider, choice.found.addresses(), Protocol::Quote).await?;
+        converse(stream, &request).await
+    };
+    let signed = timeout(PATIENCE, exchange).await.unwrap_or(Err(NoQuote::Timeout))?;
+    let asked = Asked {
+        client: shared.key.node_id(),
+        job: order.job,
+        request: order.request,
+        spec: order.spec,
+        ceiling: order.ceiling,
+    };
+    let quote = judge(&signed, provider, &shared.config.network, &asked, &choice.model, now_ms())?;
+    Ok((signed, quote))
+}
+
+async fn converse(mut stream: FramedStream, request: &Signed<QuoteRequest>) -> Result<Signed<Quote>, NoQuote> {
+    stream.send(request, wire::MAX_QUOTE_FRAME).await?;
+    match stream.receive::<QuoteReply>(wire::MAX_QUOTE_FRAME).await? {
+        Some(QuoteReply::Quote(quote)) => Ok(quote),
+        Some(QuoteReply::Rejected(rejection)) => Err(rejection.into()),
+        None => Err(NoQuote::Silent),
+    }
+}
+
+/// Judges a quote: by whom, for whom, for what, until when, and that it keeps the word of the offer it was chosen by.
+fn judge(
+    signed: &Signed<Quote>,
+    provider: NodeId,
+    network: &NetworkId,
+    asked: &Asked<'_>,
+    offer: &ModelOffer,
+    now_ms: u64,
+) -> Result<Quote, NoQuote> {
+    if signed.signer() != provider {
+        return Err(NoQuote::Signer);
+    }
+    let quote: Quote = aitbc_crypto::open(signed, network)?;
+    quote.check(asked, now_ms)?;
+    if quote.weights != offer.weights || quote.declared != offer.declared {
+        return Err(NoQuote::Weights);
+    }
+    let offered = price(&offer.price, quote.prompt_tokens, quote.max_completion_tokens);
+    match offered {
+        Ok(offered) if quote.max_total > offered => Err(NoQuote::AboveOffer { quoted: quote.max_total, offered }),
+        _ => Ok(quote),
+    }
+}
+
+#[cfg(test)]
+mod tests;

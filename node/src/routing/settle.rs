@@ -1,0 +1,242 @@
+//! Settling jobs that a crash, a lost path or a failed provider left open.
+//!
+//! At the start, when a provider is seen again, and again and again for a day, each unsettled job is taken to its
+//! provider: the newest cheque goes there, what was paid and perhaps the receipt come back. After a day the job ends
+//! with its receipt missing.
+
+use super::{active::Active, offers::BookHandle};
+use crate::{
+    clock::now_ms,
+    market::{Ledger, LedgerError},
+    network::{FramedStream, NetworkError, NetworkHandle, Protocol, StreamError},
+    storage::JobRecord,
+};
+use aitbc_protocol::{
+    NodeId, Nonce, UnixMillis,
+    job::{ToClient, ToProvider},
+    text::Line,
+    wire,
+};
+use libp2p::Multiaddr;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// How often the ledger is looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Waited after the first failure, twice as long after each further one, and never longer than `LONGEST_WAIT_MS`.
+const FIRST_WAIT_MS: u64 = 5_000;
+const LONGEST_WAIT_MS: u64 = 600_000;
+/// After how long without the provider a job is given up, in milliseconds.
+const GIVE_UP_AFTER_MS: u64 = 24 * 3_600_000;
+/// Providers asked at the same time.
+const AT_ONCE: usize = 4;
+/// How long one settlement may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why a job is not settled yet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SettleError {
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("no answer within {PATIENCE:?}")]
+    Timeout,
+    #[error("it did not answer the settlement: {0}")]
+    Refused(String),
+}
+
+/// When a job is tried again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    at_ms: UnixMillis,
+    wait_ms: u64,
+}
+
+impl Retry {
+    fn after(previous: Option<Self>, now_ms: UnixMillis) -> Self {
+        let wait_ms = previous.map_or(FIRST_WAIT_MS, |retry| (retry.wait_ms * 2).min(LONGEST_WAIT_MS));
+        Self { at_ms: now_ms.saturating_add(wait_ms), wait_ms }
+    }
+}
+
+/// What settling works with.
+pub(super) struct Settling {
+    pub(super) ledger: Ledger,
+    pub(super) network: NetworkHandle,
+    pub(super) book: BookHandle,
+    pub(super) active: Active,
+    /// Wakes the sweep: an attempt left something open.
+    pub(super) wake: Arc<Notify>,
+}
+
+/// Works through unsettled jobs until `stop`.
+pub(super) async fn run(settling: Settling, stop: CancellationToken) {
+    let mut state = State { settling, retries: HashMap::new(), running: HashMap::new(), tasks: JoinSet::new() };
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut offers = state.settling.book.watch();
+    let mut peers = state.settling.network.peers();
+    let wake = state.settling.wake.clone();
+    let (mut live, mut connected) = (HashSet::new(), HashSet::new());
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            Some(done) = state.tasks.join_next(), if !state.tasks.is_empty() => {
+                if let Ok((nonce, result)) = done {
+                    state.handle_done(nonce, result);
+                }
+            }
+            _ = sweep.tick() => state.sweep().await,
+            () = wake.notified() => state.sweep().await,
+            Ok(()) = offers.changed() => {
+                let now = offers.borrow_and_update().offers.iter().map(|known| known.provider).collect();
+                state.handle_present(&mut live, now).await;
+            }
+            Ok(()) = peers.changed() => {
+                let now = peers.borrow_and_update().iter().map(|peer| peer.peer).collect();
+                state.handle_present(&mut connected, now).await;
+            }
+        }
+    }
+}
+
+struct State {
+    settling: Settling,
+    /// Jobs that wait after a failure, with their provider.
+    retries: HashMap<Nonce, (NodeId, Retry)>,
+    running: HashMap<Nonce, NodeId>,
+    tasks: JoinSet<(Nonce, Result<JobRecord, SettleError>)>,
+}
+
+impl State {
+    /// Somebody was seen: whoever among them was waited for is tried at once, once for each time it comes back.
+    async fn handle_present(&mut self, present: &mut HashSet<NodeId>, now: HashSet<NodeId>) {
+        let back = self
+            .retries
+            .values_mut()
+            .filter(|(provider, _)| now.contains(provider) && !present.contains(provider));
+        let mut any = false;
+        for (_, retry) in back {
+            retry.at_ms = 0;
+            any = true;
+        }
+        *present = now;
+        if any {
+            self.sweep().await;
+        }
+    }
+
+    async fn sweep(&mut self) {
+        let open = match self.settling.ledger.unsettled().await {
+            Ok(open) => open,
+            Err(error) => {
+                warn!(%error, "cannot read the unsettled jobs");
+                return;
+            }
+        };
+        let now_ms = now_ms();
+        let mut left = HashSet::new();
+        for record in open {
+            let Ok(nonce) = record.key() else { continue };
+            left.insert(nonce);
+            let due = self.retries.get(&nonce).is_none_or(|(_, retry)| retry.at_ms <= now_ms);
+            if self.tasks.len() >= AT_ONCE
+                || !due
+                || self.running.contains_key(&nonce)
+                || self.settling.active.contains(&nonce)
+            {
+                continue;
+            }
+            self.start(nonce, record, now_ms);
+        }
+        self.retries.retain(|nonce, _| left.contains(nonce));
+    }
+
+    fn start(&mut self, nonce: Nonce, record: JobRecord, now_ms: UnixMillis) {
+        let provider = record.peer;
+        self.running.insert(nonce, provider);
+        let addresses = self.addresses(&record);
+        let (ledger, network) = (self.settling.ledger.clone(), self.settling.network.clone());
+        let give_up = now_ms.saturating_sub(record.created_ms) > GIVE_UP_AFTER_MS;
+        self.tasks.spawn(async move {
+            let settle = async {
+                let stream = network.open(provider, addresses, Protocol::Job).await?;
+                settle(&ledger, nonce, record, stream).await
+            };
+            let result = match timeout(PATIENCE, settle).await.unwrap_or(Err(SettleError::Timeout)) {
+                Err(error) if give_up => {
+                    let why = Line::lossy(&format!("given up after a day: {error}"));
+                    ledger.give_up(nonce, why).await.map_err(SettleError::from)
+                }
+                result => result,
+            };
+            (nonce, result)
+        });
+    }
+
+    /// Where the provider was when the job started, and where it says it is now.
+    fn addresses(&self, record: &JobRecord) -> Vec<Multiaddr> {
+        let snapshot = self.settling.book.snapshot();
+        let known = snapshot.offers.iter().chain(&snapshot.silent).find(|known| known.provider == record.peer);
+        let newest = known.into_iter().flat_map(|known| known.offer.addresses.iter().map(Line::as_str));
+        let mut addresses: Vec<Multiaddr> = newest
+            .chain(record.addresses.iter().map(String::as_str))
+            .filter_map(|address| address.parse().ok())
+            .collect();
+        let mut seen = HashSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
+        addresses
+    }
+
+    fn handle_done(&mut self, nonce: Nonce, result: Result<JobRecord, SettleError>) {
+        let Some(provider) = self.running.remove(&nonce) else { return };
+        match result {
+            // A receipt came with the settlement and its cheque is still to be taken there.
+            Ok(record) if !record.state.is_final() => {
+                self.retries.remove(&nonce);
+                self.settling.wake.notify_one();
+            }
+            Ok(record) => {
+                info!(job = %record.job, peer = %provider, state = ?record.state, paid = %record.paid, "settled");
+                self.retries.remove(&nonce);
+            }
+            Err(error) => {
+                let retry = Retry::after(self.retries.get(&nonce).map(|(_, retry)| *retry), now_ms());
+                debug!(peer = %provider, %error, wait_ms = retry.wait_ms, "not settled yet");
+                self.retries.insert(nonce, (provider, retry));
+            }
+        }
+    }
+}
+
+/// Settles one job over a fresh stream to its provider.
+pub(super) async fn settle(
+    ledger: &Ledger,
+    nonce: Nonce,
+    record: JobRecord,
+    mut stream: FramedStream,
+) -> Result<JobRecord, SettleError> {
+    // Where the receipt came before the crash, the record's newest cheque pays for all of it.
+    let message = ToProvider::Settle { job: record.job, quote: nonce, cheque: record.cheque };
+    stream.send(&message, wire::MAX_JOB_FRAME).await?;
+    match stream.receive::<ToClient>(wire::MAX_JOB_FRAME).await? {
+        Some(ToClient::Settled { paid, receipt }) => Ok(ledger.settled(nonce, paid, receipt).await?),
+        Some(ToClient::Rejected(rejection)) => Err(SettleError::Refused(rejection.to_string())),
+        Some(_) => Err(SettleError::Refused("it sent something else".to_owned())),
+        None => Err(SettleError::Refused("it closed the stream".to_owned())),
+    }
+}

@@ -1,0 +1,189 @@
+//! What came of an answer, checked piece by piece, and what a receipt is held against.
+
+use aitbc_protocol::{
+    Digest,
+    job::{Chunk, Input, JobSpec},
+    quote::Quote,
+    receipt::{OutputDigest, Seen},
+};
+use sha2::{Digest as _, Sha256};
+
+/// A chunk that breaks the protocol: the provider gets no more money for this job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ChunkFault {
+    #[error("it numbered a chunk {got} where {expected} was next")]
+    Numbering { expected: u32, got: u32 },
+    #[error("it counted {count} tokens and sent {ids}")]
+    Count { count: u32, ids: usize },
+    #[error("it sent more than the {0} tokens quoted")]
+    Overcount(u32),
+    #[error("it sent more than {0} tokens without a cheque")]
+    Window(u32),
+    #[error("it sent what was not asked for: {0}")]
+    Unasked(&'static str),
+    #[error("it sent more after the end of the answer")]
+    AfterEnd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tokens,
+    /// The engine tells no token ids.
+    Text,
+    Vectors {
+        inputs: usize,
+    },
+}
+
+/// What was received in one attempt. Memory: the token ids, at most as many as quoted, and the vectors of an
+/// embedding job; text is only hashed.
+#[derive(Debug)]
+pub(super) struct Received {
+    kind: Kind,
+    logprobs: bool,
+    most: u32,
+    window: u32,
+    count: u32,
+    tokens: Vec<u32>,
+    vectors: Vec<Vec<f32>>,
+    hasher: Sha256,
+    /// Text of a chunk without tokens: what was held back for a stop sequence that did not come. It is the end of the
+    /// answer, and no part of it before a receipt says so: the next provider would say it again.
+    tail: String,
+    ended: bool,
+    any: bool,
+}
+
+impl Received {
+    pub(super) fn new(quote: &Quote, spec: &JobSpec) -> Self {
+        let kind = match &spec.input {
+            Input::Embed(texts) => Kind::Vectors { inputs: texts.len() },
+            _ if quote.declared => Kind::Text,
+            _ => Kind::Tokens,
+        };
+        Self {
+            kind,
+            logprobs: spec.top_logprobs.is_some(),
+            most: quote.max_completion_tokens,
+            window: quote.window,
+            count: 0,
+            tokens: Vec::new(),
+            vectors: Vec::new(),
+            hasher: Sha256::new(),
+            tail: String::new(),
+            ended: false,
+            any: false,
+        }
+    }
+
+    /// Takes one chunk. `acknowledged` tokens were paid or are being paid. What is refused leaves no trace.
+    pub(super) fn take(&mut self, chunk: &Chunk, acknowledged: u32) -> Result<(), ChunkFault> {
+        if self.ended {
+            return Err(ChunkFault::AfterEnd);
+        }
+        if chunk.first != self.count {
+            return Err(ChunkFault::Numbering { expected: self.count, got: chunk.first });
+        }
+        let ids = chunk.tokens.len();
+        let counted = match self.kind {
+            Kind::Tokens => ids == chunk.count as usize,
+            Kind::Text => ids == 0,
+            Kind::Vectors { .. } => ids == 0 && chunk.count == 0,
+        };
+        if !counted {
+            return Err(ChunkFault::Count { count: chunk.count, ids });
+        }
+        let count = self.count.checked_add(chunk.count).filter(|count| *count <= self.most);
+        let count = count.ok_or(ChunkFault::Overcount(self.most))?;
+        if count.saturating_sub(acknowledged) > self.window {
+            return Err(ChunkFault::Window(self.window));
+        }
+        match self.kind {
+            Kind::Vectors { inputs } => {
+                if !chunk.text.is_empty() || !chunk.logprobs.is_empty() {
+                    return Err(ChunkFault::Unasked("text beside vectors"));
+                }
+                if self.vectors.len() + chunk.embeddings.len() > inputs {
+                    return Err(ChunkFault::Unasked("more vectors than inputs"));
+                }
+            }
+            Kind::Tokens | Kind::Text => {
+                if !chunk.embeddings.is_empty() {
+                    return Err(ChunkFault::Unasked("vectors"));
+                }
+                let most = if self.logprobs { chunk.count as usize } else { 0 };
+                if chunk.logprobs.len() > most {
+                    return Err(ChunkFault::Unasked("log probabilities"));
+                }
+            }
+        }
+        self.record(chunk, count);
+        Ok(())
+    }
+
+    fn record(&mut self, chunk: &Chunk, count: u32) {
+        self.any = true;
+        self.count = count;
+        match self.kind {
+            Kind::Tokens => {
+                chunk.tokens.iter().for_each(|token| self.hasher.update(token.to_le_bytes()));
+                self.tokens.extend(&chunk.tokens);
+            }
+            Kind::Text => self.hasher.update(&chunk.text),
+            Kind::Vectors { .. } => {
+                chunk.embeddings.iter().flatten().for_each(|number| self.hasher.update(number.to_le_bytes()));
+                self.vectors.extend(chunk.embeddings.iter().cloned());
+            }
+        }
+        if chunk.count == 0 && !matches!(self.kind, Kind::Vectors { .. }) {
+            self.tail.push_str(&chunk.text);
+            self.ended = true;
+        }
+    }
+
+    /// Tokens received.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether anything came.
+    pub(super) fn any(&self) -> bool {
+        self.any
+    }
+
+    /// Whether the answer can go on elsewhere: every token is known by its id.
+    pub(super) fn has_ids(&self) -> bool {
+        self.kind != Kind::Text
+    }
+
+    /// What the receipt must bind.
+    pub(super) fn seen(&self) -> Seen {
+        let digest = Digest(self.hasher.clone().finalize().into());
+        let output = match self.kind {
+            Kind::Tokens => OutputDigest::Tokens(digest),
+            Kind::Text => OutputDigest::Text(digest),
+            Kind::Vectors { .. } => OutputDigest::Vectors(digest),
+        };
+        Seen { tokens: self.count, output }
+    }
+
+    /// Text that belongs to the answer once it ended well.
+    pub(super) fn take_tail(&mut self) -> String {
+        std::mem::take(&mut self.tail)
+    }
+
+    /// The vectors, if there is one for each input; `None` where this is no embedding job.
+    pub(super) fn take_vectors(&mut self) -> Option<Result<Vec<Vec<f32>>, (usize, usize)>> {
+        let Kind::Vectors { inputs } = self.kind else { return None };
+        let vectors = std::mem::take(&mut self.vectors);
+        Some(if vectors.len() == inputs { Ok(vectors) } else { Err((vectors.len(), inputs)) })
+    }
+
+    /// The token ids.
+    pub(super) fn into_tokens(self) -> Vec<u32> {
+        self.tokens
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,479 @@
+use super::*;
+use aitbc_crypto::{SecretKey, seal};
+use aitbc_protocol::{
+    MicroCredits, NetworkId,
+    geo::Cell,
+    job::Sampling,
+    offer::{Device, DeviceKind, Engine, Offer, TrustTier},
+    quote::TokenPrice,
+    receipt::{OutputDigest, Timings, owed},
+};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+/// Names the directory that a test of its own process works in.
+const CHILD_DIRECTORY: &str = "AITBC_TEST_CHILD_DIRECTORY";
+
+pub(crate) fn network() -> NetworkId {
+    NetworkId::new(NetworkId::LOCAL).expect("a valid name")
+}
+
+pub(crate) fn key(seed: u8) -> SecretKey {
+    SecretKey::from_bytes(&[seed; 32])
+}
+
+pub(crate) fn nonce(number: u64) -> Nonce {
+    let mut nonce = [0; 16];
+    nonce[..8].copy_from_slice(&number.to_be_bytes());
+    Nonce(nonce)
+}
+
+/// A quote of `provider` for `client`, signed.
+pub(crate) fn quote(provider: &SecretKey, client: NodeId, number: u64) -> Signed<Quote> {
+    let price = TokenPrice { prompt: MicroCredits(300), completion: MicroCredits(1700) };
+    let quote = Quote {
+        nonce: nonce(number),
+        client,
+        job: JobId([7; 16]),
+        request: Digest([4; 32]),
+        model: Line::lossy("smollm2:135m"),
+        weights: Digest([5; 32]),
+        prompt_tokens: 10,
+        max_completion_tokens: 300,
+        price,
+        max_total: aitbc_protocol::quote::price(&price, 10, 300).expect("small numbers"),
+        window: 64,
+        declared: false,
+        issued_ms: 1_000,
+        expires_ms: 301_000,
+    };
+    seal(provider, &network(), &quote).expect("a small quote")
+}
+
+pub(crate) fn execution() -> Execution {
+    Execution {
+        engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("b1") },
+        quantisation: Line::lossy("Q4_1"),
+        device: Device { kind: DeviceKind::Cpu, name: Line::lossy("a cpu"), memory_bytes: 1 },
+        sampling: Sampling { temperature: 0.5, top_p: 1.0, seed: 3 },
+    }
+}
+
+/// An honest receipt for `tokens` tokens under `quote`.
+pub(crate) fn receipt(quote: &Quote, tokens: u32, finish: Finish) -> Receipt {
+    let Execution { engine, quantisation, device, sampling } = execution();
+    Receipt {
+        job: quote.job,
+        client: quote.client,
+        quote: quote.nonce,
+        request: quote.request,
+        model: quote.model.clone(),
+        weights: quote.weights,
+        engine,
+        quantisation,
+        device,
+        sampling,
+        prompt_tokens: quote.prompt_tokens,
+        completion_tokens: tokens,
+        output: OutputDigest::Tokens(Digest([6; 32])),
+        declared: quote.declared,
+        finish,
+        price: quote.price,
+        total: owed(quote, tokens).expect("small numbers"),
+        admitted_ms: 1_000,
+        timings: Timings::default(),
+    }
+}
+
+fn record(number: u64, state: JobState) -> JobRecord {
+    let quote = quote(&key(2), key(1).node_id(), number);
+    JobRecord {
+        side: Side::Provider,
+        peer: key(1).node_id(),
+        addresses: vec!["/ip4/127.0.0.1/tcp/4101".to_owned()],
+        job: JobId([7; 16]),
+        model: Line::lossy("smollm2:135m"),
+        quote,
+        state,
+        finish: None,
+        failure: None,
+        tokens: 64,
+        paid: MicroCredits(number),
+        cheque: None,
+        receipt: None,
+        execution: Some(execution()),
+        created_ms: 1_000 + number,
+        updated_ms: 2_000,
+    }
+}
+
+fn with_receipt(number: u64) -> JobRecord {
+    let mut record = record(number, JobState::Delivered);
+    let read = record.quote.read_unverified().expect("signed here");
+    record.receipt = Some(seal(&key(2), &network(), &receipt(&read, 64, Finish::Stop)).expect("a small receipt"));
+    record
+}
+
+fn jobs(records: Vec<JobRecord>) -> Changes {
+    Changes { jobs: records, ..Changes::default() }
+}
+
+fn open() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(directory.path()).expect("a new database");
+    (directory, store)
+}
+
+#[test]
+fn every_index_follows_the_record() {
+    let (directory, store) = open();
+    let first = record(1, JobState::Running);
+    let second = with_receipt(2);
+    let bought = JobRecord { side: Side::Client, ..record(1, JobState::Opening) };
+    store.commit(&jobs(vec![first.clone(), second.clone(), bought.clone()])).expect("room");
+    assert_eq!(store.job(Side::Provider, &nonce(1)).expect("readable"), Some(first.clone()));
+    assert_eq!(store.job(Side::Client, &nonce(1)).expect("readable"), Some(bought.clone()));
+    assert_eq!(store.job(Side::Client, &nonce(2)).expect("readable"), None);
+    let done = JobRecord { state: JobState::Failed, ..first };
+    store.commit(&jobs(vec![done.clone()])).expect("room");
+    drop(store);
+    let store = Store::open(directory.path()).expect("the same database");
+    assert_eq!(store.unfinished().expect("readable"), [bought.clone(), second.clone()]);
+    assert_eq!(store.jobs(10).expect("readable")[0], second, "newest first");
+    assert_eq!(store.jobs(2).expect("readable").len(), 2);
+    assert_eq!(store.attempts(&JobId([7; 16])).expect("readable").len(), 3);
+    assert_eq!(store.attempts(&JobId([8; 16])).expect("readable"), []);
+    assert_eq!(store.receipts(10).expect("readable"), std::slice::from_ref(&second));
+    let id = second.receipt.as_ref().expect("made above").digest();
+    assert_eq!(store.receipt(&id).expect("readable"), Some(second));
+    assert_eq!(store.receipt(&Digest([0; 32])).expect("readable"), None);
+}
+
+#[test]
+fn channels_sums_and_settings_survive() {
+    let (directory, store) = open();
+    let channel = Channel { sequence: 3, cumulative: MicroCredits(9), allocated: MicroCredits(8) };
+    let sums = Sums { earned: MicroCredits(9), jobs_provided: 1, ..Sums::default() };
+    let peer = key(1).node_id();
+    let changes =
+        Changes { channels: vec![(Side::Provider, peer, channel)], sums: Some(sums), ..Changes::default() };
+    store.commit(&changes).expect("room");
+    store.put_setting("peers", b"some").expect("room");
+    drop(store);
+    let store = Store::open(directory.path()).expect("the same database");
+    assert_eq!(store.channel(Side::Provider, &peer).expect("readable"), channel);
+    assert_eq!(store.channel(Side::Client, &peer).expect("readable"), Channel::default());
+    assert_eq!(store.channels().expect("readable"), [(Side::Provider, peer, channel)]);
+    assert_eq!(store.sums().expect("readable"), sums);
+    assert_eq!(store.setting("peers").expect("readable").as_deref(), Some(&b"some"[..]));
+    assert_eq!(store.setting("other").expect("readable"), None);
+}
+
+#[test]
+fn used_quotes_are_remembered_until_they_expire() {
+    let (directory, store) = open();
+    let changes = Changes { used_quotes: vec![(nonce(1), 100), (nonce(2), 200)], ..Changes::default() };
+    store.commit(&changes).expect("room");
+    drop(store);
+    let store = Store::open(directory.path()).expect("the same database");
+    store.prune_used_quotes(100).expect("room");
+    assert!(!store.quote_used(&nonce(1)).expect("readable"));
+    assert!(store.quote_used(&nonce(2)).expect("readable"));
+}
+
+#[test]
+fn sequence_numbers_only_grow() {
+    let (directory, store) = open();
+    assert_eq!(store.next_offer_sequence(1_000).expect("room"), 1_000);
+    assert_eq!(store.next_offer_sequence(1_000).expect("room"), 1_001);
+    drop(store);
+    let store = Store::open(directory.path()).expect("the same database");
+    assert_eq!(store.next_offer_sequence(500).expect("room"), 1_002, "the clock was set back");
+    assert_eq!(store.next_offer_sequence(9_000).expect("room"), 9_000);
+}
+
+#[test]
+fn one_proof_a_provider_is_kept() {
+    let (_directory, store) = open();
+    let offer = |sequence| {
+        let offer = Offer {
+            sequence,
+            issued_ms: 1,
+            expires_ms: 2,
+            cell: "u09t".parse::<Cell>().expect("a valid cell"),
+            addresses: Vec::new(),
+            devices: Vec::new(),
+            models: Vec::new(),
+            slots: 1,
+            tier: TrustTier::Declared,
+            agent: Line::lossy("aitbc"),
+        };
+        seal(&key(2), &network(), &offer).expect("a small offer")
+    };
+    let first = Equivocation { first: offer(1), second: offer(2) };
+    store.put_equivocation(&first).expect("room");
+    store.put_equivocation(&Equivocation { first: offer(3), second: offer(4) }).expect("room");
+    assert_eq!(store.equivocations().expect("readable"), [first]);
+}
+
+#[test]
+fn a_database_in_use_is_told() {
+    let (directory, store) = open();
+    let error = Store::open(directory.path()).expect_err("it is locked");
+    assert!(matches!(&error, StorageError::Locked(path) if path == directory.path()), "{error}");
+    drop(store);
+    Store::open(directory.path()).expect("it is free again");
+}
+
+#[test]
+fn a_newer_format_and_a_broken_record_are_told() {
+    let (directory, store) = open();
+    let put = |column, key: &[u8], value: &[u8]| {
+        store
+            .columns
+            .write(vec![Edit::Put(column, key.to_vec(), value.to_vec())], Durability::Synced)
+            .expect("room");
+    };
+    let key = format::job_key(Side::Client, &nonce(1));
+    put(Column::Jobs, &key, &[1, 0xff]);
+    assert!(matches!(store.job(Side::Client, &nonce(1)), Err(StorageError::Corrupt(_))));
+    put(Column::Jobs, &key, &[9]);
+    assert!(matches!(store.job(Side::Client, &nonce(1)), Err(StorageError::Corrupt(_))));
+    put(Column::Meta, b"format", &2u32.to_be_bytes());
+    drop(store);
+    assert!(matches!(Store::open(directory.path()), Err(StorageError::Format { found: 2, known: 1 })));
+}
+
+/// A change of these bytes is a change of the format: it needs a new number and an upgrade, unless it only adds a
+/// field with a default.
+#[test]
+fn the_byte_format_is_what_it_was() {
+    let mut lines = Vec::new();
+    let mut show = |what: &str, bytes: &[u8]| {
+        lines.push(format!("{what}:"));
+        lines.extend(bytes.chunks(50).map(hex::encode));
+    };
+    let job = format::job_key(Side::Client, &nonce(1));
+    show("job", &job);
+    show("provider's job", &format::job_key(Side::Provider, &nonce(1)));
+    show("job by time", &format::time_key(2, &job));
+    show("job by id", &format::id_key(&JobId([3; 16]), &job));
+    show("job by receipt", &format::receipt_key(&Digest([4; 32]), &job));
+    show("channel", &format::channel_key(Side::Client, &NodeId([5; 32])));
+    let encoded = |record: Result<Vec<u8>, StorageError>| record.expect("a small record");
+    let channel = Channel { sequence: 1, cumulative: MicroCredits(1_000_000), allocated: MicroCredits(2) };
+    show("channel record", &encoded(format::encode(&channel)));
+    show("sums record", &encoded(format::encode(&Sums { earned: MicroCredits(300), ..Sums::default() })));
+    show("job record", &encoded(format::encode(&with_receipt(1))));
+    insta::assert_snapshot!(lines.join("\n"), @"
+    job:
+    6300000000000000010000000000000000
+    provider's job:
+    7000000000000000010000000000000000
+    job by time:
+    00000000000000026300000000000000010000000000000000
+    job by id:
+    030303030303030303030303030303036300000000000000010000000000000000
+    job by receipt:
+    04040404040404040404040404040404040404040404040404040404040404046300000000000000010000000000000000
+    channel:
+    630505050505050505050505050505050505050505050505050505050505050505
+    channel record:
+    01a36873657175656e6365016a63756d756c61746976651a000f424069616c6c6f636174656402
+    sums record:
+    01a4666561726e656419012c657370656e74006d6a6f62735f70726f7669646564006b6a6f62735f626f7567687400
+    job record:
+    01b064736964656870726f7669646572647065657258208a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf37488
+    01b40f6f5c6961646472657373657381772f6970342f3132372e302e302e312f7463702f34313031636a6f62500707070707
+    07070707070707070707076571756f74655901a18139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9
+    b3940a0569ceff6759a9a05463e7defb2631f4c9c528a58300db501b7d957249f31383d227513900c9d92c9456f917724ed4
+    bb77daadd75d53678c9b97bf85bb400dae656e6f6e6365500000000000000001000000000000000066636c69656e7458208a
+    88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c636a6f62500707070707070707070707070707
+    0707677265717565737458200404040404040404040404040404040404040404040404040404040404040404656d6f64656c
+    6c736d6f6c6c6d323a3133356d67776569676874735820050505050505050505050505050505050505050505050505050505
+    05050505056d70726f6d70745f746f6b656e730a756d61785f636f6d706c6574696f6e5f746f6b656e7319012c6570726963
+    65a26670726f6d707419012c6a636f6d706c6574696f6e1906a4696d61785f746f74616c1902016677696e646f7718406864
+    65636c61726564f4696973737565645f6d731903e86a657870697265735f6d731a000497c8656d6f64656c6c736d6f6c6c6d
+    323a3133356d6573746174656964656c6976657265646666696e697368f6676661696c757265f666746f6b656e7318406470
+    6169640166636865717565f667726563656970745902758139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f
+    5b8fc9b3949490fdd019d691d7094e1f20249e1f743d475989d417f4ac2340651cc3ee4a1ffdc3ae3518ceef29e270e14084
+    337cba24dafc77aee10e64e6a96a80bdf22603b3636a6f62500707070707070707070707070707070766636c69656e745820
+    8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c6571756f7465500000000000000001000000
+    0000000000677265717565737458200404040404040404040404040404040404040404040404040404040404040404656d6f
+    64656c6c736d6f6c6c6d323a3133356d67776569676874735820050505050505050505050505050505050505050505050505
+    050505050505050566656e67696e65a2646e616d65696c6c616d612e6370706776657273696f6e6262316c7175616e746973
+    6174696f6e6451345f3166646576696365a3646b696e6463637075646e616d656561206370756c6d656d6f72795f62797465
+    73016873616d706c696e67a36b74656d7065726174757265fa3f00000065746f705f70fa3f8000006473656564036d70726f
+    6d70745f746f6b656e730a71636f6d706c6574696f6e5f746f6b656e731840666f7574707574a166746f6b656e7358200606
+    060606060606060606060606060606060606060606060606060606060606686465636c61726564f46666696e697368647374
+    6f70657072696365a26670726f6d707419012c6a636f6d706c6574696f6e1906a465746f74616c18706b61646d6974746564
+    5f6d731903e86774696d696e6773a3697175657565645f6d73006e66697273745f746f6b656e5f6d730068746f74616c5f6d
+    730069657865637574696f6ea466656e67696e65a2646e616d65696c6c616d612e6370706776657273696f6e6262316c7175
+    616e7469736174696f6e6451345f3166646576696365a3646b696e6463637075646e616d656561206370756c6d656d6f7279
+    5f6279746573016873616d706c696e67a36b74656d7065726174757265fa3f00000065746f705f70fa3f8000006473656564
+    036a637265617465645f6d731903e96a757064617465645f6d731907d0
+    ");
+}
+
+fn spawn_child(test: &str, directory: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test has a file"));
+    command.args(["--exact", test, "--ignored", "--nocapture"]).env(CHILD_DIRECTORY, directory);
+    command
+}
+
+/// The directory of a test that runs in a process of its own; `None` when it is run like any other.
+pub(crate) fn child_directory() -> Option<PathBuf> {
+    std::env::var_os(CHILD_DIRECTORY).map(PathBuf::from)
+}
+
+/// Runs an ignored test of this binary on a file system of a few megabytes. Without the right to mount one it says so
+/// and passes.
+pub(crate) fn on_a_small_disk(test: &str, megabytes: u32) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let child = spawn_child(test, directory.path());
+    let script = format!("mount -t tmpfs -o size={megabytes}m none \"$0\" || exit 77; exec \"$@\"");
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .arg(directory.path())
+        .arg(child.get_program())
+        .args(child.get_args())
+        .env(CHILD_DIRECTORY, directory.path())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains("1 passed"), "the test did not run: {text}");
+        }
+        Ok(output) if output.status.code() == Some(101) => {
+            panic!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        }
+        other => eprintln!("skipped, no small file system can be mounted here: {other:?}"),
+    }
+}
+
+/// Takes all space that is left, and gives it back.
+pub(crate) struct Filler(PathBuf);
+
+impl Filler {
+    pub(crate) fn fill(directory: &Path) -> Self {
+        let path = directory.join("filler");
+        let mut size = 1 << 20;
+        let mut file = std::fs::File::create(&path).expect("a file");
+        while size >= 512 {
+            if std::io::Write::write_all(&mut file, &vec![0; size]).is_err() {
+                size /= 2;
+            }
+        }
+        Self(path)
+    }
+
+    pub(crate) fn free(self) {
+        std::fs::remove_file(self.0).expect("it is ours");
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_heals() {
+    on_a_small_disk("storage::tests::full_disk_child", 24);
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn full_disk_child() {
+    let Some(directory) = child_directory() else { return };
+    let path = directory.join("db");
+    let store = Store::open(&path).expect("a new database");
+    let write = |number| store.commit(&jobs(vec![with_receipt(number)]));
+    let mut written = 0;
+    while written < 20 {
+        written += 1;
+        write(written).expect("room");
+    }
+    let filler = Filler::fill(&directory);
+    let error = loop {
+        match write(written + 1) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 100_000, "the disk is full");
+    };
+    assert!(matches!(error, StorageError::Full(_)), "{error:?}");
+    assert!(matches!(store.ready(), Err(StorageError::Full(_))));
+    assert!(matches!(write(written + 1), Err(StorageError::Full(_))));
+    assert!(matches!(store.next_offer_sequence(1), Err(StorageError::Full(_))));
+    assert_eq!(store.unfinished().expect("reads go on").len() as u64, written);
+    filler.free();
+    store.ready().expect("there is room again");
+    // The write that failed may have reached the log: it is there whole or not at all.
+    let found = store.unfinished().expect("readable").len() as u64;
+    assert!(found == written || found == written + 1, "{found} of {written}");
+    write(written + 1).expect("room");
+    write(written + 2).expect("room");
+    drop(store);
+    let store = Store::open(&path).expect("the same database");
+    assert_eq!(store.unfinished().expect("readable").len() as u64, written + 2);
+    assert_eq!(store.jobs(usize::MAX).expect("readable").len() as u64, written + 2);
+}
+
+/// One commit of the child below: a job, the channel and the sums all say `number`.
+fn consistent(number: u64) -> Changes {
+    let state = if number.is_multiple_of(2) { JobState::Running } else { JobState::Failed };
+    let sum = MicroCredits(number);
+    Changes {
+        jobs: vec![record(number, state)],
+        channels: vec![(
+            Side::Provider,
+            key(1).node_id(),
+            Channel { sequence: number, cumulative: sum, allocated: sum },
+        )],
+        used_quotes: vec![(nonce(number), u64::MAX)],
+        sums: Some(Sums { earned: sum, ..Sums::default() }),
+    }
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn endless_commits_child() {
+    let Some(directory) = child_directory() else { return };
+    let store = Store::open(&directory).expect("the database");
+    let first = store.sums().expect("readable").earned.0 + 1;
+    for number in first.. {
+        store.commit(&consistent(number)).expect("room");
+        println!("committed {number}");
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_whole_commits_and_none_that_it_reported_is_missing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for round in 1..=4 {
+        let mut child = spawn_child("storage::tests::endless_commits_child", directory.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("this binary runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut reported = 0;
+        let mut commits = 0;
+        while commits < 17 * round {
+            let line = lines.next().expect("it goes on for ever").expect("text");
+            if let Some((_, number)) = line.split_once("committed ") {
+                reported = number.parse().expect("a number");
+                commits += 1;
+            }
+        }
+        child.kill().expect("it runs");
+        child.wait().expect("it was killed");
+        let store = Store::open(directory.path()).expect("the lock went with the process");
+        let last = store.sums().expect("readable").earned.0;
+        assert!(last >= reported, "{reported} was reported, {last} is there");
+        let channel = store.channel(Side::Provider, &key(1).node_id()).expect("readable");
+        assert_eq!((channel.sequence, channel.cumulative.0), (last, last));
+        let all = store.jobs(usize::MAX).expect("readable");
+        assert_eq!(all.iter().map(|job| job.paid.0).collect::<Vec<_>>(), (1..=last).rev().collect::<Vec<_>>());
+        assert_eq!(store.unfinished().expect("readable").len() as u64, last / 2);
+        assert!(store.quote_used(&nonce(last)).expect("readable"));
+    }
+}

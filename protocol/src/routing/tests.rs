@@ -1,0 +1,246 @@
+use super::*;
+use crate::{
+    offer::{Device, Engine},
+    quote::TokenPrice,
+    text::Line,
+};
+use proptest::prelude::*;
+
+fn offer() -> ModelOffer {
+    ModelOffer {
+        model: Line::lossy("smollm2:135m"),
+        weights: Digest([1; 32]),
+        engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("1") },
+        quantisation: Line::lossy("Q4_1"),
+        device: Device { kind: DeviceKind::Gpu, name: Line::lossy("a GPU"), memory_bytes: 8 << 30 },
+        context: 8192,
+        price: TokenPrice { prompt: MicroCredits(100), completion: MicroCredits(400) },
+        speed: 100_000,
+        declared: false,
+    }
+}
+
+fn candidate(offer: &ModelOffer, id: u8) -> Candidate<'_> {
+    Candidate {
+        provider: NodeId([id; 32]),
+        offer,
+        slots: 4,
+        load: Load::default(),
+        tier: TrustTier::Declared,
+        distance_km: 300.0,
+        round_trip_ms: Some(10.0),
+        failures: 0.0,
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        model: Line::lossy("smollm2:135m"),
+        weights: None,
+        prompt_tokens: 100,
+        completion_tokens: 200,
+        latency_budget_ms: 400.0,
+        ceiling: None,
+        allow_declared: false,
+        least_tier: TrustTier::Declared,
+        physical: true,
+        exclude: Vec::new(),
+    }
+}
+
+#[test]
+fn every_exclusion_says_what_rules_out() {
+    type Change = fn(&mut ModelOffer, &mut Policy);
+    let cases: [(&str, Change, Exclusion); 8] = [
+        ("failed before", |_, policy| policy.exclude.push(NodeId([1; 32])), Exclusion::FailedBefore),
+        ("weights", |_, policy| policy.weights = Some(Digest([9; 32])), Exclusion::OtherWeights),
+        ("declared", |offer, _| offer.declared = true, Exclusion::OnlyDeclared),
+        ("upstream", |offer, _| offer.device.kind = DeviceKind::Upstream, Exclusion::OnlyDeclared),
+        ("context", |offer, _| offer.context = 100, Exclusion::ContextTooSmall { needed: 101, context: 100 }),
+        (
+            "ceiling",
+            |_, policy| policy.ceiling = Some(MicroCredits(89)),
+            Exclusion::TooExpensive { price: MicroCredits(90), ceiling: MicroCredits(89) },
+        ),
+        (
+            "too slow",
+            |_, policy| policy.latency_budget_ms = 9.0,
+            Exclusion::TooSlow { round_trip_ms: 10.0, budget_ms: 9.0 },
+        ),
+        ("none", |_, _| {}, Exclusion::FailedBefore),
+    ];
+    for (name, change, expected) in cases {
+        let (mut offer, mut policy) = (offer(), policy());
+        change(&mut offer, &mut policy);
+        let ranked = rank(&[candidate(&offer, 1)], &policy);
+        let expected = (name != "none").then_some(expected);
+        assert_eq!(ranked[0].excluded, expected, "{name}");
+        assert_eq!(ranked[0].cost.is_infinite(), expected.is_some(), "{name}");
+    }
+}
+
+#[test]
+fn faster_than_light_is_out_only_where_places_are_real() {
+    let offer = offer();
+    let far = Candidate { distance_km: 10_000.0, round_trip_ms: Some(1.0), ..candidate(&offer, 1) };
+    let real = rank(std::slice::from_ref(&far), &policy());
+    assert!(matches!(real[0].excluded, Some(Exclusion::ImpossibleDistance { .. })));
+    let demo = rank(&[far], &Policy { physical: false, ..policy() });
+    assert_eq!(demo[0].excluded, None);
+    assert!((demo[0].reasons.round_trip_ms - least_round_trip_ms(10_000.0)).abs() < 1e-9);
+    assert!(!demo[0].reasons.measured, "a pretended distance is not a measurement");
+}
+
+#[test]
+fn what_makes_a_candidate_better() {
+    let base = offer();
+    let fast = ModelOffer { speed: 400_000, ..offer() };
+    let cheap =
+        ModelOffer { price: TokenPrice { prompt: MicroCredits(0), completion: MicroCredits(0) }, ..offer() };
+    let plain = candidate(&base, 9);
+    let better: [(&str, Candidate<'_>); 5] = [
+        ("round trip", Candidate { round_trip_ms: Some(5.0), ..candidate(&base, 10) }),
+        ("speed", candidate(&fast, 10)),
+        ("price", candidate(&cheap, 10)),
+        ("distance breaks a tie", Candidate { distance_km: 299.0, ..candidate(&base, 10) }),
+        ("id breaks a tie", candidate(&base, 8)),
+    ];
+    for (name, candidate) in better {
+        let ranked = rank(&[plain.clone(), candidate], &policy());
+        assert_eq!(ranked[0].index, 1, "{name}");
+    }
+    let worse: [(&str, Candidate<'_>); 2] = [
+        ("busy", Candidate { load: Load { running: 4, queued: 2 }, ..candidate(&base, 1) }),
+        ("failures", Candidate { failures: 0.5, ..candidate(&base, 1) }),
+    ];
+    for (name, candidate) in worse {
+        let ranked = rank(&[candidate, plain.clone()], &policy());
+        assert_eq!(ranked[0].index, 1, "{name}");
+    }
+}
+
+#[test]
+fn a_quote_replaces_the_offered_price() {
+    let offer = offer();
+    let ranked = rank(&[candidate(&offer, 1)], &policy()).remove(0);
+    assert!((ranked.cost_at(ranked.reasons.price) - ranked.cost).abs() < 1e-9);
+    assert!(ranked.cost_at(MicroCredits(0)) < ranked.cost);
+    assert!(ranked.cost_at(MicroCredits(1_000_000)) > ranked.cost);
+}
+
+/// Ten thousand candidates of every kind, the same on every run.
+fn crowd(offers: &[ModelOffer]) -> Vec<Candidate<'_>> {
+    let mut state = 1u64;
+    let mut next = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    (0..10_000)
+        .map(|_| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&next(1 << 31).to_le_bytes());
+            Candidate {
+                provider: NodeId(id),
+                offer: &offers[next(offers.len() as u64) as usize],
+                slots: 1 + next(8) as u32,
+                load: Load { running: next(8) as u32, queued: next(3) as u32 },
+                tier: TrustTier::Declared,
+                distance_km: next(20_000) as f64,
+                round_trip_ms: (next(2) == 0).then(|| next(300) as f64 + 0.5),
+                failures: next(4) as f64 / 10.0,
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn ten_thousand_candidates_rank_well_within_five_milliseconds() {
+    let offers = [offer(), ModelOffer { speed: 20_000, ..offer() }, ModelOffer { declared: true, ..offer() }];
+    let candidates = crowd(&offers);
+    let policy = policy();
+    // The best of several runs: the machine may be busy with something else.
+    let best = (0..20)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            assert_eq!(rank(&candidates, &policy).len(), candidates.len());
+            start.elapsed()
+        })
+        .min()
+        .expect("twenty runs");
+    println!("10,000 candidates in {best:?}");
+    assert!(best < std::time::Duration::from_millis(5), "{best:?}");
+}
+
+fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> {
+    let round_trip =
+        prop_oneof![Just(None), (0.0..600.0f64).prop_map(Some), Just(Some(f64::NAN)), Just(Some(f64::INFINITY)),];
+    let parts = (
+        any::<u8>(),
+        0..offers.len(),
+        0..5u32,
+        (any::<u32>(), any::<u32>()),
+        0.0..20_000.0f64,
+        round_trip,
+        prop_oneof![0.0..=1.0f64, Just(f64::NAN), Just(-3.0)],
+    );
+    parts.prop_map(|(id, index, slots, (running, queued), distance_km, round_trip_ms, failures)| Candidate {
+        provider: NodeId([id; 32]),
+        offer: &offers[index],
+        slots,
+        load: Load { running, queued },
+        tier: TrustTier::Declared,
+        distance_km,
+        round_trip_ms,
+        failures,
+    })
+}
+
+fn some_offers() -> &'static [ModelOffer] {
+    static OFFERS: std::sync::OnceLock<Vec<ModelOffer>> = std::sync::OnceLock::new();
+    OFFERS.get_or_init(|| {
+        vec![
+            offer(),
+            ModelOffer { speed: 0, ..offer() },
+            ModelOffer { speed: u32::MAX, context: 0, ..offer() },
+            ModelOffer { declared: true, ..offer() },
+            ModelOffer {
+                price: TokenPrice { prompt: MicroCredits(u64::MAX), completion: MicroCredits(u64::MAX) },
+                ..offer()
+            },
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_ranking_is_total_and_does_not_depend_on_the_order_given(
+        mut candidates in prop::collection::vec(any_candidate(some_offers()), 0..40),
+        rotate in 0..40usize,
+        ceiling in prop::option::of(any::<u64>()),
+    ) {
+        // One candidate a provider, as a client has them.
+        let mut known = std::collections::HashSet::new();
+        candidates.retain(|candidate| known.insert(candidate.provider));
+        let policy = Policy { ceiling: ceiling.map(MicroCredits), ..policy() };
+        let ranked = rank(&candidates, &policy);
+        let mut indices: Vec<usize> = ranked.iter().map(|ranked| ranked.index).collect();
+        let providers: Vec<NodeId> = indices.iter().map(|&index| candidates[index].provider).collect();
+        indices.sort_unstable();
+        prop_assert_eq!(indices, (0..candidates.len()).collect::<Vec<_>>());
+        prop_assert!(ranked.is_sorted_by(|a, b| a.excluded.is_some() <= b.excluded.is_some()));
+        prop_assert!(ranked.is_sorted_by(|a, b| a.cost <= b.cost), "costs are numbers and in order");
+        for ranked in &ranked {
+            prop_assert_eq!(ranked.excluded.is_some(), ranked.cost.is_infinite());
+            if let Some(exclusion) = &ranked.excluded {
+                prop_assert!(!exclusion.to_string().is_empty());
+            }
+        }
+        if !candidates.is_empty() {
+            let rotate = rotate % candidates.len();
+            candidates.rotate_left(rotate);
+        }
+        let again: Vec<NodeId> =
+            rank(&candidates, &policy).iter().map(|ranked| candidates[ranked.index].provider).collect();
+        prop_assert_eq!(again, providers);
+    }
+}

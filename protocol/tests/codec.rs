@@ -1,0 +1,359 @@
+//! Every message of the network: round trip, unknown fields, truncation, bit flips, sizes.
+
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
+    geo::{Cell, Location},
+    job::{
+        Chunk, Finish, Input, JobSpec, Logprobs, Message, QuoteReply, QuoteRequest, Rejection, Role, Sampling,
+        ToClient, ToProvider, TokenLogprob,
+    },
+    offer::{
+        Device, DeviceKind, Engine, Gossip, Heartbeat, ModelOffer, Offer, OfferReply, OfferRequest, TrustTier,
+    },
+    quote::{Quote, TokenPrice},
+    receipt::{Cheque, OutputDigest, Receipt, Timings},
+    text::Line,
+    wire::{self, WireError},
+};
+use proptest::{collection::vec, prelude::*};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt::Debug;
+
+fn line<const MAX: usize>() -> impl Strategy<Value = Line<MAX>> {
+    ".{0,40}".prop_map(|text| Line::lossy(&text))
+}
+
+prop_compose! {
+    fn digest()(bytes: [u8; 32]) -> Digest { Digest(bytes) }
+}
+
+prop_compose! {
+    fn nonce()(bytes: [u8; 16]) -> Nonce { Nonce(bytes) }
+}
+
+prop_compose! {
+    fn job_id()(bytes: [u8; 16]) -> JobId { JobId(bytes) }
+}
+
+prop_compose! {
+    fn node()(bytes: [u8; 32]) -> NodeId { NodeId(bytes) }
+}
+
+prop_compose! {
+    fn price()(prompt: u64, completion: u64) -> TokenPrice {
+        TokenPrice { prompt: MicroCredits(prompt), completion: MicroCredits(completion) }
+    }
+}
+
+prop_compose! {
+    fn cell()(latitude in -90.0..=90.0f64, longitude in -180.0..=180.0f64, precision in 2u8..=7) -> Cell {
+        Cell::at(&Location::new(latitude, longitude).expect("in range"), precision)
+    }
+}
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![Just(Role::System), Just(Role::User), Just(Role::Assistant)]
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let message = (role(), ".{0,60}").prop_map(|(role, content)| Message { role, content });
+    prop_oneof![
+        vec(message, 0..6).prop_map(Input::Chat),
+        ".{0,80}".prop_map(Input::Text),
+        vec(".{0,40}", 0..4).prop_map(Input::Embed),
+    ]
+}
+
+prop_compose! {
+    fn sampling()(temperature in 0.0..2.0f32, top_p in 0.01..1.0f32, seed: u64) -> Sampling {
+        Sampling { temperature, top_p, seed }
+    }
+}
+
+prop_compose! {
+    fn spec()(
+        model in line(), weights in proptest::option::of(digest()), input in input(), sampling in sampling(),
+        max_tokens: u32, stop in vec(".{1,8}", 0..=4), top_logprobs: Option<u8>, prefix in vec(any::<u32>(), 0..40),
+    ) -> JobSpec {
+        JobSpec { model, weights, input, sampling, max_tokens, stop, top_logprobs, prefix }
+    }
+}
+
+prop_compose! {
+    fn device()(
+        kind in prop_oneof![Just(DeviceKind::Gpu), Just(DeviceKind::Cpu), Just(DeviceKind::Upstream)],
+        name in line(), memory_bytes: u64,
+    ) -> Device {
+        Device { kind, name, memory_bytes }
+    }
+}
+
+prop_compose! {
+    fn engine()(name in line(), version in line()) -> Engine { Engine { name, version } }
+}
+
+prop_compose! {
+    fn model_offer()(
+        model in line(), weights in digest(), engine in engine(), quantisation in line(), device in device(),
+        context: u32, price in price(), speed: u32, declared: bool,
+    ) -> ModelOffer {
+        ModelOffer { model, weights, engine, quantisation, device, context, price, speed, declared }
+    }
+}
+
+prop_compose! {
+    fn offer()(
+        sequence: u64, issued_ms: u64, expires_ms: u64, cell in cell(), addresses in vec(line(), 0..=8),
+        devices in vec(device(), 0..4), models in vec(model_offer(), 0..4), slots: u32, agent in line(),
+    ) -> Offer {
+        Offer {
+            sequence, issued_ms, expires_ms, cell, addresses, devices, models, slots,
+            tier: TrustTier::Declared, agent,
+        }
+    }
+}
+
+prop_compose! {
+    fn heartbeat()(offer: u64, issued_ms: u64, running: u32, queued: u32) -> Heartbeat {
+        Heartbeat { offer, issued_ms, running, queued }
+    }
+}
+
+prop_compose! {
+    fn quote()(
+        (nonce, client, job, request) in (nonce(), node(), job_id(), digest()),
+        (model, weights, price) in (line(), digest(), price()),
+        prompt_tokens: u32, max_completion_tokens: u32, max_total: u64, window: u32, declared: bool,
+        issued_ms: u64, expires_ms: u64,
+    ) -> Quote {
+        Quote {
+            nonce, client, job, request, model, weights, prompt_tokens, max_completion_tokens, price,
+            max_total: MicroCredits(max_total), window, declared, issued_ms, expires_ms,
+        }
+    }
+}
+
+fn finish() -> impl Strategy<Value = Finish> {
+    prop_oneof![Just(Finish::Stop), Just(Finish::Length), Just(Finish::Cancelled), Just(Finish::Failed)]
+}
+
+prop_compose! {
+    fn receipt()(
+        (job, client, quote, request) in (job_id(), node(), nonce(), digest()),
+        (model, weights, engine, quantisation) in (line(), digest(), engine(), line()),
+        (device, sampling, price, finish) in (device(), sampling(), price(), finish()),
+        output in prop_oneof![
+            digest().prop_map(OutputDigest::Tokens),
+            digest().prop_map(OutputDigest::Text),
+            digest().prop_map(OutputDigest::Vectors),
+        ],
+        prompt_tokens: u32, completion_tokens: u32, declared: bool, total: u64, admitted_ms: u64,
+        timings in any::<(u64, u64, u64)>(),
+    ) -> Receipt {
+        let (queued_ms, first_token_ms, total_ms) = timings;
+        Receipt {
+            job, client, quote, request, model, weights, engine, quantisation, device, sampling, prompt_tokens,
+            completion_tokens, output, declared, finish, price, total: MicroCredits(total), admitted_ms,
+            timings: Timings { queued_ms, first_token_ms, total_ms },
+        }
+    }
+}
+
+prop_compose! {
+    fn cheque()(
+        provider in node(), sequence: u64, cumulative: u64, job in job_id(), quote in nonce(), job_total: u64,
+        tokens: u32,
+    ) -> Cheque {
+        Cheque {
+            provider, sequence, cumulative: MicroCredits(cumulative), job, quote,
+            job_total: MicroCredits(job_total), tokens,
+        }
+    }
+}
+
+/// Sealed by nobody: the codec does not look at signatures.
+fn sealed<T: Serialize + Debug>(statement: impl Strategy<Value = T>) -> impl Strategy<Value = Signed<T>> {
+    (node(), statement, vec(any::<u8>(), 64)).prop_map(|(signer, statement, signature)| {
+        let payload = wire::encode_payload(&statement, usize::MAX).expect("encodes");
+        Signed::from_parts(signer, signature.try_into().expect("64 bytes"), payload)
+    })
+}
+
+fn logprob() -> impl Strategy<Value = TokenLogprob> {
+    (any::<u32>(), vec(any::<u8>(), 0..8), -50.0..0.0f32).prop_map(|(token, bytes, logprob)| TokenLogprob {
+        token,
+        bytes,
+        logprob,
+    })
+}
+
+prop_compose! {
+    fn chunk()(
+        first: u32, count: u32, tokens in vec(any::<u32>(), 0..=64), text in ".{0,60}",
+        logprobs in vec((logprob(), vec(logprob(), 0..3)).prop_map(|(chosen, top)| Logprobs { chosen, top }), 0..4),
+        embeddings in vec(vec(-1.0..1.0f32, 0..8), 0..3),
+    ) -> Chunk {
+        Chunk { first, count, tokens, text, logprobs, embeddings }
+    }
+}
+
+fn rejection() -> impl Strategy<Value = Rejection> {
+    prop_oneof![
+        Just(Rejection::UnknownModel),
+        any::<(u32, u32, u32)>().prop_map(|(running, promised, slots)| Rejection::Full {
+            running,
+            promised,
+            slots
+        }),
+        any::<u64>().prop_map(|uc| Rejection::Debt(MicroCredits(uc))),
+        line().prop_map(Rejection::Invalid),
+        any::<u32>().prop_map(|retry_ms| Rejection::RateLimited { retry_ms }),
+    ]
+}
+
+fn to_provider() -> impl Strategy<Value = ToProvider> {
+    prop_oneof![
+        (sealed(quote()), spec()).prop_map(|(quote, spec)| ToProvider::Open { quote, spec }),
+        (any::<u32>(), sealed(cheque())).prop_map(|(next, cheque)| ToProvider::Ack { next, cheque }),
+        Just(ToProvider::Cancel),
+        (job_id(), nonce(), proptest::option::of(sealed(cheque())))
+            .prop_map(|(job, quote, cheque)| ToProvider::Settle { job, quote, cheque }),
+    ]
+}
+
+fn to_client() -> impl Strategy<Value = ToClient> {
+    prop_oneof![
+        any::<u32>().prop_map(|queued| ToClient::Accepted { queued }),
+        rejection().prop_map(ToClient::Rejected),
+        chunk().prop_map(ToClient::Chunk),
+        (sealed(receipt()), proptest::option::of(line()))
+            .prop_map(|(receipt, failure)| ToClient::Finished { receipt, failure }),
+        (any::<u64>(), proptest::option::of(sealed(receipt())))
+            .prop_map(|(paid, receipt)| ToClient::Settled { paid: MicroCredits(paid), receipt }),
+    ]
+}
+
+fn gossip() -> impl Strategy<Value = Gossip> {
+    prop_oneof![sealed(offer()).prop_map(Gossip::Offer), sealed(heartbeat()).prop_map(Gossip::Heartbeat)]
+}
+
+/// Everything that must hold of any encoded message, whatever its type.
+fn check<T: Serialize + DeserializeOwned + Debug>(message: &T, limit: usize, flip: usize, cut: usize) {
+    let bytes = wire::encode(message, limit).expect("encodes");
+    let back: T = wire::decode(&bytes, limit).expect("own encoding");
+    assert_eq!(wire::encode(&back, limit).expect("encodes"), bytes, "the round trip keeps every byte");
+
+    // A frame's header announces exactly the body.
+    let frame = wire::encode_frame(message, limit).expect("encodes");
+    let (header, body) = frame.split_first_chunk().expect("a header");
+    assert_eq!(wire::frame_length(*header, limit), Ok(body.len()));
+    assert_eq!(body, bytes);
+    assert!(matches!(wire::frame_length(*header, body.len() - 1), Err(WireError::TooLarge { .. })));
+
+    // A cut message is an error, wherever it is cut.
+    assert!(wire::decode::<T>(&bytes[..cut % bytes.len()], limit).is_err(), "a truncated message");
+    // So is one with something behind it.
+    assert!(matches!(wire::decode::<T>(&[&bytes[..], &[0xf6]].concat(), limit), Err(WireError::Trailing(_))));
+    // A flipped bit is an error or a value that can be encoded again, never a panic; that no flip passes under a
+    // signature is shown where signatures are made.
+    let mut flipped = bytes.clone();
+    flipped[flip / 8 % bytes.len()] ^= 1 << (flip % 8);
+    if let Ok(other) = wire::decode::<T>(&flipped, limit) {
+        wire::encode(&other, usize::MAX).expect("what decodes encodes");
+    }
+    // Another version is refused by name.
+    let mut newer = bytes.clone();
+    newer[0] = 9;
+    assert_eq!(wire::decode::<T>(&newer, limit).err(), Some(WireError::Version(9)));
+    // What is over the limit is refused before it is read.
+    assert!(matches!(wire::decode::<T>(&bytes, bytes.len() - 1), Err(WireError::TooLarge { .. })));
+}
+
+macro_rules! codec {
+    ($($name:ident: $strategy:expr, $limit:expr;)*) => {
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(64))]
+            $(
+                #[test]
+                fn $name(message in $strategy, flip: usize, cut: usize) {
+                    check(&message, $limit, flip, cut);
+                }
+            )*
+        }
+    };
+}
+
+codec! {
+    gossip_messages: gossip(), wire::MAX_GOSSIP_BYTES;
+    offer_requests: Just(OfferRequest {}), wire::MAX_OFFER_FRAME;
+    offer_replies: (proptest::option::of(sealed(offer())), proptest::option::of(sealed(heartbeat())))
+        .prop_map(|(offer, heartbeat)| OfferReply { offer, heartbeat }), wire::MAX_OFFER_FRAME;
+    quote_requests: sealed((job_id(), node(), spec(), any::<u64>())
+        .prop_map(|(job, provider, spec, issued_ms)| QuoteRequest { job, provider, spec, issued_ms })),
+        wire::MAX_QUOTE_FRAME;
+    quote_replies: prop_oneof![
+        sealed(quote()).prop_map(QuoteReply::Quote),
+        rejection().prop_map(QuoteReply::Rejected),
+    ], wire::MAX_QUOTE_FRAME;
+    messages_to_the_provider: to_provider(), wire::MAX_JOB_FRAME;
+    messages_to_the_client: to_client(), wire::MAX_JOB_FRAME;
+    statements_offer: offer(), wire::MAX_OFFER_FRAME;
+    statements_quote: quote(), 4096;
+    statements_receipt: receipt(), 8192;
+    statements_cheque: cheque(), 512;
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(bytes in vec(any::<u8>(), 0..400)) {
+        let _ = wire::decode::<Gossip>(&bytes, 1024);
+        let _ = wire::decode::<ToClient>(&bytes, 1024);
+        let _ = wire::decode::<ToProvider>(&bytes, 1024);
+        let _ = wire::decode::<QuoteReply>(&bytes, 1024);
+        let _ = wire::decode_payload::<Offer>(&bytes, 1024);
+        let _ = wire::decode_payload::<Receipt>(&bytes, 1024);
+    }
+}
+
+#[test]
+fn unknown_fields_are_ignored() {
+    #[derive(Serialize)]
+    struct Newer {
+        s: u64,
+        t: u64,
+        r: u32,
+        q: u32,
+        temperature: Vec<&'static str>,
+    }
+    let newer = Newer { s: 1, t: 2, r: 3, q: 4, temperature: vec!["unheard", "of"] };
+    let bytes = wire::encode(&newer, 1024).expect("encodes");
+    let read: Heartbeat = wire::decode(&bytes, 1024).expect("the known part");
+    assert_eq!(read, Heartbeat { offer: 1, issued_ms: 2, running: 3, queued: 4 });
+}
+
+#[test]
+fn a_list_that_claims_to_be_long_costs_nothing() {
+    // An array header of 2^32 items, with nothing behind it, where a chunk's tokens stand.
+    let mut bytes = vec![wire::VERSION, 0xa1, 0x66];
+    bytes.extend_from_slice(b"tokens");
+    bytes.extend_from_slice(&[0x9b, 0, 0, 0, 1, 0, 0, 0, 0]);
+    assert!(matches!(wire::decode::<Chunk>(&bytes, 1024), Err(WireError::Malformed(_))));
+    // The same for a byte string where a signed statement stands.
+    let bytes = [wire::VERSION, 0x5b, 0, 0, 0, 1, 0, 0, 0, 0];
+    assert!(wire::decode::<Signed<Offer>>(&bytes, 1024).is_err());
+}
+
+#[test]
+fn deep_nesting_is_an_error() {
+    let bytes = [vec![wire::VERSION], vec![0x81; 100_000]].concat();
+    assert!(wire::decode::<Gossip>(&bytes, 200_000).is_err());
+}
+
+#[test]
+fn a_heartbeat_with_its_signature_fits_a_small_packet() {
+    let heartbeat = Heartbeat { offer: u64::MAX, issued_ms: u64::MAX, running: 64, queued: 64 };
+    let payload = wire::encode_payload(&heartbeat, 128).expect("fits");
+    let signed = Signed::<Heartbeat>::from_parts(NodeId([7; 32]), [7; 64], payload);
+    let bytes = wire::encode(&Gossip::Heartbeat(signed), 1024).expect("encodes");
+    assert!(bytes.len() <= 150, "{} bytes", bytes.len());
+}

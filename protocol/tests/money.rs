@@ -1,0 +1,219 @@
+//! Prices, quotes and channels: what money depends on.
+
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NodeId, Nonce,
+    job::{Input, JobSpec, Sampling},
+    quote::{Asked, QUOTE_LIFETIME_MS, Quote, QuoteFault, TokenPrice, price},
+    receipt::{Channel, Cheque, ChequeFault},
+    text::Line,
+};
+use proptest::prelude::*;
+
+const ME: NodeId = NodeId([1; 32]);
+const OTHER: NodeId = NodeId([2; 32]);
+const JOB: JobId = JobId([3; 16]);
+const NONCE: Nonce = Nonce([4; 16]);
+
+fn per_thousand(prompt: u64, completion: u64) -> TokenPrice {
+    TokenPrice { prompt: MicroCredits(prompt), completion: MicroCredits(completion) }
+}
+
+#[test]
+fn prices_are_rounded_up_once() {
+    let cases = [
+        ((0, 0), (10, 10), 0),
+        ((1, 0), (1, 0), 1),
+        ((1000, 0), (1, 0), 1),
+        ((1001, 0), (1, 0), 2),
+        // 0.5 + 0.5 make one micro-credit, not two.
+        ((500, 500), (1, 1), 1),
+        ((30, 120), (200, 1000), 126),
+    ];
+    for ((prompt, completion), (per_prompt, per_completion), expected) in cases {
+        assert_eq!(
+            price(&per_thousand(per_prompt, per_completion), prompt, completion),
+            Ok(MicroCredits(expected))
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn prices_grow_with_tokens_and_never_panic(
+        prompt: u64, completion: u64, tokens: (u32, u32), more: (u32, u32),
+    ) {
+        let base = per_thousand(prompt, completion);
+        let low = price(&base, tokens.0, tokens.1);
+        let high = price(&base, tokens.0.saturating_add(more.0), tokens.1.saturating_add(more.1));
+        match (low, high) {
+            (Ok(low), Ok(high)) => prop_assert!(low <= high),
+            (Err(_), Ok(_)) => prop_assert!(false, "fewer tokens overflow and more do not"),
+            _ => {}
+        }
+    }
+
+    /// Cheques for several jobs of one pair, delivered in any order, some twice, some never.
+    #[test]
+    fn any_delivery_order_is_taken_and_nothing_is_counted_twice(
+        steps in proptest::collection::vec((0..3usize, 1u64..1000), 1..30),
+        order in proptest::collection::vec(any::<prop::sample::Index>(), 0..60),
+    ) {
+        let mut client = Channel::default();
+        let mut totals = [0u64; 3];
+        let mut cheques: Vec<Cheque> = Vec::new();
+        for (job, more) in steps {
+            let (next, cheque) = client
+                .promise(ME, JobId([job as u8; 16]), NONCE, MicroCredits(totals[job]), MicroCredits(totals[job] + more), 1)
+                .expect("small sums");
+            totals[job] += more;
+            client = next;
+            cheques.push(cheque);
+        }
+        let mut provider = Channel::default();
+        let mut paid = [0u64; 3];
+        for index in order {
+            let cheque = index.get(&cheques);
+            let job = usize::from(cheque.job.0[0]);
+            match provider.accept(ME, MicroCredits(paid[job]), cheque) {
+                Ok(next) => {
+                    prop_assert!(cheque.job_total.0 >= paid[job]);
+                    paid[job] = cheque.job_total.0;
+                    provider = next;
+                }
+                // An older cheque of the same job behind a newer one.
+                Err(fault) => prop_assert_eq!(fault, ChequeFault::JobLower),
+            }
+            prop_assert_eq!(provider.allocated.0, paid.iter().sum::<u64>());
+            prop_assert!(provider.allocated <= provider.cumulative);
+            prop_assert!(provider.cumulative <= client.cumulative);
+        }
+        // The newest cheque of every job settles everything.
+        for job in 0..3 {
+            if let Some(cheque) = cheques.iter().rev().find(|cheque| usize::from(cheque.job.0[0]) == job) {
+                provider = provider.accept(ME, MicroCredits(paid[job]), cheque).expect("the newest of its job");
+                paid[job] = cheque.job_total.0;
+            }
+        }
+        prop_assert_eq!(paid, totals);
+        prop_assert_eq!(provider.cumulative, client.cumulative);
+    }
+}
+
+fn cheque(sequence: u64, cumulative: u64, job_total: u64) -> Cheque {
+    Cheque {
+        provider: ME,
+        sequence,
+        cumulative: MicroCredits(cumulative),
+        job: JOB,
+        quote: NONCE,
+        job_total: MicroCredits(job_total),
+        tokens: 1,
+    }
+}
+
+#[test]
+fn bad_cheques_are_refused_for_their_reason() {
+    let channel = Channel { sequence: 5, cumulative: MicroCredits(100), allocated: MicroCredits(100) };
+    let paid = MicroCredits(40);
+    let accept = |cheque: &Cheque| channel.accept(ME, paid, cheque);
+    assert_eq!(
+        accept(&cheque(6, 90, 40)),
+        Err(ChequeFault::Lower { had: MicroCredits(100), got: MicroCredits(90) })
+    );
+    // An old number with a new sum is as wrong as a new number with an old sum.
+    assert!(matches!(accept(&cheque(5, 120, 60)), Err(ChequeFault::Lower { .. })));
+    assert_eq!(accept(&cheque(6, 110, 39)), Err(ChequeFault::JobLower));
+    assert_eq!(accept(&cheque(6, 110, 60)), Err(ChequeFault::Overallocated));
+    assert_eq!(accept(&Cheque { provider: OTHER, ..cheque(6, 110, 50) }), Err(ChequeFault::OtherProvider));
+    let next = accept(&cheque(6, 110, 50)).expect("a good cheque");
+    assert_eq!(next, Channel { sequence: 6, cumulative: MicroCredits(110), allocated: MicroCredits(110) });
+    // The same again changes nothing.
+    assert_eq!(next.accept(ME, MicroCredits(50), &cheque(6, 110, 50)), Ok(next));
+}
+
+#[test]
+fn sums_do_not_wrap() {
+    let full = Channel { sequence: 1, cumulative: MicroCredits(u64::MAX), allocated: MicroCredits(u64::MAX) };
+    let promise = full.promise(ME, JOB, NONCE, MicroCredits::ZERO, MicroCredits(1), 1);
+    assert_eq!(promise.map(|_| ()), Err(ChequeFault::Overflow));
+    let last = Channel { sequence: u64::MAX, ..Channel::default() };
+    let promise = last.promise(ME, JOB, NONCE, MicroCredits::ZERO, MicroCredits(1), 1);
+    assert_eq!(promise.map(|_| ()), Err(ChequeFault::Overflow));
+}
+
+fn spec() -> JobSpec {
+    JobSpec {
+        model: Line::lossy("smollm2:135m"),
+        weights: None,
+        input: Input::Text("Name three planets".to_owned()),
+        sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: 1 },
+        max_tokens: 100,
+        stop: Vec::new(),
+        top_logprobs: None,
+        prefix: Vec::new(),
+    }
+}
+
+#[test]
+fn a_quote_is_held_against_what_was_asked() {
+    let spec = spec();
+    let request = spec.digest().expect("a small request");
+    let asked = Asked { client: ME, job: JOB, request, spec: &spec, ceiling: Some(MicroCredits(200)) };
+    let now = 1_000_000;
+    let good = Quote {
+        nonce: NONCE,
+        client: ME,
+        job: JOB,
+        request,
+        model: spec.model.clone(),
+        weights: Digest([5; 32]),
+        prompt_tokens: 10,
+        max_completion_tokens: 100,
+        price: per_thousand(200, 1000),
+        max_total: MicroCredits(102),
+        window: 64,
+        declared: false,
+        issued_ms: now,
+        expires_ms: now + QUOTE_LIFETIME_MS,
+    };
+    assert_eq!(good.check(&asked, now), Ok(()));
+    let cases = [
+        (Quote { client: OTHER, ..good.clone() }, QuoteFault::OtherClient),
+        (Quote { job: JobId([9; 16]), ..good.clone() }, QuoteFault::OtherRequest),
+        (Quote { request: Digest([9; 32]), ..good.clone() }, QuoteFault::OtherRequest),
+        (Quote { model: Line::lossy("other"), ..good.clone() }, QuoteFault::OtherRequest),
+        (Quote { expires_ms: now, issued_ms: now - 1, ..good.clone() }, QuoteFault::Dates),
+        (Quote { issued_ms: now + 40_000, ..good.clone() }, QuoteFault::Dates),
+        (Quote { expires_ms: now + QUOTE_LIFETIME_MS + 1, ..good.clone() }, QuoteFault::Dates),
+        (Quote { expires_ms: now - 1, ..good.clone() }, QuoteFault::Dates),
+        (Quote { max_total: MicroCredits(101), ..good.clone() }, QuoteFault::Total),
+        (Quote { prompt_tokens: 1000, ..good.clone() }, QuoteFault::Overcount),
+        (Quote { max_completion_tokens: 101, ..good.clone() }, QuoteFault::Overcount),
+        (Quote { window: 0, ..good.clone() }, QuoteFault::Window),
+        (Quote { window: 65, ..good.clone() }, QuoteFault::Window),
+    ];
+    for (quote, fault) in cases {
+        assert_eq!(quote.check(&asked, now), Err(fault), "{quote:?}");
+    }
+    let poor = Asked { ceiling: Some(MicroCredits(101)), ..asked };
+    assert_eq!(good.check(&poor, now), Err(QuoteFault::TooExpensive));
+}
+
+proptest! {
+    #[test]
+    fn the_digest_of_a_request_covers_every_field(which in 0..8usize, change: u64) {
+        let plain = spec();
+        let mut other = spec();
+        match which {
+            0 => other.model = Line::lossy("smollm2:360m"),
+            1 => other.weights = Some(Digest([1; 32])),
+            2 => other.input = Input::Text(format!("Name three planets{change}")),
+            3 => other.sampling.seed ^= change | 1,
+            4 => other.sampling.temperature = 0.5,
+            5 => other.max_tokens += 1,
+            6 => other.stop = vec!["\n".to_owned()],
+            _ => other.prefix = vec![change as u32],
+        }
+        prop_assert_ne!(plain.digest(), other.digest());
+    }
+}

@@ -1,0 +1,127 @@
+//! Cheques held against their quote, and receipts against their quote and what was seen.
+
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NodeId, Nonce,
+    job::{Finish, Sampling},
+    offer::{Device, DeviceKind, Engine},
+    quote::{Quote, TokenPrice, price},
+    receipt::{Check, Cheque, ChequeFault, OutputDigest, Receipt, Seen, Timings, owed},
+    text::Line,
+};
+
+const ME: NodeId = NodeId([1; 32]);
+
+fn quote() -> Quote {
+    let base = TokenPrice { prompt: MicroCredits(300), completion: MicroCredits(1700) };
+    Quote {
+        nonce: Nonce([7; 16]),
+        client: NodeId([2; 32]),
+        job: JobId([3; 16]),
+        request: Digest([4; 32]),
+        model: Line::lossy("smollm2:135m"),
+        weights: Digest([5; 32]),
+        prompt_tokens: 10,
+        max_completion_tokens: 100,
+        price: base,
+        max_total: price(&base, 10, 100).expect("small numbers"),
+        window: 64,
+        declared: false,
+        issued_ms: 1,
+        expires_ms: 2,
+    }
+}
+
+fn receipt(tokens: u32) -> Receipt {
+    let quote = quote();
+    Receipt {
+        job: quote.job,
+        client: quote.client,
+        quote: quote.nonce,
+        request: quote.request,
+        model: quote.model.clone(),
+        weights: quote.weights,
+        engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("1") },
+        quantisation: Line::lossy("Q4_1"),
+        device: Device { kind: DeviceKind::Cpu, name: Line::lossy("cpu"), memory_bytes: 0 },
+        sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: 0 },
+        prompt_tokens: quote.prompt_tokens,
+        completion_tokens: tokens,
+        output: OutputDigest::Tokens(Digest([6; 32])),
+        declared: false,
+        finish: Finish::Stop,
+        price: quote.price,
+        total: owed(&quote, tokens).expect("small numbers"),
+        admitted_ms: 1,
+        timings: Timings::default(),
+    }
+}
+
+fn failed(checks: &[Check]) -> Vec<&str> {
+    checks.iter().filter(|check| check.passed == Some(false)).map(|check| check.name.as_str()).collect()
+}
+
+fn cheque(tokens: u32) -> Cheque {
+    let quote = quote();
+    let total = owed(&quote, tokens).expect("small numbers");
+    Cheque {
+        provider: ME,
+        sequence: 1,
+        cumulative: total,
+        job: quote.job,
+        quote: quote.nonce,
+        job_total: total,
+        tokens,
+    }
+}
+
+#[test]
+fn a_cheque_pays_exactly_what_was_delivered() {
+    assert_eq!(cheque(64).check(&quote(), 64), Ok(()));
+    assert_eq!(
+        cheque(65).check(&quote(), 64),
+        Err(ChequeFault::Undelivered { delivered: 64, got: 65 }),
+        "tokens that were not delivered"
+    );
+    assert!(
+        matches!(cheque(101).check(&quote(), u32::MAX), Err(ChequeFault::Undelivered { delivered: 100, .. })),
+        "more than the quote can bill"
+    );
+    let generous = Cheque { job_total: MicroCredits(10_000), ..cheque(64) };
+    assert!(matches!(generous.check(&quote(), 64), Err(ChequeFault::Amount { .. })));
+    let mean = Cheque { job_total: MicroCredits(1), ..cheque(64) };
+    assert!(matches!(mean.check(&quote(), 64), Err(ChequeFault::Amount { .. })));
+    let other = Cheque { quote: Nonce([8; 16]), ..cheque(64) };
+    assert_eq!(other.check(&quote(), 64), Err(ChequeFault::OtherJob));
+    let other = Cheque { job: JobId([8; 16]), ..cheque(64) };
+    assert_eq!(other.check(&quote(), 64), Err(ChequeFault::OtherJob));
+}
+
+#[test]
+fn a_receipt_that_bills_what_was_not_quoted_or_seen_fails() {
+    let seen = Seen { tokens: 20, output: OutputDigest::Tokens(Digest([6; 32])) };
+    assert!(receipt(20).check(&quote(), Some(&seen)).iter().all(|check| check.passed == Some(true)));
+    assert_eq!(failed(&receipt(21).check(&quote(), Some(&seen))), ["completion tokens"]);
+    assert_eq!(failed(&receipt(101).check(&quote(), None)), ["price", "completion tokens"]);
+    let dear = Receipt { total: MicroCredits(50), ..receipt(20) };
+    assert_eq!(failed(&dear.check(&quote(), None)), ["price"]);
+    let padded = Receipt { prompt_tokens: 11, ..receipt(20) };
+    assert_eq!(failed(&padded.check(&quote(), None)), ["price", "prompt tokens"]);
+    let other = Receipt { weights: Digest([0; 32]), request: Digest([0; 32]), ..receipt(20) };
+    assert_eq!(failed(&other.check(&quote(), None)), ["request", "model"]);
+    let swapped = Receipt { client: ME, quote: Nonce([0; 16]), ..receipt(20) };
+    assert_eq!(failed(&swapped.check(&quote(), None)), ["client", "quote"]);
+    let altered = Receipt { output: OutputDigest::Tokens(Digest([0; 32])), ..receipt(20) };
+    assert_eq!(failed(&altered.check(&quote(), Some(&seen))), ["output"]);
+}
+
+#[test]
+fn only_a_failed_job_may_forget_its_output_or_waive_the_prompt() {
+    let lost = Receipt { output: OutputDigest::Lost, ..receipt(20) };
+    assert_eq!(failed(&lost.check(&quote(), None)), ["output"]);
+    let lost = Receipt { finish: Finish::Failed, ..lost };
+    assert!(failed(&lost.check(&quote(), None)).is_empty());
+    let free = Receipt { total: MicroCredits::ZERO, ..receipt(0) };
+    assert_eq!(failed(&free.check(&quote(), None)), ["price"]);
+    let free = Receipt { finish: Finish::Failed, ..free };
+    assert!(failed(&free.check(&quote(), None)).is_empty());
+}
