@@ -62,7 +62,7 @@ impl Spawner {
 fn spawn(worker: &Path) -> io::Result<Child> {
     let mut command = Command::new(worker);
     command
-        .arg("engine-worker")
+        .arg(super::WORKER_COMMAND)
         // The debugger that an assertion would start is not allowed in the sandbox.
         .env("GGML_NO_BACKTRACE", "1")
         .stdin(Stdio::piped())

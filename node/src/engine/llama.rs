@@ -74,7 +74,7 @@ pub(super) fn load(load: &Load, progress: impl Fn(u8) + Clone + 'static) -> Resu
             Ok((model, context)) => return finish(load, backend, model, context, gpu.as_ref(), wish),
             Err(error) if tried == wishes.len() => return Err(error),
             Err(error) => {
-                tracing::warn!(layers = wish, %error, "the model does not fit on the GPU, trying fewer layers")
+                tracing::warn!(layers = wish, %error, "the model does not fit on the GPU, trying fewer layers");
             }
         }
     }

@@ -21,6 +21,24 @@ pub(super) fn enter(load: &Load) -> Vec<String> {
     warnings
 }
 
+/// Closes whatever files the process was started with, but for its three pipes: a shell or a service manager may have
+/// left some open. To be called before anything else is opened.
+#[cfg(target_os = "linux")]
+pub(super) fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for file in open.into_iter().filter(|&file| file > 2) {
+        #[expect(
+            unsafe_code,
+            reason = "nothing in this process owns a file yet, so that none is closed under its owner"
+        )]
+        // SAFETY: the caller opened nothing before, and the directory that was read here is closed already.
+        unsafe {
+            rustix::io::close(file);
+        }
+    }
+}
+
 /// Gives up opening files, once the model is loaded. Drivers of GPUs open theirs later too, so only builds for the CPU do.
 pub(super) fn seal() -> Option<String> {
     if GPU_BUILD { None } else { platform::seal() }
@@ -142,7 +160,7 @@ mod platform {
     fn limits(load: &Load) -> rustix::io::Result<()> {
         let set = |resource, limit| setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) });
         let info = rustix::system::sysinfo();
-        let all = u64::try_from(info.totalram).unwrap_or(u64::MAX).saturating_mul(u64::from(info.mem_unit).max(1));
+        let all = info.totalram.saturating_mul(u64::from(info.mem_unit).max(1));
         set(Resource::Core, 0)?;
         set(Resource::Nofile, 256)?;
         if !GPU_BUILD {

@@ -128,6 +128,8 @@ pub(super) fn run() -> ExitCode {
 
 /// What must hold before the first byte is read.
 fn prepare_process() {
+    #[cfg(target_os = "linux")]
+    sandbox::close_inherited();
     // The default hook prints the panic's message, which may quote a prompt.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -241,7 +243,7 @@ fn answer_questions(
     while let Ok(question) = questions.recv() {
         match question {
             Question::Count { id, spec } => {
-                output.send(&FromWorker::Counted { id, result: prompter.count(&spec) })
+                output.send(&FromWorker::Counted { id, result: prompter.count(&spec) });
             }
             Question::Prepare { id, spec } => {
                 if commands.send(Command::Prepared { id, outcome: prompter.prepare(spec) }).is_err() {
