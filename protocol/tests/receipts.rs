@@ -63,7 +63,15 @@ fn failed(checks: &[Check]) -> Vec<&str> {
 fn cheque(tokens: u32) -> Cheque {
     let quote = quote();
     let total = owed(&quote, tokens).expect("small numbers");
-    Cheque { provider: ME, sequence: 1, cumulative: total, job: quote.job, quote: quote.nonce, job_total: total, tokens }
+    Cheque {
+        provider: ME,
+        sequence: 1,
+        cumulative: total,
+        job: quote.job,
+        quote: quote.nonce,
+        job_total: total,
+        tokens,
+    }
 }
 
 #[test]

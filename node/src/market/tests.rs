@@ -122,7 +122,8 @@ impl Pair {
         let client = self.client.id();
         for _ in 0..3 {
             let cheque = self.client.record(Side::Client, number).cheque.map(verified);
-            let reply = self.provider.run(|book| book.settle(nonce(number), client, cheque)).expect("an honest client");
+            let reply =
+                self.provider.run(|book| book.settle(nonce(number), client, cheque)).expect("an honest client");
             let (paid, receipt) = reply.unwrap_or_default();
             let receipt = receipt.map(verified);
             let record =
@@ -219,12 +220,18 @@ fn a_provider_that_overcounts_is_refused_payment() {
     pair.take(1, cheque, 64).expect("good");
     let receipt = pair.finish(1, 90, Finish::Stop);
     let refused = pair.take_receipt(1, receipt.clone(), 80);
-    assert!(matches!(&refused, Err(LedgerError::Overcharge(why)) if why.contains("90 billed, 80 received")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(LedgerError::Overcharge(why)) if why.contains("90 billed, 80 received")),
+        "{refused:?}"
+    );
     let record = pair.client.record(Side::Client, 1);
     assert_eq!(record.receipt, Some(receipt), "kept as evidence");
     assert_eq!(record.paid.0, price_of(64));
     assert!(matches!(pair.pay(1, 80), Err(LedgerError::Overcharge(_))), "nothing more is paid");
-    assert!(matches!(pair.take_receipt(1, record.receipt.clone().expect("kept"), 90), Err(LedgerError::Overcharge(_))));
+    assert!(matches!(
+        pair.take_receipt(1, record.receipt.clone().expect("kept"), 90),
+        Err(LedgerError::Overcharge(_))
+    ));
     let record = pair.settle(1);
     assert_eq!((record.state, record.paid.0), (JobState::Failed, price_of(64)));
     assert_eq!(pair.both(1), [(JobState::Failed, price_of(64)), (JobState::Delivered, price_of(64))]);
@@ -255,7 +262,13 @@ fn cheques_lower_for_another_pair_or_job_are_refused() {
         ("another job", Cheque { job: JobId([1; 16]), ..base.clone() }, ChequeFault::OtherJob),
         (
             "a lower sum under a newer number",
-            Cheque { sequence: 2, cumulative: MicroCredits(1), job_total: total(100), tokens: 100, ..base.clone() },
+            Cheque {
+                sequence: 2,
+                cumulative: MicroCredits(1),
+                job_total: total(100),
+                tokens: 100,
+                ..base.clone()
+            },
             ChequeFault::Lower { had: total(64), got: MicroCredits(1) },
         ),
         (
@@ -284,7 +297,8 @@ fn cheques_lower_for_another_pair_or_job_are_refused() {
     assert_eq!(pair.take(1, good, 64).expect("twice changes nothing"), 64);
     let record = pair.provider.record(Side::Provider, 1);
     assert_eq!((record.paid, record.tokens), (total(64), 64), "no refused cheque left a trace");
-    let provider = pair.provider.run(|book| Ok(book.channel(Side::Provider, key(1).node_id())?)).expect("readable");
+    let provider =
+        pair.provider.run(|book| Ok(book.channel(Side::Provider, key(1).node_id())?)).expect("readable");
     assert_eq!(provider, Channel { sequence: 1, cumulative: total(64), allocated: total(64) });
 }
 
@@ -441,7 +455,10 @@ fn full_disk_child() {
     filler.free();
     book.begin(NOW).expect("there is room again");
     let record = book.known(Side::Client, &nonce(1)).expect("it was opened").record;
-    assert!(record.tokens == tokens || record.tokens == tokens + 1, "the failed cheque is there whole or not at all");
+    assert!(
+        record.tokens == tokens || record.tokens == tokens + 1,
+        "the failed cheque is there whole or not at all"
+    );
     let cheque = book.pay(nonce(1), 250).expect("within the quote").read_unverified().expect("ours");
     book.commit().expect("room");
     assert_eq!((cheque.cumulative.0, cheque.job_total.0), (price_of(250), price_of(250)));

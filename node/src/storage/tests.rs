@@ -157,11 +157,8 @@ fn channels_sums_and_settings_survive() {
     let channel = Channel { sequence: 3, cumulative: MicroCredits(9), allocated: MicroCredits(8) };
     let sums = Sums { earned: MicroCredits(9), jobs_provided: 1, ..Sums::default() };
     let peer = key(1).node_id();
-    let changes = Changes {
-        channels: vec![(Side::Provider, peer, channel)],
-        sums: Some(sums),
-        ..Changes::default()
-    };
+    let changes =
+        Changes { channels: vec![(Side::Provider, peer, channel)], sums: Some(sums), ..Changes::default() };
     store.commit(&changes).expect("room");
     store.put_setting("peers", b"some").expect("room");
     drop(store);
@@ -426,7 +423,11 @@ fn consistent(number: u64) -> Changes {
     let sum = MicroCredits(number);
     Changes {
         jobs: vec![record(number, state)],
-        channels: vec![(Side::Provider, key(1).node_id(), Channel { sequence: number, cumulative: sum, allocated: sum })],
+        channels: vec![(
+            Side::Provider,
+            key(1).node_id(),
+            Channel { sequence: number, cumulative: sum, allocated: sum },
+        )],
         used_quotes: vec![(nonce(number), u64::MAX)],
         sums: Some(Sums { earned: sum, ..Sums::default() }),
     }

@@ -263,7 +263,8 @@ impl World {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let finish = prop_oneof![Just(Finish::Stop), Just(Finish::Length), Just(Finish::Cancelled), Just(Finish::Failed)];
+    let finish =
+        prop_oneof![Just(Finish::Stop), Just(Finish::Length), Just(Finish::Cancelled), Just(Finish::Failed)];
     prop_oneof![
         2 => Just(Step::Open),
         3 => Just(Step::Admit),
