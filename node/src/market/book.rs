@@ -259,7 +259,8 @@ impl Book {
     /// their debts stay, their records do not.
     fn evict(&mut self) {
         self.jobs.retain(|(side, _), job| {
-            !job.record.state.is_final() && !(*side == Side::Provider && job.record.state == JobState::Delivered)
+            let owed = *side == Side::Provider && job.record.state == JobState::Delivered;
+            !owed && !job.record.state.is_final()
         });
         if self.channels.len() > CACHED_CHANNELS {
             self.channels.clear();
