@@ -113,6 +113,9 @@ pub struct Totals {
     pub jobs_bought: u64,
 }
 
+/// What a provider holds about a job: paid so far, and its receipt.
+pub type Settlement = (MicroCredits, Option<Signed<Receipt>>);
+
 /// Sends the answer of a request once its batch is written.
 type Answer = Box<dyn FnOnce(&Result<bool, StorageError>) + Send>;
 /// A request: works on the book, or learns why it cannot.
@@ -301,7 +304,7 @@ impl Ledger {
         quote: Nonce,
         client: NodeId,
         cheque: Option<Signed<Cheque>>,
-    ) -> Result<Option<(MicroCredits, Option<Signed<Receipt>>)>, LedgerError> {
+    ) -> Result<Option<Settlement>, LedgerError> {
         let cheque = cheque.map(|cheque| self.by_client(cheque, client)).transpose()?;
         self.call(move |book| book.settle(quote, client, cheque)).await
     }

@@ -95,14 +95,15 @@ impl Book {
     /// Before a batch: reads everything again if the last write failed, and sweeps now and then.
     pub(super) fn begin(&mut self, now_ms: UnixMillis) -> Result<(), StorageError> {
         self.now_ms = now_ms;
+        self.store.ready()?;
         if self.stale {
-            self.store.ready()?;
             self.reload()?;
             self.stale = false;
         }
         if now_ms.saturating_sub(self.swept_ms) >= SWEEP_MS {
             self.swept_ms = now_ms;
-            self.sweep()?;
+            // What it wrote or changed by halves is read again.
+            self.sweep().inspect_err(|_| self.stale = true)?;
         }
         Ok(())
     }
@@ -258,7 +259,8 @@ impl Book {
     /// their debts stay, their records do not.
     fn evict(&mut self) {
         self.jobs.retain(|(side, _), job| {
-            !job.record.state.is_final() && !(*side == Side::Provider && job.record.state == JobState::Delivered)
+            let owed = *side == Side::Provider && job.record.state == JobState::Delivered;
+            !owed && !job.record.state.is_final()
         });
         if self.channels.len() > CACHED_CHANNELS {
             self.channels.clear();
@@ -294,7 +296,12 @@ impl Book {
         sum(late)
     }
 
-    /// Earned and spent.
+    /// The sums over all time.
+    pub(super) fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    /// Earned, spent, and what is owed: as much work as there are debts.
     pub(super) fn totals(&self) -> Totals {
         Totals {
             earned: self.sums.earned,

@@ -60,8 +60,8 @@ impl Meters {
 
     /// Shows the sums as they are.
     pub(super) fn sums(&self, book: &Book) {
-        let totals = book.totals();
-        self.earned.set(totals.earned.0);
-        self.spent.set(totals.spent.0);
+        let sums = book.sums();
+        self.earned.set(sums.earned.0);
+        self.spent.set(sums.spent.0);
     }
 }

@@ -1,7 +1,7 @@
 //! The provider's side of the book: what it admits, which cheques it takes, what it signs at the end.
 
 use super::{
-    LedgerError,
+    LedgerError, Settlement,
     book::Book,
     client::Verified,
     rules::{self, Job},
@@ -94,7 +94,7 @@ impl Book {
         quote: Nonce,
         client: NodeId,
         cheque: Option<Verified<Cheque>>,
-    ) -> Result<Option<(MicroCredits, Option<Signed<Receipt>>)>, LedgerError> {
+    ) -> Result<Option<Settlement>, LedgerError> {
         if self.job(Side::Provider, &quote)?.is_none() {
             // The client ends the job on this answer: its request, should it still be on the way, must not start it.
             self.use_quote(quote, self.now_ms.saturating_add(QUOTE_LIFETIME_MS + CLOCK_TOLERANCE_MS));

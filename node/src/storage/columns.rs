@@ -15,10 +15,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
-    sync::{
-        PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 /// Memory for all unflushed writes together, in bytes.
@@ -123,8 +120,8 @@ pub(super) struct Columns {
     directory: PathBuf,
     /// Empty only while a database that failed cannot be opened again.
     database: RwLock<Option<DB>>,
-    /// Set by a failed write, cleared by opening anew.
-    failed: AtomicBool,
+    /// Why the last write failed; cleared by opening anew.
+    failure: Mutex<Option<StorageError>>,
 }
 
 impl fmt::Debug for Columns {
@@ -140,13 +137,13 @@ impl Columns {
         Ok(Self {
             directory: directory.to_owned(),
             database: RwLock::new(Some(database)),
-            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
         })
     }
 
     /// Makes the database writable again after a failed write. Costs nothing otherwise.
     pub(super) fn ready(&self) -> Result<(), StorageError> {
-        if !self.failed.load(Ordering::Acquire) {
+        if self.failure().is_none() {
             return Ok(());
         }
         let free = rustix::fs::statvfs(&self.directory)
@@ -156,11 +153,11 @@ impl Columns {
             return Err(StorageError::Full(self.directory.clone()));
         }
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        if self.failed.load(Ordering::Acquire) {
+        if self.failure().is_some() {
             // The lock file belongs to the old instance until it is gone.
             drop(database.take());
             *database = Some(open(&self.directory)?);
-            self.failed.store(false, Ordering::Release);
+            *self.failure() = None;
             tracing::warn!(directory = %self.directory.display(), "database opened anew after a failed write");
         }
         Ok(())
@@ -170,8 +167,8 @@ impl Columns {
     pub(super) fn write(&self, edits: Vec<Edit>, durability: Durability) -> Result<(), StorageError> {
         let guard = self.reader();
         let database = self.opened(&guard)?;
-        if self.failed.load(Ordering::Acquire) {
-            return Err(StorageError::Full(self.directory.clone()));
+        if let Some(failure) = self.failure().clone() {
+            return Err(failure);
         }
         let mut batch = WriteBatch::default();
         for edit in edits {
@@ -183,8 +180,8 @@ impl Columns {
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
         database.write_opt(batch, &options).map_err(|error| {
-            self.failed.store(true, Ordering::Release);
-            explain(&self.directory, &error)
+            let failure = explain(&self.directory, &error);
+            self.failure().get_or_insert(failure).clone()
         })
     }
 
@@ -216,8 +213,13 @@ impl Columns {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn failure(&self) -> MutexGuard<'_, Option<StorageError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn opened<'a>(&self, guard: &'a RwLockReadGuard<'_, Option<DB>>) -> Result<&'a DB, StorageError> {
-        guard.as_ref().ok_or_else(|| StorageError::Full(self.directory.clone()))
+        let closed = || StorageError::Database(format!("{} is not open", self.directory.display()));
+        guard.as_ref().ok_or_else(|| self.failure().clone().unwrap_or_else(closed))
     }
 }
 

@@ -20,8 +20,11 @@ const MAX_RECORD_BYTES: usize = 128 * 1024;
 /// Where the format number is.
 const FORMAT_KEY: &[u8] = b"format";
 
+/// One step from a format to the next.
+type Upgrade = fn(&Columns) -> Result<(), StorageError>;
+
 /// What brings a database of format `n + 1` to format `n + 2`, for `n` from 0.
-const UPGRADES: [fn(&Columns) -> Result<(), StorageError>; FORMAT as usize - 1] = [];
+const UPGRADES: [Upgrade; FORMAT as usize - 1] = [];
 
 /// Marks a new database, upgrades an older one, refuses a newer one.
 pub(super) fn upgrade(columns: &Columns) -> Result<(), StorageError> {
