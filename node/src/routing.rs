@@ -18,6 +18,8 @@ mod candidates;
 mod dispatch;
 mod experience;
 mod fetch;
+#[cfg(test)]
+mod fixtures;
 mod local;
 mod metrics;
 mod offers;

@@ -163,8 +163,7 @@ impl Cell {
             let difference = (location.longitude - edge).rem_euclid(360.0);
             difference.min(360.0 - difference)
         };
-        let longitude =
-            if gap(low.longitude) <= gap(high.longitude) { low.longitude } else { high.longitude };
+        let longitude = if gap(low.longitude) <= gap(high.longitude) { low.longitude } else { high.longitude };
         let (sin, cos) = location.latitude.to_radians().sin_cos();
         let foot = sin.atan2(cos * gap(longitude).to_radians().cos()).to_degrees();
         [low.latitude, high.latitude, foot.clamp(low.latitude, high.latitude)]
@@ -292,9 +291,11 @@ pub fn search_plan(
     let precisions = (COARSEST..=start.clamp(COARSEST, FINEST)).rev();
     precisions.flat_map(move |precision| {
         let limit = if precision == COARSEST { u32::MAX } else { rings };
-        rings_within(location, precision, budget_ms)
-            .zip(0..=limit)
-            .map(move |(cells, ring)| SearchStep { precision, ring, cells })
+        rings_within(location, precision, budget_ms).zip(0..=limit).map(move |(cells, ring)| SearchStep {
+            precision,
+            ring,
+            cells,
+        })
     })
 }
 

@@ -120,8 +120,14 @@ pub(super) struct Report {
 
 /// What stops the receiving loop.
 enum Stop {
-    Finished { receipt: Signed<Receipt>, failure: Option<Line<160>> },
-    Broken { reason: String, stalled: bool },
+    Finished {
+        receipt: Signed<Receipt>,
+        failure: Option<Line<160>>,
+    },
+    Broken {
+        reason: String,
+        stalled: bool,
+    },
     /// The provider broke the rules: it gets nothing more.
     Violation(String),
     Own(LedgerError),
@@ -218,7 +224,8 @@ impl Run<'_> {
         let first = patience.first
             + PROMPT_TOKEN.saturating_mul(self.attempt.quote.prompt_tokens)
             + QUEUED_JOB.saturating_mul(queued);
-        let mut deadline = Instant::now() + if self.cancelled { patience.cancel } else { first.min(LONGEST_FIRST) };
+        let mut deadline =
+            Instant::now() + if self.cancelled { patience.cancel } else { first.min(LONGEST_FIRST) };
         loop {
             // While a cheque is on its way the provider may be waiting for it: nothing is due.
             let due = self.cancelled || !self.payments.is_busy();
@@ -269,7 +276,9 @@ impl Run<'_> {
         match frame {
             Ok(Some(ToClient::Chunk(chunk))) => self.handle_chunk(chunk).await,
             Ok(Some(ToClient::Finished { receipt, failure })) => Some(Stop::Finished { receipt, failure }),
-            Ok(Some(_)) => Some(Stop::Violation("it sent a message that has no place in a running job".to_owned())),
+            Ok(Some(_)) => {
+                Some(Stop::Violation("it sent a message that has no place in a running job".to_owned()))
+            }
             Ok(None) => {
                 Some(Stop::Broken { reason: "it closed the stream without a receipt".to_owned(), stalled: false })
             }
@@ -314,11 +323,8 @@ impl Run<'_> {
             Stop::Own(error) => (Ended::Own(error), false),
             Stop::Broken { reason, stalled } => {
                 // What it delivered it shall have: the cheque is signed now, and settling hands it over.
-                let signed = if self.received.any() {
-                    self.payments.sign(self.received.count()).await
-                } else {
-                    Ok(())
-                };
+                let signed =
+                    if self.received.any() { self.payments.sign(self.received.count()).await } else { Ok(()) };
                 match signed {
                     Err(error) => (Ended::Own(error), false),
                     Ok(()) if self.cancelled => (Ended::Cancelled, false),
@@ -357,8 +363,10 @@ impl Run<'_> {
         self.tell(JobUpdate::Receipt { provider, id: signed.digest(), receipt: receipt.clone(), checks }).await;
         match taken {
             Ok(_) => {}
-            Err(error @ (LedgerError::Storage(_) | LedgerError::Stopped)) => return (Ended::Own(error), false),
-            Err(error) => return (Ended::BadReceipt(error.to_string()), false),
+            Err(error @ (LedgerError::Overcharge(_) | LedgerError::Signature(_))) => {
+                return (Ended::BadReceipt(error.to_string()), false);
+            }
+            Err(error) => return (Ended::Own(error), false),
         }
         let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
         let short = if well && !self.cancelled { self.deliver_end().await } else { None };

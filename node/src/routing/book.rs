@@ -119,11 +119,7 @@ pub(super) struct Line {
 
 impl Book {
     /// An empty book of a node at `here`; `equivocators` were caught before and stay out.
-    pub(super) fn new(
-        network: NetworkId,
-        here: Location,
-        equivocators: impl IntoIterator<Item = NodeId>,
-    ) -> Self {
+    pub(super) fn new(network: NetworkId, here: Location, equivocators: impl IntoIterator<Item = NodeId>) -> Self {
         Self {
             network,
             here,

@@ -96,19 +96,12 @@ pub(super) async fn measure(
     shared: &Shared,
     found: &[Found],
 ) -> (HashMap<NodeId, f64>, Vec<(NodeId, NetworkError)>) {
-    let mut round_trips: HashMap<NodeId, f64> = shared
-        .network
-        .peers()
-        .borrow()
-        .iter()
-        .filter_map(|peer| Some((peer.peer, peer.round_trip_ms?)))
-        .collect();
-    let strangers = found
-        .iter()
-        .filter(|found| !round_trips.contains_key(&found.known.provider))
-        .take(MEASURED.saturating_sub(
-            found.iter().filter(|found| round_trips.contains_key(&found.known.provider)).count(),
-        ));
+    let mut round_trips: HashMap<NodeId, f64> =
+        shared.network.peers().borrow().iter().filter_map(|peer| Some((peer.peer, peer.round_trip_ms?))).collect();
+    let strangers = found.iter().filter(|found| !round_trips.contains_key(&found.known.provider)).take(
+        MEASURED
+            .saturating_sub(found.iter().filter(|found| round_trips.contains_key(&found.known.provider)).count()),
+    );
     let connects = strangers.map(|found| async {
         let provider = found.known.provider;
         (provider, timeout(MEASURE_PATIENCE, shared.network.connect(provider, found.addresses())).await)
@@ -232,7 +225,8 @@ fn suggestion(model: &ModelName, searched: &Searched) -> String {
         .map(|other| (strsim::jaro_winkler(model.as_str(), other.as_str()), other))
         .collect();
     if names.is_empty() {
-        return "nobody in reach offers any model: wait for providers, or provide one (aitbc up --provide)".to_owned();
+        return "nobody in reach offers any model: wait for providers, or provide one (aitbc up --provide)"
+            .to_owned();
     }
     names.sort_by(|(a, left), (b, right)| b.total_cmp(a).then_with(|| left.cmp(right)));
     let names: Vec<&str> = names.iter().take(5).map(|(_, name)| name.as_str()).collect();

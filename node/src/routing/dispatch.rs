@@ -269,8 +269,7 @@ impl Dispatch<'_> {
             let out: HashSet<NodeId> = self.declined.iter().map(|(provider, _)| *provider).collect();
             let mut left = searched.found.clone();
             left.retain(|found| !out.contains(&found.known.provider));
-            let (round_trips, unreachable) =
-                self.unless_gone(candidates::measure(self.shared, &left)).await?;
+            let (round_trips, unreachable) = self.unless_gone(candidates::measure(self.shared, &left)).await?;
             for (provider, error) in unreachable {
                 self.shared.book.silent(provider).await;
                 left.retain(|found| found.known.provider != provider);
@@ -335,8 +334,7 @@ impl Dispatch<'_> {
         loop {
             let mut again = Vec::new();
             for few in asked.chunks(at_once) {
-                let (mut offered, refused) =
-                    self.unless_gone(quotes::ask_all(self.shared, &order, few)).await?;
+                let (mut offered, refused) = self.unless_gone(quotes::ask_all(self.shared, &order, few)).await?;
                 for (provider, error) in refused {
                     if error.is_passing() && started.elapsed() < PASSING {
                         again.extend(few.iter().filter(|choice| choice.provider() == provider).cloned());
@@ -450,11 +448,9 @@ impl Dispatch<'_> {
                 self.decline(provider, rejection.to_string()).await;
                 Flow::Next
             }
-            Ended::BadReceipt(message) => {
-                Flow::Done(End::Failed(JobFailure::Verification {
-                    message: format!("{}: {message}", provider.short()),
-                }))
-            }
+            Ended::BadReceipt(message) => Flow::Done(End::Failed(JobFailure::Verification {
+                message: format!("{}: {message}", provider.short()),
+            })),
             Ended::Own(error) => Flow::Done(End::Failed(JobFailure::Failed { message: error.to_string() })),
             Ended::Broken { reason, stalled, receipted } => {
                 self.stalled = stalled;

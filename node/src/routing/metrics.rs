@@ -72,11 +72,7 @@ impl RoutingMetrics {
             registry.register("routing_gossip", "Gossip messages judged", this.gossip.clone());
             registry.register("routing_equivocations", "Equivocations caught", this.equivocations.clone());
             registry.register("routing_jobs", "Jobs by how they ended", this.jobs.clone());
-            registry.register(
-                "routing_failovers",
-                "Jobs taken over by another provider",
-                this.failovers.clone(),
-            );
+            registry.register("routing_failovers", "Jobs taken over by another provider", this.failovers.clone());
             registry.register(
                 "routing_first_token_seconds",
                 "From the request to the first piece of the answer",

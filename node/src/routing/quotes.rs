@@ -71,9 +71,7 @@ impl NoQuote {
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Rejected(
-                Rejection::Full { .. } | Rejection::TooManyQuotes(_) | Rejection::RateLimited { .. }
-            )
+            Self::Rejected(Rejection::Full { .. } | Rejection::TooManyQuotes(_) | Rejection::RateLimited { .. })
         )
     }
 
@@ -102,11 +100,7 @@ pub(super) async fn ask_all(
     (offered, refused)
 }
 
-async fn ask(
-    shared: &Shared,
-    order: &Order<'_>,
-    choice: &Choice,
-) -> Result<(Signed<Quote>, Quote), NoQuote> {
+async fn ask(shared: &Shared, order: &Order<'_>, choice: &Choice) -> Result<(Signed<Quote>, Quote), NoQuote> {
     let provider = choice.provider();
     let request = QuoteRequest { job: order.job, provider, spec: order.spec.clone(), issued_ms: now_ms() };
     let request = aitbc_crypto::seal(&shared.key, &shared.config.network, &request)?;
@@ -126,10 +120,7 @@ async fn ask(
     Ok((signed, quote))
 }
 
-async fn converse(
-    mut stream: FramedStream,
-    request: &Signed<QuoteRequest>,
-) -> Result<Signed<Quote>, NoQuote> {
+async fn converse(mut stream: FramedStream, request: &Signed<QuoteRequest>) -> Result<Signed<Quote>, NoQuote> {
     stream.send(request, wire::MAX_QUOTE_FRAME).await?;
     match stream.receive::<QuoteReply>(wire::MAX_QUOTE_FRAME).await? {
         Some(QuoteReply::Quote(quote)) => Ok(quote),
@@ -157,9 +148,7 @@ fn judge(
     }
     let offered = price(&offer.price, quote.prompt_tokens, quote.max_completion_tokens);
     match offered {
-        Ok(offered) if quote.max_total > offered => {
-            Err(NoQuote::AboveOffer { quoted: quote.max_total, offered })
-        }
+        Ok(offered) if quote.max_total > offered => Err(NoQuote::AboveOffer { quoted: quote.max_total, offered }),
         _ => Ok(quote),
     }
 }

@@ -284,10 +284,7 @@ impl Search<'_> {
     }
 
     fn wants(&self, known: &KnownOffer) -> bool {
-        self.goal
-            .model
-            .as_ref()
-            .is_none_or(|model| known.offer.models.iter().any(|offer| offer.model == *model))
+        self.goal.model.as_ref().is_none_or(|model| known.offer.models.iter().any(|offer| offer.model == *model))
             && self.goal.provider.is_none_or(|provider| provider == known.provider)
     }
 

@@ -94,7 +94,10 @@ fn no_budget_no_plan() {
         assert_eq!(search_plan(at(51.5, -0.1), 4, 1, budget).count(), 0);
     }
     let own: Vec<SearchStep> = search_plan(at(51.5, -0.1), 4, 1, 0.0).collect();
-    assert!(own.iter().all(|step| step.ring == 0 && step.cells.len() == 1), "only where the client stands: {own:?}");
+    assert!(
+        own.iter().all(|step| step.ring == 0 && step.cells.len() == 1),
+        "only where the client stands: {own:?}"
+    );
     assert_eq!(own.len(), 3);
 }
 

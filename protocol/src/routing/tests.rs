@@ -56,11 +56,7 @@ fn every_exclusion_says_what_rules_out() {
         ("weights", |_, policy| policy.weights = Some(Digest([9; 32])), Exclusion::OtherWeights),
         ("declared", |offer, _| offer.declared = true, Exclusion::OnlyDeclared),
         ("upstream", |offer, _| offer.device.kind = DeviceKind::Upstream, Exclusion::OnlyDeclared),
-        (
-            "context",
-            |offer, _| offer.context = 100,
-            Exclusion::ContextTooSmall { needed: 101, context: 100 },
-        ),
+        ("context", |offer, _| offer.context = 100, Exclusion::ContextTooSmall { needed: 101, context: 100 }),
         (
             "ceiling",
             |_, policy| policy.ceiling = Some(MicroCredits(89)),
@@ -176,12 +172,8 @@ fn ten_thousand_candidates_rank_well_within_five_milliseconds() {
 }
 
 fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> {
-    let round_trip = prop_oneof![
-        Just(None),
-        (0.0..600.0f64).prop_map(Some),
-        Just(Some(f64::NAN)),
-        Just(Some(f64::INFINITY)),
-    ];
+    let round_trip =
+        prop_oneof![Just(None), (0.0..600.0f64).prop_map(Some), Just(Some(f64::NAN)), Just(Some(f64::INFINITY)),];
     let parts = (
         any::<u8>(),
         0..offers.len(),
