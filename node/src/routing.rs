@@ -18,6 +18,7 @@ mod candidates;
 mod dispatch;
 mod experience;
 mod fetch;
+mod find;
 #[cfg(test)]
 mod fixtures;
 mod local;
@@ -358,7 +359,7 @@ impl Routing {
         latency_budget_ms: Option<u32>,
         updates: mpsc::Sender<JobUpdate>,
     ) -> Vec<RankedCandidate> {
-        dispatch::find(&self.0, model, location, latency_budget_ms, &updates).await
+        find::find(&self.0, model, location, latency_budget_ms, &updates).await
     }
 
     /// Live offers.
