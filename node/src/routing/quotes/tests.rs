@@ -84,7 +84,7 @@ fn a_quote_binds_its_signer_and_every_byte() {
 fn a_quote_above_the_offer_it_was_chosen_by() {
     let deal = Deal::new(|_, _| {});
     let mut cheaper = model_offer();
-    cheaper.price.completion = MicroCredits(3_999);
+    cheaper.price.completion = MicroCredits(3_000);
     let error = judged(&deal, &deal.signed_quote(), &cheaper, deal.quote.issued_ms).expect_err("too much");
     assert!(matches!(error, NoQuote::AboveOffer { .. }) && error.is_failure());
 }
