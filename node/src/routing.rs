@@ -163,6 +163,7 @@ pub enum JobFailure {
 /// continue without a seam.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a queue holds few updates, and receipts are one in hundreds")]
 pub enum JobUpdate {
     /// Looking for providers.
     Searching {
@@ -333,20 +334,17 @@ impl Routing {
         let job = JobId(rand::random());
         let (updates, receiver) = mpsc::channel(UPDATES);
         let shared = self.0.clone();
-        match shared.jobs.clone().try_acquire_owned() {
-            Ok(permit) => {
-                let span = tracing::info_span!("job", %job);
-                let run = async move {
-                    dispatch::run(&shared, job, request, updates).await;
-                    drop(permit);
-                };
-                self.0.tasks.spawn(run.instrument(span));
-            }
-            Err(_) => {
-                let message = format!("{MAX_JOBS} jobs run already: wait for one to end");
-                let failure = JobUpdate::Failed(JobFailure::Failed { message });
-                updates.try_send(failure).expect("a new queue has room for one update");
-            }
+        if let Ok(permit) = shared.jobs.clone().try_acquire_owned() {
+            let span = tracing::info_span!("job", %job);
+            let run = async move {
+                dispatch::run(&shared, job, request, updates).await;
+                drop(permit);
+            };
+            self.0.tasks.spawn(run.instrument(span));
+        } else {
+            let message = format!("{MAX_JOBS} jobs run already: wait for one to end");
+            let failure = JobUpdate::Failed(JobFailure::Failed { message });
+            updates.try_send(failure).expect("a new queue has room for one update");
         }
         RunningRequest { job, updates: receiver }
     }

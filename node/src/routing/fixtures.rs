@@ -84,7 +84,6 @@ pub(super) struct Deal {
     pub(super) spec: JobSpec,
     pub(super) quote: Quote,
     pub(super) ledger: Ledger,
-    pub(super) store: Store,
     _directory: tempfile::TempDir,
 }
 
@@ -115,9 +114,9 @@ impl Deal {
             price(&quote.price, quote.prompt_tokens, quote.max_completion_tokens).expect("a small price");
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(directory.path()).expect("a new database");
-        let ledger = Ledger::start(store.clone(), client.clone(), network(), &Metrics::default())
+        let ledger = Ledger::start(store, client.clone(), network(), &Metrics::default())
             .expect("a ledger in a new database");
-        Self { client, provider, spec, quote, ledger, store, _directory: directory }
+        Self { client, provider, spec, quote, ledger, _directory: directory }
     }
 
     pub(super) fn provider_id(&self) -> NodeId {

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, clippy::format_collect)]
+
 use super::*;
 use crate::{
     routing::fixtures::{Deal, key, network},
@@ -196,11 +198,11 @@ async fn an_honest_answer_is_paid_to_the_token() {
         let expected: String = (0..tokens).map(|n| format!(" {}", n * 7 + 1)).collect();
         assert_eq!(played.text(), expected);
         assert!(matches!(played.updates.first(), Some(JobUpdate::Started { .. })));
-        let paid = played.updates.iter().filter_map(|update| match update {
+        let mut paid = played.updates.iter().filter_map(|update| match update {
             JobUpdate::Paid { tokens, .. } => Some(*tokens),
             _ => None,
         });
-        assert_eq!(paid.last(), Some(tokens), "window {window}");
+        assert_eq!(paid.next_back(), Some(tokens), "window {window}");
         let checks = played.updates.iter().find_map(|update| match update {
             JobUpdate::Receipt { checks, .. } => Some(checks),
             _ => None,

@@ -108,10 +108,10 @@ fn what_is_accepted_ignored_and_rejected() {
     ];
     for (name, message, verdict) in cases {
         let mut book = book();
-        let heard = book.hear(&home(), &gossip_offer(&key(2), &offer(10, NOW - 1_000)), NOW - 1_000);
+        let heard = book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW - 1_000)), NOW - 1_000);
         assert_eq!(heard.verdict, Verdict::Accept, "{name}");
         let (topic, bytes) = message();
-        assert_eq!(book.hear(&topic, &bytes, NOW).verdict, verdict, "{name}");
+        assert_eq!(book.hear(topic, &bytes, NOW).verdict, verdict, "{name}");
     }
 }
 
@@ -142,10 +142,10 @@ fn heartbeats_that_are_accepted_ignored_and_rejected() {
     ];
     for (name, message, verdict, wanted) in cases {
         let mut book = book();
-        book.hear(&home(), &gossip_offer(&key(2), &offer(10, NOW - 1_000)), NOW - 1_000);
-        book.hear(&home(), &gossip_beat(&key(2), 10, NOW - 500), NOW - 500);
+        book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW - 1_000)), NOW - 1_000);
+        book.hear(home(), &gossip_beat(&key(2), 10, NOW - 500), NOW - 500);
         let (topic, bytes) = message();
-        let heard = book.hear(&topic, &bytes, NOW);
+        let heard = book.hear(topic, &bytes, NOW);
         assert_eq!((heard.verdict, heard.wanted.is_some()), (verdict, wanted), "{name}");
     }
 }
@@ -154,10 +154,10 @@ fn heartbeats_that_are_accepted_ignored_and_rejected() {
 fn a_provider_is_gone_ninety_seconds_after_its_last_sign_of_life() {
     let mut book = book();
     let provider = key(2).node_id();
-    book.hear(&home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
+    book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
     assert_eq!(live(&book, NOW + 89_999), [provider]);
     assert!(live(&book, NOW + 90_000).is_empty());
-    book.hear(&home(), &gossip_beat(&key(2), 10, NOW + 60_000), NOW + 60_000);
+    book.hear(home(), &gossip_beat(&key(2), 10, NOW + 60_000), NOW + 60_000);
     assert_eq!(live(&book, NOW + 149_999), [provider]);
     book.expire(NOW + 149_000);
     assert!(book.expire(NOW + 150_000), "its silence is news");
@@ -171,11 +171,11 @@ fn a_provider_is_gone_ninety_seconds_after_its_last_sign_of_life() {
 fn a_replay_is_no_sign_of_life_but_the_provider_itself_is() {
     let mut book = book();
     let bytes = gossip_offer(&key(2), &offer(10, NOW));
-    book.hear(&home(), &bytes, NOW);
-    book.hear(&home(), &bytes, NOW + 80_000);
+    book.hear(home(), &bytes, NOW);
+    book.hear(home(), &bytes, NOW + 80_000);
     assert!(live(&book, NOW + 95_000).is_empty());
     let old = gossip_offer(&key(3), &offer(1, NOW));
-    assert_eq!(book.hear(&home(), &old, NOW + 100_000).verdict, Verdict::Accept);
+    assert_eq!(book.hear(home(), &old, NOW + 100_000).verdict, Verdict::Accept);
     assert!(live(&book, NOW + 100_000).is_empty(), "an offer of old date proves no life now");
     let signed = seal(&key(2), &network(), &offer(10, NOW)).expect("an offer");
     let verified = VerifiedOffer::open(signed, &network()).expect("a good signature");
@@ -187,9 +187,9 @@ fn a_replay_is_no_sign_of_life_but_the_provider_itself_is() {
 fn replays_long_after_cost_the_forwarder() {
     let mut book = book();
     let old = gossip_offer(&key(2), &offer(9, NOW - 5_000));
-    book.hear(&home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
-    assert_eq!(book.hear(&home(), &old, NOW + RACE_MS - 1).verdict, Verdict::Ignore);
-    assert_eq!(book.hear(&home(), &old, NOW + RACE_MS).verdict, Verdict::Reject);
+    book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
+    assert_eq!(book.hear(home(), &old, NOW + RACE_MS - 1).verdict, Verdict::Ignore);
+    assert_eq!(book.hear(home(), &old, NOW + RACE_MS).verdict, Verdict::Reject);
 }
 
 #[test]
@@ -197,19 +197,19 @@ fn two_offers_with_one_number_are_kept_as_evidence() {
     let mut book = book();
     let first = offer(10, NOW);
     let second = Offer { slots: 99, ..offer(10, NOW) };
-    book.hear(&home(), &gossip_offer(&key(2), &first), NOW);
-    let heard = book.hear(&home(), &gossip_offer(&key(2), &second), NOW);
+    book.hear(home(), &gossip_offer(&key(2), &first), NOW);
+    let heard = book.hear(home(), &gossip_offer(&key(2), &second), NOW);
     assert!(heard.changed && heard.verdict == Verdict::Ignore);
     let evidence = book.take_evidence();
     assert_eq!(evidence.len(), 1);
     assert_eq!(aitbc_crypto::open(&evidence[0].first, &network()).ok(), Some(first));
     assert_eq!(aitbc_crypto::open(&evidence[0].second, &network()).ok(), Some(second));
     assert_eq!(book.lines(NOW).count(), 0, "no candidate any more");
-    let later = book.hear(&home(), &gossip_offer(&key(2), &offer(11, NOW)), NOW);
+    let later = book.hear(home(), &gossip_offer(&key(2), &offer(11, NOW)), NOW);
     assert_eq!((later.verdict, book.lines(NOW).count()), (Verdict::Ignore, 0), "nor ever again");
     assert!(book.take_evidence().is_empty(), "one proof is enough");
     let mut restarted = Book::new(network(), paris(), [key(2).node_id()]);
-    restarted.hear(&home(), &gossip_offer(&key(2), &offer(12, NOW)), NOW);
+    restarted.hear(home(), &gossip_offer(&key(2), &offer(12, NOW)), NOW);
     assert_eq!(restarted.lines(NOW).count(), 0, "over restarts too");
 }
 
@@ -217,9 +217,7 @@ fn two_offers_with_one_number_are_kept_as_evidence() {
 fn one_provider_cannot_keep_the_book_busy() {
     let mut book = book();
     let accepted = (0..100)
-        .filter(|n| {
-            book.hear(&home(), &gossip_offer(&key(2), &offer(10 + n, NOW)), NOW).verdict == Verdict::Accept
-        })
+        .filter(|n| book.hear(home(), &gossip_offer(&key(2), &offer(10 + n, NOW)), NOW).verdict == Verdict::Accept)
         .count();
     assert!(accepted <= 8, "{accepted} offers at once");
 }
@@ -235,11 +233,11 @@ fn a_full_book_prefers_the_near() {
         let verified = VerifiedOffer { signed, offer: Arc::new(Offer { cell: sydney, ..offer(1, NOW) }) };
         assert_eq!(book.take(verified, Source::Provider, NOW), Ok(true));
     }
-    book.hear(&home(), &gossip_offer(&key(2), &offer(1, NOW)), NOW);
+    book.hear(home(), &gossip_offer(&key(2), &offer(1, NOW)), NOW);
     assert_eq!(book.lines(NOW).count(), MAX_OFFERS);
     assert!(book.lines(NOW).any(|line| line.known.provider == key(2).node_id()), "Paris came in");
     let far = Offer { cell: sydney, ..offer(1, NOW) };
-    let heard = book.hear(&sydney, &gossip_offer(&key(3), &far), NOW);
+    let heard = book.hear(sydney, &gossip_offer(&key(3), &far), NOW);
     assert_eq!(heard.verdict, Verdict::Accept, "good for others");
     assert!(
         !book.lines(NOW).any(|line| line.known.provider == key(3).node_id()),
