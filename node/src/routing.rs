@@ -18,6 +18,9 @@ mod candidates;
 mod dispatch;
 mod experience;
 mod fetch;
+mod find;
+#[cfg(test)]
+mod fixtures;
 mod local;
 mod metrics;
 mod offers;
@@ -160,6 +163,7 @@ pub enum JobFailure {
 /// continue without a seam.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a queue holds few updates, and receipts are one in hundreds")]
 pub enum JobUpdate {
     /// Looking for providers.
     Searching {
@@ -330,20 +334,17 @@ impl Routing {
         let job = JobId(rand::random());
         let (updates, receiver) = mpsc::channel(UPDATES);
         let shared = self.0.clone();
-        match shared.jobs.clone().try_acquire_owned() {
-            Ok(permit) => {
-                let span = tracing::info_span!("job", %job);
-                let run = async move {
-                    dispatch::run(&shared, job, request, updates).await;
-                    drop(permit);
-                };
-                self.0.tasks.spawn(run.instrument(span));
-            }
-            Err(_) => {
-                let message = format!("{MAX_JOBS} jobs run already: wait for one to end");
-                let failure = JobUpdate::Failed(JobFailure::Failed { message });
-                updates.try_send(failure).expect("a new queue has room for one update");
-            }
+        if let Ok(permit) = shared.jobs.clone().try_acquire_owned() {
+            let span = tracing::info_span!("job", %job);
+            let run = async move {
+                dispatch::run(&shared, job, request, updates).await;
+                drop(permit);
+            };
+            self.0.tasks.spawn(run.instrument(span));
+        } else {
+            let message = format!("{MAX_JOBS} jobs run already: wait for one to end");
+            let failure = JobUpdate::Failed(JobFailure::Failed { message });
+            updates.try_send(failure).expect("a new queue has room for one update");
         }
         RunningRequest { job, updates: receiver }
     }
@@ -356,7 +357,7 @@ impl Routing {
         latency_budget_ms: Option<u32>,
         updates: mpsc::Sender<JobUpdate>,
     ) -> Vec<RankedCandidate> {
-        dispatch::find(&self.0, model, location, latency_budget_ms, &updates).await
+        find::find(&self.0, model, location, latency_budget_ms, &updates).await
     }
 
     /// Live offers.

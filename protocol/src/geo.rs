@@ -132,7 +132,7 @@ impl Cell {
         other.precision >= self.precision && other.coarsened(self.precision) == *self
     }
 
-    fn bounds(&self) -> (Location, Location) {
+    fn bounds(self) -> (Location, Location) {
         let rectangle = geohash::decode_bbox(self.as_str()).expect("a cell is a geohash");
         let corner = |c: geohash::Coord| Location { latitude: c.y, longitude: c.x };
         (corner(rectangle.min()), corner(rectangle.max()))

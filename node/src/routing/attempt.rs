@@ -164,12 +164,12 @@ impl Attempt<'_> {
                 return nothing(Ended::Refused(rejection), true);
             }
             Ok(Ok(Some(_))) => {
-                return nothing(broken("it answered an opening with something else", false), false);
+                return nothing(broken(&"it answered an opening with something else", false), false);
             }
-            Ok(Ok(None)) => return nothing(broken("it closed the stream instead of answering", false), false),
-            Ok(Err(error)) => return nothing(broken(error, false), false),
+            Ok(Ok(None)) => return nothing(broken(&"it closed the stream instead of answering", false), false),
+            Ok(Err(error)) => return nothing(broken(&error, false), false),
             Err(_) => {
-                return nothing(broken(format!("no answer within {:?}", self.patience.open), true), false);
+                return nothing(broken(&format!("no answer within {:?}", self.patience.open), true), false);
             }
         };
         if let Err(error) = self.ledger.accepted(nonce).await {
@@ -195,7 +195,7 @@ impl Attempt<'_> {
     }
 }
 
-fn broken(reason: impl ToString, stalled: bool) -> Ended {
+fn broken(reason: &dyn std::fmt::Display, stalled: bool) -> Ended {
     Ended::Broken { reason: reason.to_string(), stalled, receipted: false }
 }
 
@@ -319,7 +319,7 @@ impl Run<'_> {
     async fn end(mut self, stop: Stop) -> Report {
         let (ended, settled) = match stop {
             Stop::Finished { receipt, failure } => self.take_receipt(receipt, failure).await,
-            Stop::Violation(reason) => (broken(reason, false), false),
+            Stop::Violation(reason) => (broken(&reason, false), false),
             Stop::Own(error) => (Ended::Own(error), false),
             Stop::Broken { reason, stalled } => {
                 // What it delivered it shall have: the cheque is signed now, and settling hands it over.
@@ -328,7 +328,7 @@ impl Run<'_> {
                 match signed {
                     Err(error) => (Ended::Own(error), false),
                     Ok(()) if self.cancelled => (Ended::Cancelled, false),
-                    Ok(()) => (broken(reason, stalled), false),
+                    Ok(()) => (broken(&reason, stalled), false),
                 }
             }
         };
@@ -363,8 +363,10 @@ impl Run<'_> {
         self.tell(JobUpdate::Receipt { provider, id: signed.digest(), receipt: receipt.clone(), checks }).await;
         match taken {
             Ok(_) => {}
-            Err(error @ (LedgerError::Storage(_) | LedgerError::Stopped)) => return (Ended::Own(error), false),
-            Err(error) => return (Ended::BadReceipt(error.to_string()), false),
+            Err(error @ (LedgerError::Overcharge(_) | LedgerError::Signature(_))) => {
+                return (Ended::BadReceipt(error.to_string()), false);
+            }
+            Err(error) => return (Ended::Own(error), false),
         }
         let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
         let short = if well && !self.cancelled { self.deliver_end().await } else { None };
@@ -395,7 +397,7 @@ impl Run<'_> {
                 self.tell(JobUpdate::Embeddings { vectors }).await;
                 None
             }
-            Err((got, inputs)) => Some(format!("{got} vectors came for {inputs} inputs")),
+            Err(missing) => Some(missing),
         }
     }
 

@@ -131,7 +131,7 @@ impl Book {
     }
 
     /// Judges one gossip message that came on the topic of `topic`.
-    pub(super) fn hear(&mut self, topic: &Cell, bytes: &[u8], now_ms: UnixMillis) -> Heard {
+    pub(super) fn hear(&mut self, topic: Cell, bytes: &[u8], now_ms: UnixMillis) -> Heard {
         match wire::decode::<Gossip>(bytes, wire::MAX_GOSSIP_BYTES) {
             Ok(Gossip::Offer(signed)) => self.hear_offer(topic, signed, now_ms),
             Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, &signed, now_ms),
@@ -139,7 +139,7 @@ impl Book {
         }
     }
 
-    fn hear_offer(&mut self, topic: &Cell, signed: Signed<Offer>, now_ms: UnixMillis) -> Heard {
+    fn hear_offer(&mut self, topic: Cell, signed: Signed<Offer>, now_ms: UnixMillis) -> Heard {
         let provider = signed.signer();
         // An exact repeat was verified before.
         if self.entries.get(&provider).is_some_and(|entry| entry.signed == signed)
@@ -182,7 +182,7 @@ impl Book {
         }
     }
 
-    fn hear_beat(&mut self, topic: &Cell, signed: &Signed<Heartbeat>, now_ms: UnixMillis) -> Heard {
+    fn hear_beat(&mut self, topic: Cell, signed: &Signed<Heartbeat>, now_ms: UnixMillis) -> Heard {
         let provider = signed.signer();
         if self.equivocators.contains(&provider) {
             return Heard::nothing(Verdict::Ignore);
@@ -193,7 +193,7 @@ impl Book {
         let at_home = self
             .entries
             .get(&provider)
-            .is_none_or(|entry| entry.known.offer.cell.coarsened(FINEST_TOPIC) == *topic);
+            .is_none_or(|entry| entry.known.offer.cell.coarsened(FINEST_TOPIC) == topic);
         if !at_home {
             return Heard::nothing(Verdict::Reject);
         }

@@ -8,7 +8,7 @@
 //! answer is continued only on the same weights, and never where the token ids are not known.
 
 use super::{
-    JobFailure, JobRequest, JobUpdate, RankedCandidate, Shared, Wishes,
+    JobFailure, JobRequest, JobUpdate, Shared, Wishes,
     attempt::{Attempt, Ended, Patience, Report},
     candidates::{self, Choice},
     local::{self, LocalEnd, LocalJob, LocalReport},
@@ -19,16 +19,11 @@ use super::{
 use crate::{clock::now_ms, network::Protocol};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
-    geo::Location,
-    job::{Finish, Input, JobSpec, ModelName},
-    offer::TrustTier,
+    job::{Finish, Input, JobSpec},
     routing::Policy,
     text::Line,
 };
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -44,9 +39,6 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 /// How long a job stream may take to open.
 const OPENING: Duration = Duration::from_secs(10);
-/// What `find` ranks for where no job is at hand: a short question and an answer of usual length.
-const FIND_PROMPT_TOKENS: u32 = 64;
-const FIND_COMPLETION_TOKENS: u32 = 256;
 
 /// How a job ends.
 enum End {
@@ -493,47 +485,4 @@ struct Broken {
     tokens: Vec<u32>,
     has_ids: bool,
     delivered: bool,
-}
-
-/// Ranks providers without a job: what `aitbc find` shows.
-pub(super) async fn find(
-    shared: &Shared,
-    model: Option<ModelName>,
-    location: Option<Location>,
-    latency_budget_ms: Option<u32>,
-    updates: &mpsc::Sender<JobUpdate>,
-) -> Vec<RankedCandidate> {
-    let budget_ms = candidates::budget_ms(latency_budget_ms);
-    let goal = Goal {
-        model: model.clone(),
-        provider: None,
-        from: location.unwrap_or(shared.config.location),
-        budget_ms,
-        thorough: true,
-        exclude: HashSet::new(),
-        told: HashSet::new(),
-    };
-    let searched = search(shared, &goal, updates).await;
-    // From elsewhere, round trips measured here say nothing.
-    let (round_trips, _) = match location {
-        None => candidates::measure(shared, &searched.found).await,
-        Some(_) => (HashMap::new(), Vec::new()),
-    };
-    let policy = Policy {
-        model: model.clone().unwrap_or_default(),
-        weights: None,
-        prompt_tokens: FIND_PROMPT_TOKENS,
-        completion_tokens: FIND_COMPLETION_TOKENS,
-        latency_budget_ms: budget_ms,
-        ceiling: None,
-        allow_declared: true,
-        least_tier: TrustTier::Declared,
-        physical: !shared.config.network.is_local(),
-        exclude: Vec::new(),
-    };
-    let choices = candidates::choose(shared, &searched.found, model.as_ref(), &policy, &round_trips);
-    let lines: Vec<RankedCandidate> = choices.iter().map(Choice::line).collect();
-    // Whoever asked reads the result as well; the update is for those who watch.
-    let _ = updates.send(JobUpdate::Ranked { candidates: lines.clone() }).await;
-    lines
 }

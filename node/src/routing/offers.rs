@@ -217,7 +217,7 @@ impl Actor {
             self.network.judge(id, forwarder, Verdict::Ignore).await;
             return;
         }
-        let heard = self.book.hear(&cell, &bytes, now_ms);
+        let heard = self.book.hear(cell, &bytes, now_ms);
         self.metrics.gossip(heard.verdict);
         self.mark(heard.changed);
         if let Some(provider) = heard.wanted

@@ -142,9 +142,12 @@ impl Payments {
 
     /// The last cheque: pays what the receipt asks for, unless that is paid already, and closes the sending side.
     pub(super) async fn finish(&mut self, receipt: &Receipt) -> Result<Option<Handed>, PaymentError> {
+        let mut earlier = None;
         while self.is_busy() {
             // An earlier cheque that did not get out is contained in the last one.
-            let _ = self.next().await;
+            if let Ok(Some(handed)) = self.next().await {
+                earlier = Some(handed);
+            }
         }
         let covered = self.paid >= receipt.total;
         let writer = match std::mem::replace(&mut self.writer, Writer::Gone) {
@@ -157,7 +160,7 @@ impl Payments {
             }
         };
         let (mut writer, result) = if covered {
-            (writer, Ok(None))
+            (writer, Ok(earlier))
         } else {
             let ledger = self.ledger.clone();
             pay_and_send(ledger, self.quote, receipt.completion_tokens, writer, self.patience).await

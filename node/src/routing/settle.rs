@@ -240,3 +240,6 @@ pub(super) async fn settle(
         None => Err(SettleError::Refused("it closed the stream".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,10 +173,11 @@ impl Received {
     }
 
     /// The vectors, if there is one for each input; `None` where this is no embedding job.
-    pub(super) fn take_vectors(&mut self) -> Option<Result<Vec<Vec<f32>>, (usize, usize)>> {
+    pub(super) fn take_vectors(&mut self) -> Option<Result<Vec<Vec<f32>>, String>> {
         let Kind::Vectors { inputs } = self.kind else { return None };
         let vectors = std::mem::take(&mut self.vectors);
-        Some(if vectors.len() == inputs { Ok(vectors) } else { Err((vectors.len(), inputs)) })
+        let missing = || format!("{} vectors came for {inputs} inputs", vectors.len());
+        Some(if vectors.len() == inputs { Ok(vectors) } else { Err(missing()) })
     }
 
     /// The token ids.

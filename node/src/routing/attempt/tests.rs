@@ -1,1 +1,555 @@
+#![allow(clippy::unwrap_used, clippy::format_collect)]
 
+use super::*;
+use crate::{
+    routing::fixtures::{Deal, key, network},
+    storage::{JobRecord, Side},
+};
+use aitbc_crypto::{SecretKey, seal};
+use aitbc_protocol::{
+    Digest,
+    job::{Input, JobState},
+    quote::price,
+    receipt::{Cheque, OutputDigest},
+};
+
+/// The other end of a job stream: speaks the protocol, and breaks it where a test wants that.
+struct Peer<'a> {
+    deal: &'a Deal,
+    stream: FramedStream,
+    tokens: Vec<u32>,
+    text: String,
+    paid: u32,
+}
+
+impl Peer<'_> {
+    async fn receive(&mut self) -> Option<ToProvider> {
+        self.stream.receive(wire::MAX_JOB_FRAME).await.expect("the client sends whole frames")
+    }
+
+    async fn send(&mut self, message: &ToClient) {
+        // A client that has seen enough hangs up.
+        let _ = self.stream.send(message, wire::MAX_JOB_FRAME).await;
+    }
+
+    async fn admit(&mut self) {
+        match self.receive().await {
+            Some(ToProvider::Open { quote, spec }) => {
+                assert_eq!(quote, self.deal.signed_quote());
+                assert_eq!(spec, self.deal.spec);
+            }
+            other => panic!("{other:?} instead of an opening"),
+        }
+        self.send(&ToClient::Accepted { queued: 0 }).await;
+    }
+
+    fn chunk(&mut self, count: u32) -> Chunk {
+        let first = self.tokens.len() as u32;
+        let tokens: Vec<u32> = (first..first + count).map(|n| n * 7 + 1).collect();
+        let text: String = tokens.iter().map(|token| format!(" {token}")).collect();
+        self.tokens.extend(&tokens);
+        self.text.push_str(&text);
+        let tokens = if self.deal.quote.declared { Vec::new() } else { tokens };
+        Chunk { first, count, tokens, text, logprobs: Vec::new(), embeddings: Vec::new() }
+    }
+
+    /// Sends `count` tokens in small chunks and pauses at every unpaid window.
+    async fn generate(&mut self, count: u32) {
+        for _ in 0..count {
+            while self.tokens.len() as u32 - self.paid >= self.deal.quote.window {
+                self.take_ack().await;
+            }
+            let chunk = self.chunk(1);
+            self.send(&ToClient::Chunk(chunk)).await;
+        }
+    }
+
+    async fn take_ack(&mut self) -> Cheque {
+        let message = self.receive().await;
+        let Some(ToProvider::Ack { next, cheque }) = message else {
+            panic!("{message:?} instead of an acknowledgement")
+        };
+        let cheque: Cheque = aitbc_crypto::open(&cheque, &network()).expect("a signed cheque");
+        assert_eq!((cheque.tokens, cheque.provider), (next, self.deal.provider_id()));
+        assert_eq!(
+            Some(cheque.job_total),
+            price(&self.deal.quote.price, self.deal.quote.prompt_tokens, next).ok()
+        );
+        assert!(next <= self.tokens.len() as u32 && next >= self.paid);
+        self.paid = next;
+        cheque
+    }
+
+    fn output(&self) -> OutputDigest {
+        if self.deal.quote.declared {
+            OutputDigest::Text(Digest::of(self.text.as_bytes()))
+        } else {
+            OutputDigest::Tokens(Digest::of_tokens(&self.tokens))
+        }
+    }
+
+    async fn finish(&mut self, signer: &SecretKey, receipt: &Receipt) {
+        let receipt = seal(signer, &network(), receipt).expect("a receipt of usual size");
+        self.send(&ToClient::Finished { receipt, failure: None }).await;
+    }
+
+    /// The receipt, the last cheque, the goodbye.
+    async fn finish_well(&mut self, finish: Finish) {
+        let receipt = self.deal.receipt(self.tokens.len() as u32, self.output(), finish);
+        self.finish(&self.deal.provider, &receipt).await;
+        while self.paid < self.tokens.len() as u32 {
+            self.take_ack().await;
+        }
+        self.stream.close().await.expect("the client is still there");
+    }
+}
+
+struct Played {
+    report: Report,
+    updates: Vec<JobUpdate>,
+    record: JobRecord,
+}
+
+impl Played {
+    fn text(&self) -> String {
+        self.updates
+            .iter()
+            .filter_map(|update| match update {
+                JobUpdate::Delta { text, .. } => Some(text.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+const QUICK: Patience = Patience {
+    open: Duration::from_secs(5),
+    first: Duration::from_millis(300),
+    between: Duration::from_millis(300),
+    cancel: Duration::from_secs(5),
+};
+
+/// Plays one attempt against a scripted provider with the client listening to the end.
+async fn play(deal: &Deal, script: impl AsyncFnOnce(&mut Peer<'_>)) -> Played {
+    let (updates, mut listener) = mpsc::channel(1024);
+    let report = play_with(deal, &updates, script).await;
+    drop(updates);
+    let mut seen = Vec::new();
+    while let Some(update) = listener.recv().await {
+        seen.push(update);
+    }
+    Played { report, updates: seen, record: record(deal).await }
+}
+
+async fn record(deal: &Deal) -> JobRecord {
+    deal.ledger.job(Side::Client, deal.quote.nonce).await.expect("the ledger works").expect("a recorded job")
+}
+
+async fn play_with(
+    deal: &Deal,
+    updates: &mpsc::Sender<JobUpdate>,
+    script: impl AsyncFnOnce(&mut Peer<'_>),
+) -> Report {
+    deal.open().await;
+    let (near, far) = FramedStream::pair(deal.client.node_id(), deal.provider_id());
+    let signed = deal.signed_quote();
+    let network = network();
+    let stop = CancellationToken::new();
+    let attempt = Attempt {
+        ledger: &deal.ledger,
+        network: &network,
+        provider: deal.provider_id(),
+        quote: &deal.quote,
+        signed: &signed,
+        spec: &deal.spec,
+        patience: QUICK,
+        updates,
+        asked: Instant::now(),
+        stop: &stop,
+    };
+    let mut peer = Peer { deal, stream: far, tokens: Vec::new(), text: String::new(), paid: 0 };
+    let (report, _peer) = tokio::join!(attempt.run(near), async {
+        script(&mut peer).await;
+        peer
+    });
+    report
+}
+
+fn plain() -> Deal {
+    Deal::new(|_, _| {})
+}
+
+#[tokio::test]
+async fn an_honest_answer_is_paid_to_the_token() {
+    for (window, tokens) in [(64, 150), (64, 64), (1, 5), (7, 50), (64, 1)] {
+        let deal = Deal::new(|_, quote| quote.window = window);
+        let played = play(&deal, async |peer| {
+            peer.admit().await;
+            peer.generate(tokens).await;
+            peer.finish_well(Finish::Stop).await;
+        })
+        .await;
+        assert!(matches!(played.report.ended, Ended::Whole(Finish::Stop)), "{:?}", played.report.ended);
+        assert_eq!(played.report.count, tokens);
+        assert!(played.report.settled);
+        assert_eq!(played.record.state, JobState::Completed);
+        let owed = price(&deal.quote.price, deal.quote.prompt_tokens, tokens).unwrap();
+        assert_eq!((played.record.paid, played.report.paid), (owed, owed));
+        let expected: String = (0..tokens).map(|n| format!(" {}", n * 7 + 1)).collect();
+        assert_eq!(played.text(), expected);
+        assert!(matches!(played.updates.first(), Some(JobUpdate::Started { .. })));
+        let mut paid = played.updates.iter().filter_map(|update| match update {
+            JobUpdate::Paid { tokens, .. } => Some(*tokens),
+            _ => None,
+        });
+        assert_eq!(paid.next_back(), Some(tokens), "window {window}");
+        let checks = played.updates.iter().find_map(|update| match update {
+            JobUpdate::Receipt { checks, .. } => Some(checks),
+            _ => None,
+        });
+        assert!(checks.unwrap().iter().all(|check| check.passed == Some(true)));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_paid_before_the_first_piece_nor_within_half_a_window() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(31).await;
+        let early = tokio::time::timeout(Duration::from_millis(50), peer.receive()).await;
+        assert!(early.is_err(), "{early:?}");
+        peer.generate(1).await;
+        peer.take_ack().await;
+        peer.finish_well(Finish::Length).await;
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Whole(Finish::Length)));
+}
+
+/// One way to break the protocol in the middle of an answer, after eight good tokens.
+type Break = fn(&mut Peer<'_>) -> ToClient;
+
+#[tokio::test]
+async fn a_provider_that_breaks_the_protocol_gets_nothing_more() {
+    let breaks: [(&str, Break); 9] = [
+        ("counts more than it sends", |peer| {
+            let chunk = peer.chunk(1);
+            ToClient::Chunk(Chunk { count: 2, ..chunk })
+        }),
+        ("leaves a gap", |peer| {
+            let chunk = peer.chunk(1);
+            ToClient::Chunk(Chunk { first: chunk.first + 1, ..chunk })
+        }),
+        ("sends a chunk twice", |peer| {
+            let chunk = peer.chunk(1);
+            ToClient::Chunk(Chunk { first: chunk.first - 1, ..chunk })
+        }),
+        ("overruns the window", |peer| ToClient::Chunk(peer.chunk(60))),
+        ("overruns the quote", |peer| {
+            let chunk = peer.chunk(1);
+            ToClient::Chunk(Chunk { count: u32::MAX, ..chunk })
+        }),
+        ("sends vectors", |peer| {
+            let chunk = peer.chunk(1);
+            ToClient::Chunk(Chunk { embeddings: vec![vec![0.0]], ..chunk })
+        }),
+        ("sends log probabilities nobody asked for", |peer| {
+            let chosen = aitbc_protocol::job::TokenLogprob { token: 1, bytes: vec![b'a'], logprob: -0.1 };
+            let chunk = peer.chunk(1);
+            ToClient::Chunk(Chunk {
+                logprobs: vec![aitbc_protocol::job::Logprobs { chosen, top: Vec::new() }],
+                ..chunk
+            })
+        }),
+        ("accepts again", |_| ToClient::Accepted { queued: 0 }),
+        ("settles", |_| ToClient::Settled { paid: MicroCredits(1), receipt: None }),
+    ];
+    for (name, make) in breaks {
+        let deal = plain();
+        let played = play(&deal, async |peer| {
+            peer.admit().await;
+            peer.generate(8).await;
+            let bad = make(peer);
+            peer.send(&bad).await;
+        })
+        .await;
+        assert!(
+            matches!(played.report.ended, Ended::Broken { receipted: false, .. }),
+            "{name}: {:?}",
+            played.report.ended
+        );
+        assert_eq!(played.report.count, 8, "{name}");
+        assert_eq!(played.report.tokens.len(), 8, "{name}");
+        assert_eq!(played.record.paid, MicroCredits::ZERO, "{name}");
+        assert!(!played.report.settled, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn garbage_in_place_of_a_frame() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(1).await;
+        peer.stream.send(&"what is this", wire::MAX_JOB_FRAME).await.unwrap();
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Broken { .. }));
+    assert_eq!(played.record.paid, MicroCredits::ZERO);
+}
+
+#[tokio::test]
+async fn text_after_the_end_of_the_answer_is_refused() {
+    let deal = plain();
+    let end = |first| Chunk {
+        first,
+        count: 0,
+        tokens: Vec::new(),
+        text: "end".to_owned(),
+        logprobs: Vec::new(),
+        embeddings: Vec::new(),
+    };
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(2).await;
+        peer.send(&ToClient::Chunk(end(2))).await;
+        peer.send(&ToClient::Chunk(end(2))).await;
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Broken { .. }));
+    assert_eq!(played.text(), " 1 8", "what was held back is not shown: the next provider says it again");
+}
+
+#[tokio::test]
+async fn text_held_back_comes_with_the_receipt() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(2).await;
+        let text = " end".to_owned();
+        let chunk =
+            Chunk { first: 2, count: 0, tokens: Vec::new(), text, logprobs: Vec::new(), embeddings: Vec::new() };
+        peer.send(&ToClient::Chunk(chunk)).await;
+        peer.finish_well(Finish::Stop).await;
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Whole(Finish::Stop)));
+    assert_eq!(played.text(), " 1 8 end");
+}
+
+#[tokio::test]
+async fn a_receipt_that_does_not_hold_is_not_paid() {
+    type Change = fn(&mut Receipt);
+    let changes: [(&str, Change); 7] = [
+        ("over-counts", |receipt| {
+            receipt.completion_tokens += 1;
+            receipt.total = price(&receipt.price, receipt.prompt_tokens, receipt.completion_tokens).unwrap();
+        }),
+        ("other tokens", |receipt| receipt.output = OutputDigest::Tokens(Digest::of_tokens(&[1, 2, 3]))),
+        ("text instead of tokens", |receipt| receipt.output = OutputDigest::Text(Digest::of(b"x"))),
+        ("dearer", |receipt| receipt.total = MicroCredits(receipt.total.0 + 1)),
+        ("other weights", |receipt| receipt.weights = Digest([8; 32])),
+        ("other request", |receipt| receipt.request = Digest([8; 32])),
+        ("more prompt tokens", |receipt| {
+            receipt.prompt_tokens += 1;
+            receipt.total = price(&receipt.price, receipt.prompt_tokens, receipt.completion_tokens).unwrap();
+        }),
+    ];
+    for (name, change) in changes {
+        let deal = plain();
+        let played = play(&deal, async |peer| {
+            peer.admit().await;
+            peer.generate(40).await;
+            peer.take_ack().await;
+            let mut receipt = deal.receipt(40, peer.output(), Finish::Stop);
+            change(&mut receipt);
+            peer.finish(&deal.provider, &receipt).await;
+        })
+        .await;
+        assert!(matches!(played.report.ended, Ended::BadReceipt(_)), "{name}: {:?}", played.report.ended);
+        let acknowledged = price(&deal.quote.price, deal.quote.prompt_tokens, 32).unwrap();
+        assert_eq!(played.record.paid, acknowledged, "{name}: only what was acknowledged before");
+        let failed = played.updates.iter().any(|update| {
+            matches!(update, JobUpdate::Receipt { checks, .. }
+                if checks.iter().any(|check| check.passed == Some(false)))
+        });
+        assert!(failed, "{name}: the failed check is shown");
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_of_somebody_else_is_none() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(3).await;
+        let receipt = deal.receipt(3, peer.output(), Finish::Stop);
+        peer.finish(&key(5), &receipt).await;
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::BadReceipt(_)));
+    assert_eq!(played.record.paid, MicroCredits::ZERO);
+    assert!(played.record.receipt.is_none());
+}
+
+#[tokio::test]
+async fn a_provider_that_leaves_is_promised_what_it_delivered() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(10).await;
+        peer.stream.close().await.unwrap();
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Broken { stalled: false, receipted: false, .. }));
+    let owed = price(&deal.quote.price, deal.quote.prompt_tokens, 10).unwrap();
+    assert_eq!((played.record.paid, played.report.paid), (owed, owed));
+    assert_eq!(played.record.state, JobState::Running, "left to be settled");
+    assert_eq!(played.report.tokens, (0..10).map(|n| n * 7 + 1).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_provider_that_stalls_is_left() {
+    for tokens in [0, 5] {
+        let deal = Deal::new(|_, quote| quote.prompt_tokens = 1);
+        let played = play(&deal, async |peer| {
+            peer.admit().await;
+            peer.generate(tokens).await;
+            // The client hangs up; until then nothing is sent.
+            let _ = peer.stream.receive::<ToProvider>(wire::MAX_JOB_FRAME).await;
+        })
+        .await;
+        assert!(matches!(played.report.ended, Ended::Broken { stalled: true, .. }), "{:?}", played.report.ended);
+        let owed = if tokens == 0 {
+            MicroCredits::ZERO
+        } else {
+            price(&deal.quote.price, deal.quote.prompt_tokens, tokens).unwrap()
+        };
+        assert_eq!(played.record.paid, owed);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_owes_nothing() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        assert!(matches!(peer.receive().await, Some(ToProvider::Open { .. })));
+        peer.send(&ToClient::Rejected(Rejection::QuoteExpired)).await;
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Refused(Rejection::QuoteExpired)));
+    assert_eq!((played.record.state, played.record.paid), (JobState::Rejected, MicroCredits::ZERO));
+    assert!(played.report.settled);
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_before_the_first_token_costs_nothing() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        let receipt = Receipt {
+            total: MicroCredits::ZERO,
+            ..deal.receipt(0, OutputDigest::Tokens(Digest::of_tokens(&[])), Finish::Failed)
+        };
+        peer.finish(&deal.provider, &receipt).await;
+        peer.stream.close().await.unwrap();
+        assert!(peer.receive().await.is_none(), "no cheque");
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Broken { receipted: true, .. }), "{:?}", played.report.ended);
+    assert_eq!((played.record.state, played.record.paid), (JobState::Failed, MicroCredits::ZERO));
+    assert!(played.report.settled);
+}
+
+#[tokio::test]
+async fn leaving_cancels_and_pays_what_came() {
+    let deal = plain();
+    let (updates, listener) = mpsc::channel(1024);
+    let mut listener = Some(listener);
+    let report = play_with(&deal, &updates, async |peer| {
+        peer.admit().await;
+        peer.generate(5).await;
+        drop(listener.take());
+        assert!(matches!(peer.receive().await, Some(ToProvider::Cancel)));
+        // Two tokens were on their way already.
+        peer.generate(2).await;
+        peer.finish_well(Finish::Cancelled).await;
+    })
+    .await;
+    assert!(matches!(report.ended, Ended::Cancelled), "{:?}", report.ended);
+    let record = record(&deal).await;
+    assert_eq!(record.state, JobState::Cancelled);
+    assert_eq!(record.paid, price(&deal.quote.price, deal.quote.prompt_tokens, 7).unwrap());
+}
+
+#[tokio::test]
+async fn a_slow_reader_slows_the_job_and_loses_nothing() {
+    let deal = plain();
+    let (updates, mut listener) = mpsc::channel(1);
+    let read = async {
+        let mut tokens = 0;
+        while let Some(update) = listener.recv().await {
+            match update {
+                JobUpdate::Delta { tokens: some, .. } => tokens += some.len(),
+                JobUpdate::Receipt { .. } => break,
+                _ => {}
+            }
+            tokio::task::yield_now().await;
+        }
+        // Read to the end, so that nobody takes this for leaving.
+        while let Ok(Some(_)) = timeout(Duration::from_millis(200), listener.recv()).await {}
+        tokens
+    };
+    let play = play_with(&deal, &updates, async |peer| {
+        peer.admit().await;
+        peer.generate(200).await;
+        peer.finish_well(Finish::Stop).await;
+    });
+    let (report, tokens) = tokio::join!(play, read);
+    assert!(matches!(report.ended, Ended::Whole(_)), "{:?}", report.ended);
+    assert_eq!(tokens, 200);
+}
+
+#[tokio::test]
+async fn a_declared_answer_is_bound_by_its_text_and_has_no_ids() {
+    let deal = Deal::new(|_, quote| quote.declared = true);
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(40).await;
+        peer.finish_well(Finish::Stop).await;
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Whole(_)), "{:?}", played.report.ended);
+    assert!(!played.report.has_ids && played.report.tokens.is_empty());
+}
+
+#[tokio::test]
+async fn vectors_come_whole_or_not_at_all() {
+    for whole in [true, false] {
+        let deal = Deal::new(|spec, quote| {
+            spec.input = Input::Embed(vec!["a".to_owned(), "b".to_owned()]);
+            quote.max_completion_tokens = 0;
+        });
+        let played = play(&deal, async |peer| {
+            peer.admit().await;
+            let vectors: Vec<Vec<f32>> =
+                if whole { vec![vec![1.0, 2.0], vec![3.0, 4.0]] } else { vec![vec![1.0]] };
+            let bytes: Vec<u8> = vectors.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+            for vector in vectors {
+                let mut chunk = peer.chunk(0);
+                chunk.embeddings.push(vector);
+                peer.send(&ToClient::Chunk(chunk)).await;
+            }
+            let output = OutputDigest::Vectors(Digest::of(&bytes));
+            let receipt = deal.receipt(0, output, Finish::Stop);
+            peer.finish(&deal.provider, &receipt).await;
+            peer.take_ack().await;
+            peer.stream.close().await.unwrap();
+        })
+        .await;
+        let shown = played.updates.iter().any(|update| matches!(update, JobUpdate::Embeddings { .. }));
+        assert_eq!(shown, whole);
+        assert_eq!(matches!(played.report.ended, Ended::Whole(_)), whole, "{:?}", played.report.ended);
+    }
+}

@@ -1,1 +1,246 @@
+use super::*;
+use crate::routing::fixtures::{key, network, offer, paris};
+use aitbc_crypto::{SecretKey, seal};
+use aitbc_protocol::{envelope::NetworkId, offer::OFFER_LIFETIME_MS};
 
+const NOW: u64 = 1_800_000_000_000;
+
+fn book() -> Book {
+    Book::new(network(), paris(), [])
+}
+
+fn home() -> Cell {
+    Cell::at(&paris(), 4)
+}
+
+fn gossip_offer(key: &SecretKey, offer: &Offer) -> Vec<u8> {
+    let signed = seal(key, &network(), offer).expect("an offer of usual size");
+    wire::encode(&Gossip::Offer(signed), wire::MAX_GOSSIP_BYTES).expect("an offer of usual size")
+}
+
+fn gossip_beat(key: &SecretKey, offer: u64, issued_ms: u64) -> Vec<u8> {
+    let beat = Heartbeat { offer, issued_ms, running: 1, queued: 0 };
+    let signed = seal(key, &network(), &beat).expect("a heartbeat");
+    wire::encode(&Gossip::Heartbeat(signed), wire::MAX_GOSSIP_BYTES).expect("a heartbeat")
+}
+
+fn live(book: &Book, now_ms: u64) -> Vec<NodeId> {
+    book.lines(now_ms).filter(|line| line.live).map(|line| line.known.provider).collect()
+}
+
+#[test]
+fn what_is_accepted_ignored_and_rejected() {
+    type Message = fn() -> (Cell, Vec<u8>);
+    let cases: [(&str, Message, Verdict); 19] = [
+        ("a newer offer", || (home(), gossip_offer(&key(2), &offer(11, NOW))), Verdict::Accept),
+        ("on a coarser topic", || (home().coarsened(2), gossip_offer(&key(2), &offer(11, NOW))), Verdict::Accept),
+        ("of a stranger", || (home(), gossip_offer(&key(3), &offer(1, NOW))), Verdict::Accept),
+        ("the same again", || (home(), gossip_offer(&key(2), &offer(10, NOW - 1_000))), Verdict::Ignore),
+        ("an older one, overtaken", || (home(), gossip_offer(&key(2), &offer(9, NOW - 2_000))), Verdict::Ignore),
+        ("another with the same number", || (home(), gossip_offer(&key(2), &offer(10, NOW))), Verdict::Ignore),
+        ("future-dated", || (home(), gossip_offer(&key(3), &offer(1, NOW + 30_001))), Verdict::Reject),
+        (
+            "as early as clocks may differ",
+            || (home(), gossip_offer(&key(3), &offer(1, NOW + 30_000))),
+            Verdict::Accept,
+        ),
+        (
+            "long expired",
+            || (home(), gossip_offer(&key(3), &offer(1, NOW - OFFER_LIFETIME_MS - 30_000))),
+            Verdict::Reject,
+        ),
+        (
+            "just expired",
+            || (home(), gossip_offer(&key(3), &offer(1, NOW - OFFER_LIFETIME_MS - 1_000))),
+            Verdict::Ignore,
+        ),
+        (
+            "valid for too long",
+            || {
+                let long = Offer { expires_ms: NOW + OFFER_LIFETIME_MS + 1, ..offer(1, NOW) };
+                (home(), gossip_offer(&key(3), &long))
+            },
+            Verdict::Reject,
+        ),
+        (
+            "without models",
+            || (home(), gossip_offer(&key(3), &Offer { models: Vec::new(), ..offer(1, NOW) })),
+            Verdict::Reject,
+        ),
+        (
+            "on the topic of another cell",
+            || {
+                let london = aitbc_protocol::geo::Location::new(51.5, -0.1).expect("in range");
+                (Cell::at(&london, 4), gossip_offer(&key(3), &offer(1, NOW)))
+            },
+            Verdict::Reject,
+        ),
+        (
+            "signed for another network",
+            || {
+                let other = NetworkId::new("other").expect("a valid name");
+                let signed = seal(&key(3), &other, &offer(1, NOW)).expect("an offer");
+                (home(), wire::encode(&Gossip::Offer(signed), wire::MAX_GOSSIP_BYTES).expect("an offer"))
+            },
+            Verdict::Reject,
+        ),
+        (
+            "mis-signed",
+            || {
+                let signed = seal(&key(3), &network(), &offer(1, NOW)).expect("an offer");
+                let forged = Signed::from_parts(key(4).node_id(), *signed.signature(), signed.payload().to_vec());
+                (home(), wire::encode(&Gossip::Offer(forged), wire::MAX_GOSSIP_BYTES).expect("an offer"))
+            },
+            Verdict::Reject,
+        ),
+        ("oversized", || (home(), vec![1; wire::MAX_GOSSIP_BYTES + 1]), Verdict::Reject),
+        ("malformed", || (home(), vec![1, 0xa1, 0xff]), Verdict::Reject),
+        ("empty", || (home(), Vec::new()), Verdict::Reject),
+        (
+            "of another version",
+            || {
+                let mut bytes = gossip_offer(&key(3), &offer(1, NOW));
+                bytes[0] = 9;
+                (home(), bytes)
+            },
+            Verdict::Reject,
+        ),
+    ];
+    for (name, message, verdict) in cases {
+        let mut book = book();
+        let heard = book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW - 1_000)), NOW - 1_000);
+        assert_eq!(heard.verdict, Verdict::Accept, "{name}");
+        let (topic, bytes) = message();
+        assert_eq!(book.hear(topic, &bytes, NOW).verdict, verdict, "{name}");
+    }
+}
+
+#[test]
+fn heartbeats_that_are_accepted_ignored_and_rejected() {
+    type Message = fn() -> (Cell, Vec<u8>);
+    let cases: [(&str, Message, Verdict, bool); 10] = [
+        ("newer", || (home(), gossip_beat(&key(2), 10, NOW)), Verdict::Accept, false),
+        ("again", || (home(), gossip_beat(&key(2), 10, NOW - 500)), Verdict::Ignore, false),
+        ("older", || (home(), gossip_beat(&key(2), 10, NOW - 700)), Verdict::Ignore, false),
+        ("of an older offer", || (home(), gossip_beat(&key(2), 9, NOW)), Verdict::Ignore, false),
+        ("of an offer that is missing here", || (home(), gossip_beat(&key(2), 11, NOW)), Verdict::Ignore, true),
+        ("of a stranger", || (home(), gossip_beat(&key(3), 1, NOW)), Verdict::Ignore, true),
+        ("future-dated", || (home(), gossip_beat(&key(2), 10, NOW + 30_001)), Verdict::Reject, false),
+        ("minutes old", || (home(), gossip_beat(&key(2), 10, NOW - 120_001)), Verdict::Reject, false),
+        ("on a coarse topic", || (home().coarsened(3), gossip_beat(&key(2), 10, NOW)), Verdict::Reject, false),
+        (
+            "mis-signed",
+            || {
+                let mut bytes = gossip_beat(&key(2), 10, NOW);
+                let last = bytes.len() - 1;
+                bytes[last] ^= 1;
+                (home(), bytes)
+            },
+            Verdict::Reject,
+            false,
+        ),
+    ];
+    for (name, message, verdict, wanted) in cases {
+        let mut book = book();
+        book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW - 1_000)), NOW - 1_000);
+        book.hear(home(), &gossip_beat(&key(2), 10, NOW - 500), NOW - 500);
+        let (topic, bytes) = message();
+        let heard = book.hear(topic, &bytes, NOW);
+        assert_eq!((heard.verdict, heard.wanted.is_some()), (verdict, wanted), "{name}");
+    }
+}
+
+#[test]
+fn a_provider_is_gone_ninety_seconds_after_its_last_sign_of_life() {
+    let mut book = book();
+    let provider = key(2).node_id();
+    book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
+    assert_eq!(live(&book, NOW + 89_999), [provider]);
+    assert!(live(&book, NOW + 90_000).is_empty());
+    book.hear(home(), &gossip_beat(&key(2), 10, NOW + 60_000), NOW + 60_000);
+    assert_eq!(live(&book, NOW + 149_999), [provider]);
+    book.expire(NOW + 149_000);
+    assert!(book.expire(NOW + 150_000), "its silence is news");
+    assert!(!book.expire(NOW + 151_000), "and only once");
+    assert_eq!(book.lines(NOW + 150_000).count(), 1, "silent, but its offer stands");
+    assert!(book.expire(NOW + OFFER_LIFETIME_MS));
+    assert_eq!(book.lines(NOW + OFFER_LIFETIME_MS).count(), 0);
+}
+
+#[test]
+fn a_replay_is_no_sign_of_life_but_the_provider_itself_is() {
+    let mut book = book();
+    let bytes = gossip_offer(&key(2), &offer(10, NOW));
+    book.hear(home(), &bytes, NOW);
+    book.hear(home(), &bytes, NOW + 80_000);
+    assert!(live(&book, NOW + 95_000).is_empty());
+    let old = gossip_offer(&key(3), &offer(1, NOW));
+    assert_eq!(book.hear(home(), &old, NOW + 100_000).verdict, Verdict::Accept);
+    assert!(live(&book, NOW + 100_000).is_empty(), "an offer of old date proves no life now");
+    let signed = seal(&key(2), &network(), &offer(10, NOW)).expect("an offer");
+    let verified = VerifiedOffer::open(signed, &network()).expect("a good signature");
+    assert_eq!(book.take(verified, Source::Provider, NOW + 100_000), Ok(true));
+    assert_eq!(live(&book, NOW + 100_000), [key(2).node_id()]);
+}
+
+#[test]
+fn replays_long_after_cost_the_forwarder() {
+    let mut book = book();
+    let old = gossip_offer(&key(2), &offer(9, NOW - 5_000));
+    book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
+    assert_eq!(book.hear(home(), &old, NOW + RACE_MS - 1).verdict, Verdict::Ignore);
+    assert_eq!(book.hear(home(), &old, NOW + RACE_MS).verdict, Verdict::Reject);
+}
+
+#[test]
+fn two_offers_with_one_number_are_kept_as_evidence() {
+    let mut book = book();
+    let first = offer(10, NOW);
+    let second = Offer { slots: 99, ..offer(10, NOW) };
+    book.hear(home(), &gossip_offer(&key(2), &first), NOW);
+    let heard = book.hear(home(), &gossip_offer(&key(2), &second), NOW);
+    assert!(heard.changed && heard.verdict == Verdict::Ignore);
+    let evidence = book.take_evidence();
+    assert_eq!(evidence.len(), 1);
+    assert_eq!(aitbc_crypto::open(&evidence[0].first, &network()).ok(), Some(first));
+    assert_eq!(aitbc_crypto::open(&evidence[0].second, &network()).ok(), Some(second));
+    assert_eq!(book.lines(NOW).count(), 0, "no candidate any more");
+    let later = book.hear(home(), &gossip_offer(&key(2), &offer(11, NOW)), NOW);
+    assert_eq!((later.verdict, book.lines(NOW).count()), (Verdict::Ignore, 0), "nor ever again");
+    assert!(book.take_evidence().is_empty(), "one proof is enough");
+    let mut restarted = Book::new(network(), paris(), [key(2).node_id()]);
+    restarted.hear(home(), &gossip_offer(&key(2), &offer(12, NOW)), NOW);
+    assert_eq!(restarted.lines(NOW).count(), 0, "over restarts too");
+}
+
+#[test]
+fn one_provider_cannot_keep_the_book_busy() {
+    let mut book = book();
+    let accepted = (0..100)
+        .filter(|n| book.hear(home(), &gossip_offer(&key(2), &offer(10 + n, NOW)), NOW).verdict == Verdict::Accept)
+        .count();
+    assert!(accepted <= 8, "{accepted} offers at once");
+}
+
+#[test]
+fn a_full_book_prefers_the_near() {
+    let mut book = book();
+    let sydney = Cell::at(&aitbc_protocol::geo::Location::new(-33.87, 151.21).expect("in range"), 4);
+    for n in 0..MAX_OFFERS as u32 {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        let signed = Signed::from_parts(NodeId(id), [0; 64], Vec::new());
+        let verified = VerifiedOffer { signed, offer: Arc::new(Offer { cell: sydney, ..offer(1, NOW) }) };
+        assert_eq!(book.take(verified, Source::Provider, NOW), Ok(true));
+    }
+    book.hear(home(), &gossip_offer(&key(2), &offer(1, NOW)), NOW);
+    assert_eq!(book.lines(NOW).count(), MAX_OFFERS);
+    assert!(book.lines(NOW).any(|line| line.known.provider == key(2).node_id()), "Paris came in");
+    let far = Offer { cell: sydney, ..offer(1, NOW) };
+    let heard = book.hear(sydney, &gossip_offer(&key(3), &far), NOW);
+    assert_eq!(heard.verdict, Verdict::Accept, "good for others");
+    assert!(
+        !book.lines(NOW).any(|line| line.known.provider == key(3).node_id()),
+        "no room for one more so far away"
+    );
+}

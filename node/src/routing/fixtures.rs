@@ -1,0 +1,162 @@
+//! What the tests of the client side share: two nodes with keys, a job between them, a real ledger.
+
+use crate::{market::Ledger, storage::Store, telemetry::Metrics};
+use aitbc_crypto::{SecretKey, seal};
+use aitbc_protocol::{
+    Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, Signed,
+    geo::{Cell, Location},
+    job::{Finish, Input, JobSpec, Message, Role, Sampling},
+    offer::{Device, DeviceKind, Engine, ModelOffer, OFFER_LIFETIME_MS, Offer, TrustTier},
+    quote::{QUOTE_LIFETIME_MS, Quote, TokenPrice, price},
+    receipt::{OutputDigest, Receipt, Timings},
+    text::Line,
+};
+
+pub(super) const PRICE: TokenPrice = TokenPrice { prompt: MicroCredits(1_000), completion: MicroCredits(4_000) };
+
+pub(super) fn network() -> NetworkId {
+    NetworkId::new(NetworkId::LOCAL).expect("a valid name")
+}
+
+pub(super) fn key(n: u8) -> SecretKey {
+    SecretKey::from_bytes(&[n; 32])
+}
+
+pub(super) fn paris() -> Location {
+    Location::new(48.85, 2.35).expect("in range")
+}
+
+pub(super) fn spec() -> JobSpec {
+    JobSpec {
+        model: Line::lossy("smollm2:135m"),
+        weights: None,
+        input: Input::Chat(vec![Message { role: Role::User, content: "Name three planets".to_owned() }]),
+        sampling: Sampling { temperature: 0.7, top_p: 0.9, seed: 42 },
+        max_tokens: 256,
+        stop: Vec::new(),
+        top_logprobs: None,
+        prefix: Vec::new(),
+    }
+}
+
+pub(super) fn device() -> Device {
+    Device { kind: DeviceKind::Cpu, name: Line::lossy("a CPU"), memory_bytes: 0 }
+}
+
+pub(super) fn engine() -> Engine {
+    Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("1") }
+}
+
+pub(super) fn model_offer() -> ModelOffer {
+    ModelOffer {
+        model: spec().model,
+        weights: Digest([7; 32]),
+        engine: engine(),
+        quantisation: Line::lossy("Q4_1"),
+        device: device(),
+        context: 2048,
+        price: PRICE,
+        speed: 100_000,
+        declared: false,
+    }
+}
+
+/// An offer of a provider in Paris, signed at `now_ms`.
+pub(super) fn offer(sequence: u64, now_ms: u64) -> Offer {
+    Offer {
+        sequence,
+        issued_ms: now_ms,
+        expires_ms: now_ms + OFFER_LIFETIME_MS,
+        cell: Cell::at(&paris(), 4),
+        addresses: vec![Line::lossy("/ip4/127.0.0.1/tcp/4101")],
+        devices: vec![device()],
+        models: vec![model_offer()],
+        slots: 4,
+        tier: TrustTier::Declared,
+        agent: Line::lossy("aitbc/0.1.0"),
+    }
+}
+
+/// A client, a provider and a quote between them, with the client's ledger in a directory of its own.
+pub(super) struct Deal {
+    pub(super) client: SecretKey,
+    pub(super) provider: SecretKey,
+    pub(super) spec: JobSpec,
+    pub(super) quote: Quote,
+    pub(super) ledger: Ledger,
+    _directory: tempfile::TempDir,
+}
+
+impl Deal {
+    pub(super) fn new(change: impl FnOnce(&mut JobSpec, &mut Quote)) -> Self {
+        let (client, provider) = (key(1), key(2));
+        let mut spec = spec();
+        let now_ms = crate::clock::now_ms();
+        let mut quote = Quote {
+            nonce: Nonce([9; 16]),
+            client: client.node_id(),
+            job: JobId([3; 16]),
+            request: Digest([0; 32]),
+            model: spec.model.clone(),
+            weights: Digest([7; 32]),
+            prompt_tokens: 20,
+            max_completion_tokens: 256,
+            price: PRICE,
+            max_total: MicroCredits::ZERO,
+            window: 64,
+            declared: false,
+            issued_ms: now_ms,
+            expires_ms: now_ms + QUOTE_LIFETIME_MS,
+        };
+        change(&mut spec, &mut quote);
+        quote.request = spec.digest().expect("a small request");
+        quote.max_total =
+            price(&quote.price, quote.prompt_tokens, quote.max_completion_tokens).expect("a small price");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(directory.path()).expect("a new database");
+        let ledger = Ledger::start(store, client.clone(), network(), &Metrics::default())
+            .expect("a ledger in a new database");
+        Self { client, provider, spec, quote, ledger, _directory: directory }
+    }
+
+    pub(super) fn provider_id(&self) -> NodeId {
+        self.provider.node_id()
+    }
+
+    pub(super) fn signed_quote(&self) -> Signed<Quote> {
+        seal(&self.provider, &network(), &self.quote).expect("a quote of usual size")
+    }
+
+    /// Records the job as it is before anything is sent.
+    pub(super) async fn open(&self) {
+        self.ledger
+            .open(self.provider_id(), Vec::new(), self.quote.job, self.signed_quote())
+            .await
+            .expect("a new job");
+    }
+
+    /// The receipt of an honest provider for `tokens` tokens.
+    pub(super) fn receipt(&self, tokens: u32, output: OutputDigest, finish: Finish) -> Receipt {
+        Receipt {
+            job: self.quote.job,
+            client: self.quote.client,
+            quote: self.quote.nonce,
+            request: self.quote.request,
+            model: self.quote.model.clone(),
+            weights: self.quote.weights,
+            engine: engine(),
+            quantisation: Line::lossy("Q4_1"),
+            device: device(),
+            sampling: self.spec.sampling.clone(),
+            prompt_tokens: self.quote.prompt_tokens,
+            completion_tokens: tokens,
+            output,
+            declared: self.quote.declared,
+            finish,
+            price: self.quote.price,
+            total: price(&self.quote.price, self.quote.prompt_tokens, tokens).expect("a small price"),
+            admitted_ms: self.quote.issued_ms,
+            timings: Timings::default(),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+use super::*;
+use crate::{
+    routing::fixtures::{Deal, network},
+    storage::Side,
+};
+use aitbc_crypto::seal;
+use aitbc_protocol::{
+    Digest, MicroCredits,
+    job::{Finish, JobState},
+    receipt::OutputDigest,
+};
+
+async fn settled(
+    deal: &Deal,
+    answer: impl AsyncFnOnce(Option<MicroCredits>) -> Option<ToClient>,
+) -> Result<JobRecord, SettleError> {
+    let nonce = deal.quote.nonce;
+    let record = deal.ledger.job(Side::Client, nonce).await.expect("the ledger works").expect("a recorded job");
+    let (near, mut far) = FramedStream::pair(deal.client.node_id(), deal.provider_id());
+    let provider = async {
+        let message: Option<ToProvider> = far.receive(wire::MAX_JOB_FRAME).await.expect("a whole frame");
+        let Some(ToProvider::Settle { job, quote, cheque }) = message else { panic!("{message:?}") };
+        assert_eq!((job, quote), (deal.quote.job, nonce));
+        let promised = cheque.map(|cheque| aitbc_crypto::open(&cheque, &network()).expect("signed").job_total);
+        if let Some(answer) = answer(promised).await {
+            far.send(&answer, wire::MAX_JOB_FRAME).await.expect("the client listens");
+        }
+        far.close().await.expect("the client listens");
+    };
+    let (result, ()) = tokio::join!(settle(&deal.ledger, nonce, record, near), provider);
+    result
+}
+
+/// A job whose provider vanished after ten tokens, all of them promised.
+async fn broken_off() -> Deal {
+    let deal = Deal::new(|_, _| {});
+    deal.open().await;
+    deal.ledger.accepted(deal.quote.nonce).await.expect("open");
+    deal.ledger.pay(deal.quote.nonce, 10).await.expect("running");
+    deal
+}
+
+#[tokio::test]
+async fn a_job_that_never_started_there_ends_with_nothing_owed() {
+    let deal = Deal::new(|_, _| {});
+    deal.open().await;
+    let record = settled(&deal, async |promised| {
+        assert_eq!(promised, None);
+        Some(ToClient::Settled { paid: MicroCredits::ZERO, receipt: None })
+    })
+    .await
+    .expect("settled");
+    assert_eq!((record.state, record.paid), (JobState::Failed, MicroCredits::ZERO));
+    assert!(deal.ledger.unsettled().await.expect("the ledger works").is_empty());
+}
+
+#[tokio::test]
+async fn the_newest_cheque_goes_along_and_the_receipt_comes_back() {
+    let deal = broken_off().await;
+    let receipt = deal.receipt(10, OutputDigest::Tokens(Digest([5; 32])), Finish::Failed);
+    let total = receipt.total;
+    let receipt = seal(&deal.provider, &network(), &receipt).expect("a receipt of usual size");
+    let record = settled(&deal, async |promised| {
+        assert_eq!(promised, Some(total));
+        Some(ToClient::Settled { paid: total, receipt: Some(receipt) })
+    })
+    .await
+    .expect("settled");
+    assert!(record.state.is_final(), "{:?}", record.state);
+    assert_eq!(record.paid, total);
+    assert!(record.receipt.is_some());
+}
+
+#[tokio::test]
+async fn answers_that_settle_nothing_leave_the_job_open() {
+    let answers = [
+        None,
+        Some(ToClient::Accepted { queued: 0 }),
+        Some(ToClient::Rejected(aitbc_protocol::job::Rejection::QuoteExpired)),
+        Some(ToClient::Settled { paid: MicroCredits(1), receipt: None }),
+    ];
+    for answer in answers {
+        let deal = broken_off().await;
+        let result = settled(&deal, async |_| answer.clone()).await;
+        assert!(result.is_err(), "{answer:?}");
+        assert_eq!(deal.ledger.unsettled().await.expect("the ledger works").len(), 1, "{answer:?}");
+    }
+}
+
+#[test]
+fn waits_grow_and_have_an_end() {
+    let mut retry = Retry::after(None, 0);
+    assert_eq!((retry.at_ms, retry.wait_ms), (FIRST_WAIT_MS, FIRST_WAIT_MS));
+    for _ in 0..20 {
+        retry = Retry::after(Some(retry), retry.at_ms);
+    }
+    assert_eq!(retry.wait_ms, LONGEST_WAIT_MS);
+}
