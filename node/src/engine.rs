@@ -394,7 +394,7 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
     let metrics = EngineMetrics::register(metrics);
     let mut upstreams = Vec::new();
     for upstream in config.upstreams {
-        upstreams.push(Upstream::start(upstream));
+        upstreams.push(Upstream::start(upstream).await);
     }
 
     let mut statuses = vec![loading(); config.models.len()];
