@@ -89,9 +89,8 @@ impl SecretKey {
         let mut text = Zeroizing::new(String::with_capacity(256));
         file.take(256).read_to_string(&mut text).map_err(io_error)?;
         let mut lines = text.lines();
-        let secret = match (lines.next(), lines.next(), lines.next()) {
-            (Some(HEADER), Some(secret), None) => secret,
-            _ => return Err(KeyError::Format(path.to_owned())),
+        let (Some(HEADER), Some(secret), None) = (lines.next(), lines.next(), lines.next()) else {
+            return Err(KeyError::Format(path.to_owned()));
         };
         let mut bytes = Zeroizing::new([0u8; 32]);
         decode_hex(secret, &mut bytes).ok_or_else(|| KeyError::Format(path.to_owned()))?;

@@ -68,6 +68,8 @@ fn as_text<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Res
     serializer.collect_str(value)
 }
 
+// serde's `serialize_with` passes a reference to the field.
+#[allow(clippy::ref_option)]
 fn optional_text<T: std::fmt::Display, S: Serializer>(
     value: &Option<T>,
     serializer: S,
@@ -273,7 +275,7 @@ impl Settings {
             let mut message = line.map_or_else(String::new, |line| format!("line {line}: "));
             message.push_str(error.message());
             if let Some(hint) = nearest_field(error.message()) {
-                message.push_str(&format!("; did you mean `{hint}`?"));
+                message = format!("{message}; did you mean `{hint}`?");
             }
             ConfigError::Parse { path: path.to_owned(), message }
         })

@@ -1,5 +1,7 @@
 //! The engine with real child processes and a real model.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use aitbc_node::{
     engine::{self, EngineConfig, EngineError, EngineEvent, EngineHandle, EngineState, Generation},
     models::{Installed, Manifest},

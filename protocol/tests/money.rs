@@ -88,10 +88,10 @@ proptest! {
             prop_assert!(provider.cumulative <= client.cumulative);
         }
         // The newest cheque of every job settles everything.
-        for job in 0..3 {
+        for (job, paid) in paid.iter_mut().enumerate() {
             if let Some(cheque) = cheques.iter().rev().find(|cheque| usize::from(cheque.job.0[0]) == job) {
-                provider = provider.accept(ME, MicroCredits(paid[job]), cheque).expect("the newest of its job");
-                paid[job] = cheque.job_total.0;
+                provider = provider.accept(ME, MicroCredits(*paid), cheque).expect("the newest of its job");
+                *paid = cheque.job_total.0;
             }
         }
         prop_assert_eq!(paid, totals);

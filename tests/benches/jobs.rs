@@ -131,8 +131,7 @@ async fn synced_writes(process: &Process) -> f64 {
         process.http().get(process.url("metrics")).send().await.expect("answers").text().await.expect("text");
     text.lines()
         .filter(|line| line.starts_with("aitbc_storage_commit") && line.contains("_count"))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .next()
+        .find_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .unwrap_or(f64::NAN)
 }
 

@@ -136,17 +136,17 @@ async fn nearest_first(change: impl Fn(&mut NetworkConfig), way: Option<&str>) {
 
 #[tokio::test]
 async fn providers_are_found_nearest_first() {
-    nearest_first(|_| (), None).await;
+    Box::pin(nearest_first(|_| (), None)).await;
 }
 
 #[tokio::test]
 async fn the_dht_does_when_gossip_is_cut() {
-    nearest_first(|config| config.gossip = false, Some("dht")).await;
+    Box::pin(nearest_first(|config| config.gossip = false, Some("dht"))).await;
 }
 
 #[tokio::test]
 async fn gossip_does_when_the_dht_is_cut() {
-    nearest_first(|config| config.dht = false, Some("gossip")).await;
+    Box::pin(nearest_first(|config| config.dht = false, Some("gossip"))).await;
 }
 
 #[tokio::test]

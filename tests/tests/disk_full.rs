@@ -53,11 +53,9 @@ fn a_full_disk_loses_nothing_and_is_named() {
     // Everything that is left is taken by somebody else.
     let filler = disk.path().join("filler");
     let mut taken = std::fs::File::create(&filler).expect("created");
-    while std::io::Write::write_all(&mut taken, &[0; 65_536]).is_ok() {}
-    let failure = (0..10_000).find_map(|round| match store.put_setting("large", &vec![round as u8; 16_384]) {
-        Ok(()) => None,
-        Err(error) => Some(error),
-    });
+    let zeros = vec![0; 65_536];
+    while std::io::Write::write_all(&mut taken, &zeros).is_ok() {}
+    let failure = (0..10_000).find_map(|round| store.put_setting("large", &vec![round as u8; 16_384]).err());
     assert!(matches!(failure, Some(StorageError::Full(_))), "{failure:?}");
     assert!(failure.expect("an error").to_string().contains("full"));
     assert_eq!(store.setting("kept").expect("reads go on").as_deref(), Some(&key.node_id().0[..]));

@@ -27,7 +27,7 @@ fn demo(home: &Path, temporary: &Path) -> tokio::process::Command {
     // The demo's homes are made where TMPDIR says, so its processes can be told apart.
     let mut command = process::command(home);
     let models = process::models_dir();
-    std::fs::write(home.join("config.toml"), format!("models_dir = {models:?}\n")).expect("written");
+    std::fs::write(home.join("config.toml"), format!("models_dir = \"{}\"\n", models.display())).expect("written");
     command.env("TMPDIR", temporary).arg("--config").arg(home.join("config.toml")).arg("demo");
     command
 }

@@ -24,7 +24,7 @@ pub(super) struct Client {
 #[serde(untagged)]
 pub(super) enum Line {
     /// Something that happened to a job.
-    Update(JobUpdate),
+    Update(Box<JobUpdate>),
     /// Anything else.
     Other(serde_json::Value),
 }

@@ -248,7 +248,7 @@ struct Job {
 impl Job {
     fn take(&mut self, line: Line, json: bool, names: &BTreeMap<NodeId, &str>) -> Result<(), Exit> {
         let Line::Update(update) = line else { return Ok(()) };
-        if let JobUpdate::Delta { text, .. } = &update {
+        if let JobUpdate::Delta { text, .. } = &*update {
             self.answer.push_str(text);
             if !json {
                 let mut stdout = std::io::stdout().lock();
@@ -257,13 +257,13 @@ impl Job {
             }
             return Ok(());
         }
-        if let JobUpdate::Receipt { id, .. } = &update {
+        if let JobUpdate::Receipt { id, .. } = &*update {
             self.receipts.push(*id);
         }
         if json {
             self.updates.push(serde_json::to_value(&update)?);
         } else {
-            if let JobUpdate::Ranked { candidates } = &update
+            if let JobUpdate::Ranked { candidates } = &*update
                 && let Some(best) = candidates.first()
             {
                 let name = names.get(&best.provider).unwrap_or(&"-");
@@ -271,7 +271,7 @@ impl Job {
             }
             narrate::progress(&update);
         }
-        self.last = Some(update);
+        self.last = Some(*update);
         Ok(())
     }
 }

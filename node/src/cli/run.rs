@@ -112,7 +112,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     request.spec.sampling = Sampling {
         temperature: args.temperature,
         top_p: args.top_p,
-        seed: args.seed.map_or_else(|| getrandom::u64().map_err(|error| Exit::message(error)), Ok)?,
+        seed: args.seed.map_or_else(|| getrandom::u64().map_err(Exit::message), Ok)?,
     };
     request.spec.stop = args.stop;
     request.wishes = Wishes {
@@ -123,7 +123,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
         remote_only: args.remote,
         ..Wishes::default()
     };
-    request.spec.validate().map_err(|error| Exit::usage(error))?;
+    request.spec.validate().map_err(Exit::usage)?;
     let (json, quiet) = (global.json, args.quiet);
     if !json && !quiet {
         eprintln!("note: the provider that answers can read this prompt");
@@ -134,7 +134,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     client
         .stream("jobs", &request, |line| {
             let Line::Update(update) = line else { return Ok(()) };
-            if let JobUpdate::Delta { text, .. } = &update {
+            if let JobUpdate::Delta { text, .. } = &*update {
                 answer.push_str(text);
                 if !json {
                     let mut stdout = std::io::stdout().lock();
@@ -144,7 +144,8 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
                 return Ok(());
             }
             if !json && !quiet {
-                if matches!(update, JobUpdate::Receipt { .. } | JobUpdate::FailedOver { .. }) && !answer.is_empty()
+                if matches!(*update, JobUpdate::Receipt { .. } | JobUpdate::FailedOver { .. })
+                    && !answer.is_empty()
                 {
                     eprintln!();
                 }
@@ -153,7 +154,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
             if json {
                 updates.push(serde_json::to_value(&update)?);
             }
-            last = Some(update);
+            last = Some(*update);
             Ok(())
         })
         .await?;

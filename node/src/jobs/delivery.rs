@@ -132,11 +132,12 @@ impl Delivery {
         chunk.logprobs.extend(token.logprobs);
     }
 
-    /// Takes text that belongs to no token of its own: what was held back for a stop sequence that did not come.
+    /// Takes text that belongs to no token of its own: what was held back for a stop sequence that did not come. It
+    /// goes out by itself: a client that has to continue elsewhere keeps the text of chunks with tokens only, for the
+    /// next engine says this part again.
     pub(super) fn text(&mut self, text: &str) {
         if !text.is_empty() {
-            let first = self.taken;
-            self.open_chunk(first).text.push_str(text);
+            self.waiting.push_back(Chunk { text: text.to_owned(), ..empty_chunk(self.taken) });
         }
     }
 
