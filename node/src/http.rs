@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 /// Longest wait for a connection, name look-up and TLS included.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client builder with ring as the provider of TLS. Callers bound the waits after connecting themselves: reqwest's
 /// own read timeout goes on while nobody reads, and back-pressure is not a stall.
-pub(crate) fn client_builder() -> reqwest::ClientBuilder {
+pub fn client_builder() -> reqwest::ClientBuilder {
     // An error only says that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
@@ -16,7 +16,7 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
 }
 
 /// What went wrong, down to the cause and without the URL, which the caller names if it may be shown.
-pub(crate) fn describe(error: reqwest::Error) -> String {
+pub fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);

@@ -19,7 +19,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod gpu;
-mod http;
+pub mod http;
 pub mod jobs;
 pub mod market;
 pub mod models;

@@ -148,7 +148,7 @@ impl ProcessBuilder {
     /// Starts the node in a home that may hold an earlier life.
     pub async fn start_in(self, home: TempDir) -> Process {
         let (child, ready) = launch(&self.name, home.path(), &self.arguments).await;
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS");
+        let http = aitbc_node::http::client_builder().no_proxy().build().expect("a client");
         let mut process = Process {
             name: self.name,
             home,

@@ -55,7 +55,9 @@ struct Role {
 }
 
 const BOOTSTRAP: Role = Role { name: "bootstrap", location: "50.11,8.68", flags: &["--relay"] };
-const PROVIDER_FLAGS: &[&str] = &["--provide", "--model", MODEL, "--slots", "2", "--context", "2048"];
+// One thread each: engines that wait for each other's cores would measure a speed that is not theirs.
+const PROVIDER_FLAGS: &[&str] =
+    &["--provide", "--model", MODEL, "--slots", "2", "--context", "2048", "--threads", "1"];
 const OTHERS: [Role; 3] = [
     Role { name: "paris", location: "48.85,2.35", flags: PROVIDER_FLAGS },
     Role { name: "sydney", location: "-33.87,151.21", flags: PROVIDER_FLAGS },
@@ -186,13 +188,26 @@ async fn demo(global: &Global, args: Args) -> Outcome {
         say(format!("  {:10} {}  pid {}", member.name, member.id, member.child.id().unwrap_or_default()));
         members.insert(member.name, member);
     }
-    let names: BTreeMap<NodeId, &str> = members.values().map(|member| (member.id, member.name)).collect();
+    let names = members.values().map(|member| (member.id, member.name.to_owned())).collect();
+    let narrator = narrate::Narrator { names };
+
+    say("\nlondon looks around:".to_owned());
+    let london = &members["london"].client;
+    let anywhere = json!({"model": model, "location": null, "latency_budget_ms": null});
+    london
+        .stream("find", &anywhere, |line| {
+            if let (Line::Update(update), false) = (line, json) {
+                narrator.progress(&update);
+            }
+            Ok(())
+        })
+        .await?;
 
     say(format!("\nlondon asks: {}", args.prompt));
     let mut request = run::request(model, None, args.prompt, args.max_tokens);
     request.wishes.remote_only = true;
     let mut job = Job::default();
-    members["london"].client.stream("jobs", &request, |line| job.take(line, json, &names)).await?;
+    members["london"].client.stream("jobs", &request, |line| job.take(line, json, &narrator)).await?;
     run::outcome(job.last.clone())?;
 
     // The receipt, checked once more from its file alone, as anybody could.
@@ -246,7 +261,7 @@ struct Job {
 }
 
 impl Job {
-    fn take(&mut self, line: Line, json: bool, names: &BTreeMap<NodeId, &str>) -> Result<(), Exit> {
+    fn take(&mut self, line: Line, json: bool, narrator: &narrate::Narrator) -> Result<(), Exit> {
         let Line::Update(update) = line else { return Ok(()) };
         if let JobUpdate::Delta { text, .. } = &*update {
             self.answer.push_str(text);
@@ -266,10 +281,12 @@ impl Job {
             if let JobUpdate::Ranked { candidates } = &*update
                 && let Some(best) = candidates.first()
             {
-                let name = names.get(&best.provider).unwrap_or(&"-");
-                eprintln!("chosen    {name}: the lowest cost of time and price, for the reasons below");
+                eprintln!(
+                    "chosen    {}: the lowest cost of time and price, for the reasons below",
+                    narrator.name(&best.provider)
+                );
             }
-            narrate::progress(&update);
+            narrator.progress(&update);
         }
         self.last = Some(*update);
         Ok(())

@@ -27,10 +27,11 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     let body = serde_json::json!({"model": args.model, "location": args.near, "latency_budget_ms": args.latency});
     let mut ranking: Option<Vec<RankedCandidate>> = None;
     let json = global.json;
+    let narrator = narrate::Narrator::default();
     client
         .stream("find", &body, |line| {
             match line {
-                Line::Update(update) if !json => narrate::progress(&update),
+                Line::Update(update) if !json => narrator.progress(&update),
                 Line::Other(mut value) if value["event"] == "ranking" => {
                     ranking = Some(serde_json::from_value(value["candidates"].take())?);
                 }

@@ -2,61 +2,97 @@
 
 use super::output;
 use crate::routing::{JobUpdate, RankedCandidate};
+use aitbc_protocol::NodeId;
+use std::collections::BTreeMap;
 
-/// One line on stderr for what is worth a line; the answer itself is the caller's.
-pub(super) fn progress(update: &JobUpdate) {
-    match update {
-        JobUpdate::Searching { precision, ring, found } => {
-            eprintln!("searching cells of {precision} characters, ring {ring}: {found} found so far");
+/// Names for nodes that the teller has a better word for than the end of their id.
+#[derive(Debug, Default)]
+pub(super) struct Narrator {
+    /// Node and name.
+    pub(super) names: BTreeMap<NodeId, String>,
+}
+
+impl Narrator {
+    /// What to call a node.
+    pub(super) fn name(&self, node: &NodeId) -> String {
+        self.names.get(node).cloned().unwrap_or_else(|| format!("…{}", node.short()))
+    }
+
+    /// One line on stderr for what is worth a line; the answer itself is the caller's.
+    pub(super) fn progress(&self, update: &JobUpdate) {
+        match update {
+            // A ring more is worth no line; the size of the cells tells how far the search is.
+            JobUpdate::Searching { precision, ring: 0, found } => {
+                eprintln!("searching cells of {precision} characters and around them, {found} found so far");
+            }
+            JobUpdate::Found { provider, cell, distance_km, through } => {
+                eprintln!(
+                    "found     {} in {cell}, {distance_km:.0} km away, through {through}",
+                    self.name(provider)
+                );
+            }
+            JobUpdate::Ranked { candidates } => {
+                for (place, candidate) in candidates.iter().enumerate() {
+                    eprintln!("ranked    {}. {}", place + 1, self.ranked(candidate));
+                }
+            }
+            JobUpdate::Declined { provider, reason } => eprintln!("declined  {}: {reason}", self.name(provider)),
+            JobUpdate::Quoted { provider, quote } => eprintln!(
+                "quote     {}: at most {} for {} prompt tokens and up to {} of the answer, binding for {}",
+                self.name(provider),
+                quote.max_total,
+                quote.prompt_tokens,
+                quote.max_completion_tokens,
+                output::duration(quote.expires_ms.saturating_sub(quote.issued_ms)),
+            ),
+            JobUpdate::Started { provider, after_ms } => {
+                eprintln!("started   on {} after {}", self.name(provider), output::duration(*after_ms));
+            }
+            JobUpdate::Paid { provider, sequence, job_total, tokens } => eprintln!(
+                "cheque    number {sequence} to {}: {job_total} for this job so far, {tokens} tokens",
+                self.name(provider)
+            ),
+            JobUpdate::FailedOver { from, reason, kept } => {
+                eprintln!(
+                    "failover  {} failed ({reason}): going on elsewhere after {kept} tokens",
+                    self.name(from)
+                );
+            }
+            JobUpdate::Receipt { provider, id, receipt, checks } => {
+                eprintln!(
+                    "receipt   {id} by {}: {} prompt + {} answer tokens, {} on {}, {}",
+                    self.name(provider),
+                    receipt.prompt_tokens,
+                    receipt.completion_tokens,
+                    receipt.total,
+                    receipt.device.name,
+                    output::duration(receipt.timings.total_ms),
+                );
+                for check in checks {
+                    eprintln!("          {} {}: {}", mark(check.passed), check.name, check.detail);
+                }
+            }
+            JobUpdate::ReceiptMissing { provider, paid, reason } => {
+                eprintln!("receipt   missing from {} ({reason}); it was paid {paid}", self.name(provider));
+            }
+            JobUpdate::Finished { prompt_tokens, completion_tokens, paid, .. } => {
+                eprintln!("finished  {prompt_tokens} prompt + {completion_tokens} answer tokens, paid {paid}");
+            }
+            JobUpdate::Searching { .. }
+            | JobUpdate::Delta { .. }
+            | JobUpdate::Embeddings { .. }
+            | JobUpdate::Failed(_) => {}
         }
-        JobUpdate::Found { provider, cell, distance_km, through } => {
-            eprintln!("found     …{} in {cell}, {distance_km:.0} km away, through {through}", provider.short());
-        }
-        JobUpdate::Ranked { candidates } => {
-            for (place, candidate) in candidates.iter().enumerate() {
-                eprintln!("ranked    {}. {}", place + 1, ranked(candidate));
+    }
+
+    fn ranked(&self, candidate: &RankedCandidate) -> String {
+        let provider = self.name(&candidate.provider);
+        match &candidate.excluded {
+            Some(excluded) => format!("{provider} in {}: out, {excluded}", candidate.cell),
+            None => {
+                format!("{provider} in {} on {}: {}", candidate.cell, candidate.device.name, candidate.reasons)
             }
         }
-        JobUpdate::Declined { provider, reason } => eprintln!("declined  …{}: {reason}", provider.short()),
-        JobUpdate::Quoted { provider, quote } => eprintln!(
-            "quote     …{}: at most {} for {} prompt tokens and up to {} of the answer, binding for {}",
-            provider.short(),
-            quote.max_total,
-            quote.prompt_tokens,
-            quote.max_completion_tokens,
-            output::duration(quote.expires_ms.saturating_sub(quote.issued_ms)),
-        ),
-        JobUpdate::Started { provider, after_ms } => {
-            eprintln!("started   on …{} after {}", provider.short(), output::duration(*after_ms));
-        }
-        JobUpdate::Paid { provider, sequence, job_total, tokens } => eprintln!(
-            "cheque    number {sequence} to …{}: {job_total} for this job so far, {tokens} tokens",
-            provider.short()
-        ),
-        JobUpdate::FailedOver { from, reason, kept } => {
-            eprintln!("failover  …{} failed ({reason}): going on elsewhere after {kept} tokens", from.short());
-        }
-        JobUpdate::Receipt { provider, id, receipt, checks } => {
-            eprintln!(
-                "receipt   {id} by …{}: {} prompt + {} answer tokens, {} on {}, {}",
-                provider.short(),
-                receipt.prompt_tokens,
-                receipt.completion_tokens,
-                receipt.total,
-                receipt.device.name,
-                output::duration(receipt.timings.total_ms),
-            );
-            for check in checks {
-                eprintln!("          {} {}: {}", mark(check.passed), check.name, check.detail);
-            }
-        }
-        JobUpdate::ReceiptMissing { provider, paid, reason } => {
-            eprintln!("receipt   missing from …{} ({reason}); it was paid {paid}", provider.short());
-        }
-        JobUpdate::Finished { prompt_tokens, completion_tokens, paid, .. } => {
-            eprintln!("finished  {prompt_tokens} prompt + {completion_tokens} answer tokens, paid {paid}");
-        }
-        JobUpdate::Delta { .. } | JobUpdate::Embeddings { .. } | JobUpdate::Failed(_) => {}
     }
 }
 
@@ -69,17 +105,10 @@ pub(super) fn mark(passed: Option<bool>) -> &'static str {
     }
 }
 
-fn ranked(candidate: &RankedCandidate) -> String {
-    let provider = candidate.provider.short();
-    match &candidate.excluded {
-        Some(excluded) => format!("…{provider} in {}: out, {excluded}", candidate.cell),
-        None => format!("…{provider} in {} on {}: {}", candidate.cell, candidate.device.name, candidate.reasons),
-    }
-}
-
 /// A ranking on stdout.
 pub(super) fn ranking(candidates: &[RankedCandidate]) {
+    let narrator = Narrator::default();
     for (place, candidate) in candidates.iter().enumerate() {
-        println!("{}. {}  {}", place + 1, candidate.provider, ranked(candidate));
+        println!("{}. {}  {}", place + 1, candidate.provider, narrator.ranked(candidate));
     }
 }

@@ -128,6 +128,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     if !json && !quiet {
         eprintln!("note: the provider that answers can read this prompt");
     }
+    let narrator = narrate::Narrator::default();
     let mut answer = String::new();
     let mut updates = Vec::new();
     let mut last = None;
@@ -149,7 +150,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
                 {
                     eprintln!();
                 }
-                narrate::progress(&update);
+                narrator.progress(&update);
             }
             if json {
                 updates.push(serde_json::to_value(&update)?);
