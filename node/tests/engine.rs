@@ -81,7 +81,8 @@ async fn ready(slots: u32) -> Running {
 }
 
 async fn wait_ready(engine: &EngineHandle, index: usize) {
-    wait_state(engine, index, |state| *state == EngineState::Ready).await;
+    let settled = |state: &EngineState| matches!(state, EngineState::Ready | EngineState::Unusable { .. });
+    assert_eq!(wait_state(engine, index, settled).await, EngineState::Ready);
 }
 
 async fn wait_state(engine: &EngineHandle, index: usize, wanted: impl Fn(&EngineState) -> bool) -> EngineState {

@@ -28,11 +28,15 @@ pub(super) fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for file in open.into_iter().filter(|&file| file > 2) {
+        // The directory that was listed is among them, and closed by now.
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{file}")).is_err() {
+            continue;
+        }
         #[expect(
             unsafe_code,
             reason = "nothing in this process owns a file yet, so that none is closed under its owner"
         )]
-        // SAFETY: the caller opened nothing before, and the directory that was read here is closed already.
+        // SAFETY: it is open, and the caller opened nothing before: it was inherited.
         unsafe {
             rustix::io::close(file);
         }
