@@ -276,9 +276,15 @@ impl Process {
         self.until("offers", |status| !status["provider"]["offer"].is_null()).await;
     }
 
-    /// Waits until it knows `count` offers.
-    pub async fn knows(&self, count: u64) {
-        self.until("knows offers", |status| status["offers_known"].as_u64().unwrap_or_default() >= count).await;
+    /// Searches until it finds `count` providers of the model.
+    pub async fn finds(&self, count: usize) {
+        let what = format!("{}: finds {count} providers", self.name);
+        eventually(&what, PATIENCE, || async {
+            let output = self.cli(&["--json", "find", MODEL]).await;
+            let found: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (found["candidates"].as_array()?.len() >= count).then_some(())
+        })
+        .await;
     }
 
     /// Starts a job over the control API; its updates as they come. Dropping the receiver cancels the job.

@@ -132,7 +132,7 @@ async fn a_provider_stops_at_one_unpaid_window_and_remembers_the_debt() {
     .await;
     // An honest client is served all the same.
     let honest = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&provider).start().await;
-    honest.knows(1).await;
+    honest.finds(1).await;
     let updates = collect(honest.job(&question("Say hello.", 16)).await).await;
     assert!(!answer(&updates).is_empty(), "{updates:?}");
 }
@@ -248,7 +248,7 @@ async fn bad_cheques_end_the_job_and_pay_nothing() {
 async fn frames_of_wrong_shapes_and_ten_thousand_streams_starve_nobody() {
     let provider = provider().await;
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&provider).start().await;
-    client.knows(1).await;
+    client.finds(1).await;
     let attacker = Peer::start(&addresses(&provider)).await;
     let garbage: [serde_json::Value; 6] = [
         serde_json::json!(null),

@@ -36,7 +36,7 @@ async fn network() -> (Process, Process, Process) {
     let provider = ProcessBuilder::new("provider", "48.85,2.35").provide().bootstrap(&bootstrap).start().await;
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&bootstrap).start().await;
     provider.offering().await;
-    client.knows(1).await;
+    client.finds(1).await;
     (bootstrap, provider, client)
 }
 

@@ -88,7 +88,7 @@ async fn a_client_asks_a_miner_with_every_tool() {
     let miner = ProcessBuilder::new("miner", "48.85,2.35").relay().provide().start().await;
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&miner).start().await;
     miner.offering().await;
-    client.knows(1).await;
+    client.finds(1).await;
 
     let output =
         client.cli(&["run", MODEL, "Name three planets", "--temperature", "0", "--max-tokens", "40"]).await;
@@ -134,7 +134,7 @@ async fn the_openai_client_works() {
     let miner = ProcessBuilder::new("miner", "48.85,2.35").relay().provide().start().await;
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&miner).start().await;
     miner.offering().await;
-    client.knows(1).await;
+    client.finds(1).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/openai_client.py");
     let output = tokio::process::Command::new(python)
         .arg(script)
@@ -161,7 +161,7 @@ async fn prompts_and_answers_stay_off_the_providers_disk_and_logs() {
         .await;
     let mut client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&miner).start().await;
     miner.offering().await;
-    client.knows(1).await;
+    client.finds(1).await;
     let secret = "xylophonist-quarantine";
     let mut request = process::question(&format!("Repeat this exactly: {secret}"), 40);
     request["spec"]["input"]["chat"][0]["content"] = format!("Repeat this word: {secret}").into();

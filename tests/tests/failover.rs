@@ -16,7 +16,7 @@ async fn an_answer_survives_its_provider() {
         tokio::join!(provider("paris", "48.85,2.35", &bootstrap), provider("brussels", "50.85,4.35", &bootstrap));
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&bootstrap).start().await;
     tokio::join!(paris.offering(), brussels.offering());
-    client.knows(2).await;
+    client.finds(2).await;
 
     let request = question("Write the numbers from one to fifty in words.", 150);
     let whole = answer(&collect(client.job(&request).await).await);

@@ -182,8 +182,13 @@ async fn demo(global: &Global, args: Args) -> Outcome {
     let mut members: BTreeMap<&str, Member> = BTreeMap::new();
     let [paris, sydney, london] =
         OTHERS.each_ref().map(|role| role.start(home.path(), store.directory(), Some(&bootstrap.address)));
-    let (paris, sydney, london) = tokio::try_join!(paris, sydney, london)?;
-    tokio::try_join!(paris.ready(true), sydney.ready(true), london.ready(false))?;
+    // One after the other: each measures its speed, and on one machine they would slow each other down.
+    let paris = paris.await?;
+    paris.ready(true).await?;
+    let sydney = sydney.await?;
+    sydney.ready(true).await?;
+    let london = london.await?;
+    london.ready(false).await?;
     for member in [bootstrap, paris, sydney, london] {
         say(format!("  {:10} {}  pid {}", member.name, member.id, member.child.id().unwrap_or_default()));
         members.insert(member.name, member);

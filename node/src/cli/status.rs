@@ -23,7 +23,7 @@ fn people(status: &Value) {
         println!("listening     {}", text(address));
     }
     println!("peers         {}", status["peers"]);
-    println!("offers known  {}", status["offers_known"]);
+    println!("offers known  {}", status["offers"]);
     for engine in status["provider"]["engines"].as_array().into_iter().flatten() {
         println!("engine        {}: {}{}", text(&engine["name"]), text(&engine["state"]), reason(engine));
         for model in engine["models"].as_array().into_iter().flatten() {

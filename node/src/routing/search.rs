@@ -167,7 +167,9 @@ pub(super) async fn search(shared: &Shared, goal: &Goal, updates: &mpsc::Sender<
 impl Search<'_> {
     async fn run(&mut self, started: Instant) -> SearchEnd {
         let snapshot = self.shared.book.snapshot();
-        for known in &snapshot.offers {
+        let mut live: Vec<&KnownOffer> = snapshot.offers.iter().collect();
+        live.sort_by_cached_key(|known| known.offer.cell.distance_km(&self.goal.from) as u64);
+        for known in live {
             let through = if snapshot.fetched.contains(&known.provider) { "dht" } else { "gossip" };
             self.add(known.clone(), through).await;
         }
