@@ -239,7 +239,10 @@ mod tests {
         assert!(delivery.token(token(3)));
         delivery.text("tail");
         let chunk = delivery.next_chunk().unwrap();
-        assert_eq!((chunk.first, chunk.count, chunk.text.as_str()), (3, 1, "<3>tail"));
+        assert_eq!((chunk.first, chunk.count, chunk.text.as_str()), (3, 1, "<3>"));
+        // By itself: an engine that continues after these tokens says it again.
+        let chunk = delivery.next_chunk().unwrap();
+        assert_eq!((chunk.first, chunk.count, chunk.text.as_str()), (4, 0, "tail"));
         assert!(delivery.is_drained());
         assert_eq!(delivery.output(), OutputDigest::Tokens(Digest::of_tokens(&[0, 1, 2, 3])));
     }
