@@ -71,7 +71,7 @@ impl Role {
         let log = std::fs::File::create(data.join("log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["up", "--json", "--network", "local", "--end-with-parent", "--no-mdns", "--no-upnp"])
+            .args(["up", "--json", "--network", "local", "--end-with-parent", "--mdns=false", "--upnp=false"])
             .args(["--listen", "/ip4/127.0.0.1/udp/0/quic-v1,/ip4/127.0.0.1/tcp/0"])
             .args(["--api-listen", "127.0.0.1:0", "--location", self.location])
             .args(self.flags)
