@@ -70,7 +70,7 @@ test: setup ## Everything that must pass
 lint: packages $(TOOLS)/bin/cargo-deny ## Formatting, clippy, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
 	cargo fetch --quiet --locked
 	cargo-deny --offline --log-level error check bans licenses sources
 
