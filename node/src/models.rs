@@ -13,6 +13,7 @@ mod gguf;
 mod layout;
 mod meter;
 mod pull;
+mod source;
 mod wheel;
 
 /// Likeness (Jaro-Winkler) from which another name is thought to be meant.
@@ -194,7 +195,7 @@ impl ModelStore {
         {
             return Ok(installed);
         }
-        self.pull_manifest(&manifest, &pull::Limits::default(), &mut meter).await
+        self.pull_manifest(&manifest, &source::Limits::default(), &mut meter).await
     }
 
     /// Installs a local GGUF file under a name, in place of what the name stood for.

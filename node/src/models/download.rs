@@ -3,7 +3,7 @@
 use super::{
     layout::{self, at},
     meter::Meter,
-    pull::{Limits, SourceError},
+    source::{Limits, SourceError},
 };
 use crate::http;
 use reqwest::{

@@ -1,6 +1,6 @@
 //! The store against real files, a real HTTP server and the installed pip.
 
-use super::{pull::Limits, *};
+use super::{source::Limits, *};
 use site::{Answer, Site};
 use std::{ffi::OsString, fs, time::Duration};
 

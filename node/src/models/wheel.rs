@@ -3,7 +3,7 @@
 use super::{
     layout::at,
     meter::{self, Gauge, Meter},
-    pull::{Limits, SourceError},
+    source::{Limits, SourceError},
 };
 use aitbc_protocol::text::Line;
 use std::{
