@@ -15,7 +15,7 @@ use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     job::{Chunk, Finish, JobSpec, Rejection, ToClient, ToProvider},
     quote::Quote,
-    receipt::Receipt,
+    receipt::{Receipt, owed},
     text::Line,
     wire,
 };
@@ -112,6 +112,11 @@ pub(super) struct Report {
     pub(super) delivered: bool,
     /// Promised to the provider.
     pub(super) paid: MicroCredits,
+    /// What settling may still promise it beyond that.
+    pub(super) reserved: MicroCredits,
+    /// Text at the end of what was received that was not shown: it belongs to the answer if that ends here, and the
+    /// next provider says it again if not.
+    pub(super) tail: String,
     /// When the first piece came.
     pub(super) first_piece: Option<Instant>,
     /// Whether the two sides have nothing left to settle.
@@ -161,19 +166,23 @@ impl Attempt<'_> {
                 if let Err(error) = self.ledger.refused(nonce, Line::lossy(&rejection.to_string())).await {
                     warn!(%error, "a refusal could not be recorded");
                 }
-                return nothing(Ended::Refused(rejection), true);
+                return Report { settled: true, ..nothing(Ended::Refused(rejection)) };
             }
             Ok(Ok(Some(_))) => {
-                return nothing(broken(&"it answered an opening with something else", false), false);
+                let reason = "it answered an opening with something else";
+                return match self.ledger.refuse(nonce, Line::lossy(reason)).await {
+                    Ok(_) => nothing(broken(&reason, false)),
+                    Err(error) => nothing(Ended::Own(error)),
+                };
             }
-            Ok(Ok(None)) => return nothing(broken(&"it closed the stream instead of answering", false), false),
-            Ok(Err(error)) => return nothing(broken(&error, false), false),
+            Ok(Ok(None)) => return self.unanswered(broken(&"it closed the stream instead of answering", false)),
+            Ok(Err(error)) => return self.unanswered(broken(&error, false)),
             Err(_) => {
-                return nothing(broken(&format!("no answer within {:?}", self.patience.open), true), false);
+                return self.unanswered(broken(&format!("no answer within {:?}", self.patience.open), true));
             }
         };
         if let Err(error) = self.ledger.accepted(nonce).await {
-            return nothing(Ended::Own(error), false);
+            return nothing(Ended::Own(error));
         }
         let after_ms = u64::try_from(self.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         let gone = self.updates.send(JobUpdate::Started { provider: self.provider, after_ms }).await.is_err();
@@ -193,13 +202,24 @@ impl Attempt<'_> {
         let stop = run.receive(queued).await;
         run.end(stop).await
     }
+
+    /// The provider may have started all the same, and sent a window into a path that was broken.
+    fn unanswered(&self, ended: Ended) -> Report {
+        Report { reserved: billable(self.quote, 0), ..nothing(ended) }
+    }
+}
+
+/// The most that settling pays where `count` tokens came: those of one more window may have been on their way.
+fn billable(quote: &Quote, count: u32) -> MicroCredits {
+    let tokens = count.saturating_add(quote.window).min(quote.max_completion_tokens);
+    owed(quote, tokens).unwrap_or(quote.max_total)
 }
 
 fn broken(reason: &dyn std::fmt::Display, stalled: bool) -> Ended {
     Ended::Broken { reason: reason.to_string(), stalled, receipted: false }
 }
 
-fn nothing(ended: Ended, settled: bool) -> Report {
+fn nothing(ended: Ended) -> Report {
     Report {
         ended,
         count: 0,
@@ -207,9 +227,22 @@ fn nothing(ended: Ended, settled: bool) -> Report {
         has_ids: true,
         delivered: false,
         paid: MicroCredits::ZERO,
+        reserved: MicroCredits::ZERO,
+        tail: String::new(),
         first_piece: None,
-        settled,
+        settled: false,
     }
+}
+
+/// How an attempt ended for the ledger.
+struct Closed {
+    ended: Ended,
+    /// Whether the two sides have nothing left to settle.
+    settled: bool,
+    /// Promised to the provider.
+    paid: MicroCredits,
+    /// The most that it is promised once the job is settled.
+    most: MicroCredits,
 }
 
 impl Run<'_> {
@@ -317,19 +350,20 @@ impl Run<'_> {
     }
 
     async fn end(mut self, stop: Stop) -> Report {
-        let (ended, settled) = match stop {
+        let Closed { ended, settled, paid, most } = match stop {
             Stop::Finished { receipt, failure } => self.take_receipt(receipt, failure).await,
-            Stop::Violation(reason) => (broken(&reason, false), false),
-            Stop::Own(error) => (Ended::Own(error), false),
+            Stop::Violation(reason) => self.refuse(broken(&reason, false)).await,
+            Stop::Own(error) => self.closed(Ended::Own(error)),
             Stop::Broken { reason, stalled } => {
                 // What it delivered it shall have: the cheque is signed now, and settling hands it over.
                 let signed =
                     if self.received.any() { self.payments.sign(self.received.count()).await } else { Ok(()) };
-                match signed {
-                    Err(error) => (Ended::Own(error), false),
-                    Ok(()) if self.cancelled => (Ended::Cancelled, false),
-                    Ok(()) => (broken(&reason, stalled), false),
-                }
+                let closed = match signed {
+                    Err(error) => self.closed(Ended::Own(error)),
+                    Ok(()) if self.cancelled => self.closed(Ended::Cancelled),
+                    Ok(()) => self.closed(broken(&reason, stalled)),
+                };
+                Closed { most: billable(self.attempt.quote, self.received.count()), ..closed }
             }
         };
         Report {
@@ -337,24 +371,47 @@ impl Run<'_> {
             count: self.received.count(),
             has_ids: self.received.has_ids(),
             delivered: self.delivered,
-            paid: self.payments.paid(),
+            paid,
+            reserved: most.checked_sub(paid).unwrap_or_default(),
+            tail: self.received.take_tail(),
             first_piece: self.first_piece,
             settled,
             tokens: self.received.into_tokens(),
         }
     }
 
+    /// An end after which nothing more is promised.
+    fn closed(&self, ended: Ended) -> Closed {
+        let paid = self.payments.paid();
+        Closed { ended, settled: false, paid, most: paid }
+    }
+
+    /// Ends with a provider that broke the protocol: it keeps what was promised, and gets nothing more.
+    async fn refuse(&mut self, ended: Ended) -> Closed {
+        let why = match &ended {
+            Ended::Broken { reason, .. } | Ended::BadReceipt(reason) => Line::lossy(reason),
+            _ => Line::lossy("the provider broke the protocol"),
+        };
+        match self.attempt.ledger.refuse(self.attempt.quote.nonce, why).await {
+            // A cheque that was still being signed counts.
+            Ok(record) => Closed { paid: record.paid, most: record.paid, ..self.closed(ended) },
+            Err(error) => self.closed(Ended::Own(error)),
+        }
+    }
+
     /// Checks the receipt, pays what it asks for, and ends the job.
-    async fn take_receipt(&mut self, signed: Signed<Receipt>, failure: Option<Line<160>>) -> (Ended, bool) {
+    async fn take_receipt(&mut self, signed: Signed<Receipt>, failure: Option<Line<160>>) -> Closed {
         let Attempt { ledger, network, provider, quote, .. } = self.attempt;
         if signed.signer() != provider {
-            return (Ended::BadReceipt("the receipt is signed by somebody else".to_owned()), false);
+            return self.refuse(Ended::BadReceipt("the receipt is signed by somebody else".to_owned())).await;
         }
         let receipt: Receipt = match aitbc_crypto::open(&signed, network) {
             Ok(receipt) => receipt,
-            Err(error) => return (Ended::BadReceipt(error.to_string()), false),
+            Err(error) => return self.refuse(Ended::BadReceipt(error.to_string())).await,
         };
-        let seen = self.received.seen();
+        let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
+        let missing = if well { self.received.missing() } else { None };
+        let seen = self.received.seen(well);
         let taken = ledger.take_receipt(quote.nonce, signed.clone(), Some(seen.clone())).await;
         let checks = match &taken {
             Ok(checks) => checks.clone(),
@@ -364,40 +421,38 @@ impl Run<'_> {
         match taken {
             Ok(_) => {}
             Err(error @ (LedgerError::Overcharge(_) | LedgerError::Signature(_))) => {
-                return (Ended::BadReceipt(error.to_string()), false);
+                return self.refuse(Ended::BadReceipt(missing.unwrap_or_else(|| error.to_string()))).await;
             }
-            Err(error) => return (Ended::Own(error), false),
+            Err(error) => return self.closed(Ended::Own(error)),
         }
-        let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
-        let short = if well && !self.cancelled { self.deliver_end().await } else { None };
+        if well && !self.cancelled {
+            self.deliver_end().await;
+        }
         let settled = self.pay_receipt(&receipt).await;
-        let ended = match (receipt.finish, short) {
-            (_, Some(reason)) => Ended::BadReceipt(reason),
+        let ended = match receipt.finish {
             _ if self.cancelled => Ended::Cancelled,
-            (Finish::Stop | Finish::Length, None) => Ended::Whole(receipt.finish),
-            (Finish::Cancelled | Finish::Failed, None) => Ended::Broken {
+            Finish::Stop | Finish::Length => Ended::Whole(receipt.finish),
+            Finish::Cancelled | Finish::Failed => Ended::Broken {
                 reason: failure.map_or_else(|| "it gave the job up".to_owned(), |failure| failure.to_string()),
                 stalled: false,
                 receipted: true,
             },
         };
-        (ended, settled)
+        // The cheque for all of the receipt was signed when it was taken, whether it could be handed over or not.
+        let paid = self.payments.paid().max(receipt.total);
+        Closed { ended, settled, paid, most: paid }
     }
 
-    /// Hands over what waited for the receipt. Returns what is missing, if something is.
-    async fn deliver_end(&mut self) -> Option<String> {
+    /// Hands over what waited for the receipt.
+    async fn deliver_end(&mut self) {
         let tail = self.received.take_tail();
         if !tail.is_empty() {
             self.delivered = true;
             self.tell(JobUpdate::Delta { text: tail, tokens: Vec::new(), logprobs: Vec::new() }).await;
         }
-        match self.received.take_vectors()? {
-            Ok(vectors) => {
-                self.delivered = true;
-                self.tell(JobUpdate::Embeddings { vectors }).await;
-                None
-            }
-            Err(missing) => Some(missing),
+        if let Some(vectors) = self.received.take_vectors() {
+            self.delivered = true;
+            self.tell(JobUpdate::Embeddings { vectors }).await;
         }
     }
 

@@ -3,7 +3,7 @@
 //! No prompt leaves this node here: what is asked of others is which cell, and whose offer.
 
 use super::{JobUpdate, Shared, book::Refused, fetch, fetch::FetchError};
-use crate::network::FoundProvider;
+use crate::network::{FoundProvider, NetworkError};
 use aitbc_protocol::{
     NodeId,
     geo::{Cell, DEFAULT_PRECISION, Location, SearchStep, least_round_trip_ms, search_plan},
@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::debug;
 
@@ -31,6 +31,8 @@ const LOOKUPS_AT_ONCE: usize = 16;
 const MAX_LOOKUPS: u32 = 1_100;
 /// How long one cell is waited for; the DHT's own end of a query takes up to 20 s where peers are dead.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(3);
+/// Waited before a lookup is tried again for which the network had no room.
+const LOOKUP_AGAIN: Duration = Duration::from_millis(50);
 /// Offers fetched at the same time.
 const FETCHES_AT_ONCE: usize = 16;
 /// Providers that wait for their offer to be fetched; what is named beyond that is left out.
@@ -350,16 +352,21 @@ async fn fetch_one(shared: &Shared, provider: FoundProvider) -> Event {
 }
 
 async fn look_up(shared: &Shared, cell: Cell, names: mpsc::Sender<FoundProvider>) -> Event {
+    // Waiting for a turn does not count: it passes as others end.
+    let _turn = shared.lookups.acquire().await.expect("the semaphore is never closed");
     let lookup = async {
-        match shared.network.providers_of(cell).await {
-            Ok(mut providers) => {
-                while let Some(provider) = providers.recv().await {
-                    if names.send(provider).await.is_err() {
-                        return;
-                    }
-                }
+        let mut providers = loop {
+            match shared.network.providers_of(cell).await {
+                Ok(providers) => break providers,
+                // Lookups of dialled peers and of this node's own upkeep come and go.
+                Err(NetworkError::TooManyLookups(_) | NetworkError::Busy(_)) => sleep(LOOKUP_AGAIN).await,
+                Err(error) => return debug!(%cell, %error, "lookup failed"),
             }
-            Err(error) => debug!(%cell, %error, "lookup failed"),
+        };
+        while let Some(provider) = providers.recv().await {
+            if names.send(provider).await.is_err() {
+                return;
+            }
         }
     };
     // What came until then counts; the rest of the query is not worth more time.

@@ -103,6 +103,7 @@ fn record(number: u64, state: JobState) -> JobRecord {
         paid: MicroCredits(number),
         cheque: None,
         receipt: None,
+        refused: false,
         execution: Some(execution()),
         created_ms: 1_000 + number,
         updated_ms: 2_000,

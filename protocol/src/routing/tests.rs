@@ -56,7 +56,7 @@ fn every_exclusion_says_what_rules_out() {
         ("weights", |_, policy| policy.weights = Some(Digest([9; 32])), Exclusion::OtherWeights),
         ("declared", |offer, _| offer.declared = true, Exclusion::OnlyDeclared),
         ("upstream", |offer, _| offer.device.kind = DeviceKind::Upstream, Exclusion::OnlyDeclared),
-        ("context", |offer, _| offer.context = 100, Exclusion::ContextTooSmall { needed: 101, context: 100 }),
+        ("context", |offer, _| offer.context = 299, Exclusion::ContextTooSmall { needed: 300, context: 299 }),
         (
             "ceiling",
             |_, policy| policy.ceiling = Some(MicroCredits(89)),
