@@ -38,7 +38,6 @@ impl Job {
         let cheque = self.record.cheque.as_ref().map(aitbc_protocol::Signed::read_unverified);
         cheque.transpose().map_err(|error| StorageError::Corrupt(format!("the cheque of a job: {error}")))
     }
-
 }
 
 /// The client's next cheque for `tokens` tokens, with the channel it leaves; `None` where the newest one already

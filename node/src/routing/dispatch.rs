@@ -41,6 +41,7 @@ const LAST_BACKOFF: Duration = Duration::from_secs(1);
 const OPENING: Duration = Duration::from_secs(10);
 
 /// How a job ends.
+#[derive(Debug)]
 enum End {
     Answered { finish: Finish, local: bool },
     Cancelled,
@@ -52,6 +53,7 @@ fn stopping() -> End {
 }
 
 /// What comes after a step: another provider, or the end.
+#[derive(Debug)]
 enum Flow {
     Next,
     Done(End),
@@ -60,27 +62,7 @@ enum Flow {
 /// Runs a job to its end and says so.
 pub(super) async fn run(shared: &Shared, job: JobId, request: JobRequest, updates: mpsc::Sender<JobUpdate>) {
     let asked = Instant::now();
-    let JobRequest { spec, wishes } = request;
-    let mut dispatch = Dispatch {
-        shared,
-        job,
-        spec,
-        wishes,
-        updates,
-        asked,
-        failed: Vec::new(),
-        declined: Vec::new(),
-        told: HashSet::new(),
-        weights: None,
-        prompt_tokens: None,
-        count: 0,
-        paid: MicroCredits::ZERO,
-        reserved: MicroCredits::ZERO,
-        delivered: false,
-        log: Vec::new(),
-        stalled: false,
-        first_piece: None,
-    };
+    let mut dispatch = Dispatch::new(shared, job, request, updates, asked);
     let end = dispatch.run().await;
     if let Some(first_piece) = dispatch.first_piece {
         shared.metrics.first_token(first_piece.duration_since(asked));
@@ -143,7 +125,37 @@ struct Dispatch<'a> {
     first_piece: Option<Instant>,
 }
 
-impl Dispatch<'_> {
+impl<'a> Dispatch<'a> {
+    fn new(
+        shared: &'a Shared,
+        job: JobId,
+        request: JobRequest,
+        updates: mpsc::Sender<JobUpdate>,
+        asked: Instant,
+    ) -> Self {
+        let JobRequest { spec, wishes } = request;
+        Self {
+            shared,
+            job,
+            spec,
+            wishes,
+            updates,
+            asked,
+            failed: Vec::new(),
+            declined: Vec::new(),
+            told: HashSet::new(),
+            weights: None,
+            prompt_tokens: None,
+            count: 0,
+            paid: MicroCredits::ZERO,
+            reserved: MicroCredits::ZERO,
+            delivered: false,
+            log: Vec::new(),
+            stalled: false,
+            first_piece: None,
+        }
+    }
+
     async fn run(&mut self) -> End {
         if let Err(failure) = self.check() {
             return End::Failed(failure);
@@ -512,3 +524,6 @@ struct Broken {
     has_ids: bool,
     delivered: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -355,13 +355,9 @@ async fn look_up(shared: &Shared, cell: Cell, names: mpsc::Sender<FoundProvider>
     // Waiting for a turn does not count: it passes as others end.
     let _turn = shared.lookups.acquire().await.expect("the semaphore is never closed");
     let lookup = async {
-        let mut providers = loop {
-            match shared.network.providers_of(cell).await {
-                Ok(providers) => break providers,
-                // Lookups of dialled peers and of this node's own upkeep come and go.
-                Err(NetworkError::TooManyLookups(_) | NetworkError::Busy(_)) => sleep(LOOKUP_AGAIN).await,
-                Err(error) => return debug!(%cell, %error, "lookup failed"),
-            }
+        let mut providers = match once_there_is_room(|| shared.network.providers_of(cell)).await {
+            Ok(providers) => providers,
+            Err(error) => return debug!(%cell, %error, "lookup failed"),
         };
         while let Some(provider) = providers.recv().await {
             if names.send(provider).await.is_err() {
@@ -372,4 +368,35 @@ async fn look_up(shared: &Shared, cell: Cell, names: mpsc::Sender<FoundProvider>
     // What came until then counts; the rest of the query is not worth more time.
     let _ = timeout(LOOKUP_PATIENCE, lookup).await;
     Event::LookedUp
+}
+
+/// Tries again until the network has room for a lookup: its own upkeep and other searches need some too.
+async fn once_there_is_room<T, F>(mut lookup: impl FnMut() -> F) -> Result<T, NetworkError>
+where
+    F: Future<Output = Result<T, NetworkError>>,
+{
+    loop {
+        match lookup().await {
+            Err(NetworkError::TooManyLookups(_) | NetworkError::Busy(_)) => sleep(LOOKUP_AGAIN).await,
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lookup_without_room_is_tried_again() {
+        let mut answers = VecDeque::from([
+            Err(NetworkError::TooManyLookups(64)),
+            Err(NetworkError::Busy(256)),
+            Ok("somebody"),
+            Err(NetworkError::Stopped),
+        ]);
+        let mut next = || std::future::ready(answers.pop_front().expect("asked once too often"));
+        assert_eq!(once_there_is_room(&mut next).await.expect("there was room in the end"), "somebody");
+        assert!(matches!(once_there_is_room(&mut next).await, Err(NetworkError::Stopped)), "no use in waiting");
+    }
 }

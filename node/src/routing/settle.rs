@@ -101,7 +101,7 @@ impl Wake {
         self.0.notify.notify_one();
     }
 
-    fn take_creditors(&self) -> HashSet<NodeId> {
+    pub(super) fn take_creditors(&self) -> HashSet<NodeId> {
         std::mem::take(&mut *self.creditors())
     }
 
@@ -121,13 +121,7 @@ pub(super) struct Settling {
 
 /// Works through unsettled jobs until `stop`.
 pub(super) async fn run(settling: Settling, stop: CancellationToken) {
-    let mut state = State {
-        settling,
-        retries: HashMap::new(),
-        running: HashMap::new(),
-        given_up: VecDeque::new(),
-        tasks: JoinSet::new(),
-    };
+    let mut state = State::new(settling);
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut offers = state.settling.book.watch();
@@ -171,6 +165,16 @@ struct State {
 }
 
 impl State {
+    fn new(settling: Settling) -> Self {
+        Self {
+            settling,
+            retries: HashMap::new(),
+            running: HashMap::new(),
+            given_up: VecDeque::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
     /// Somebody was seen: whoever has just come back is tried at once, once for each time it does.
     async fn handle_present(&mut self, present: &mut HashSet<NodeId>, now: HashSet<NodeId>) {
         let newcomers: HashSet<NodeId> = now.difference(present).copied().collect();
@@ -243,8 +247,7 @@ impl State {
         self.running.insert(nonce, provider);
         let addresses = self.addresses(&record);
         let (ledger, network) = (self.settling.ledger.clone(), self.settling.network.clone());
-        let give_up =
-            !record.state.is_final() && now_ms.saturating_sub(record.created_ms) > GIVE_UP_AFTER_MS;
+        let give_up = !record.state.is_final() && now_ms.saturating_sub(record.created_ms) > GIVE_UP_AFTER_MS;
         self.tasks.spawn(async move {
             let settle = async {
                 let stream = network.open(provider, addresses, Protocol::Job).await?;

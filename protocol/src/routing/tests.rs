@@ -80,6 +80,13 @@ fn every_exclusion_says_what_rules_out() {
 }
 
 #[test]
+fn vectors_do_not_need_the_whole_prompt_in_one_context() {
+    let offer = ModelOffer { context: 50, ..offer() };
+    let policy = Policy { completion_tokens: 0, ..policy() };
+    assert_eq!(rank(&[candidate(&offer, 1)], &policy)[0].excluded, None);
+}
+
+#[test]
 fn faster_than_light_is_out_only_where_places_are_real() {
     let offer = offer();
     let far = Candidate { distance_km: 10_000.0, round_trip_ms: Some(1.0), ..candidate(&offer, 1) };
