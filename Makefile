@@ -70,7 +70,8 @@ test: setup ## Everything that must pass
 lint: packages $(TOOLS)/bin/cargo-deny ## Formatting, clippy, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
+	cargo fetch --quiet --locked
 	cargo-deny --offline --log-level error check bans licenses sources
 
 $(TOOLS)/bin/cargo-deny:
@@ -83,7 +84,7 @@ bench: setup ## Speed and memory next to their goals
 
 docs: $(TOOLS)/bin/mdbook ## Build the book and the API documentation
 	mdbook build docs
-	cargo doc --workspace --no-deps
+	cargo doc --workspace --no-deps --document-private-items
 
 $(TOOLS)/bin/mdbook:
 	CARGO_TARGET_DIR=$(CACHE)/tools-target cargo install --quiet --locked --root $(TOOLS) mdbook

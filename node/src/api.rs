@@ -73,6 +73,8 @@ pub struct ApiParts {
     pub metrics: Metrics,
     /// Cancelled by `POST /aitbc/v1/shutdown`.
     pub stop: CancellationToken,
+    /// Ends the server: cancelled last, so that a port that does not answer means a node that is gone.
+    pub closing: CancellationToken,
 }
 
 /// Why the server does not start.
@@ -162,7 +164,7 @@ fn guarded(routes: Router, gate: Gate, metrics: RequestMetrics) -> Router {
 }
 
 /// Starts the server; returns the address it listens on (with the port the system chose, where 0 was asked for). The
-/// task ends after `stop` is cancelled, when answers in flight have ended or five seconds have passed.
+/// task ends after `closing` is cancelled, when answers in flight have ended or five seconds have passed.
 pub async fn start(
     config: ApiConfig,
     parts: ApiParts,
@@ -171,7 +173,7 @@ pub async fn start(
     let refused = |source| ApiError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    let (stop, metrics) = (parts.stop.clone(), RequestMetrics::new(&parts.metrics));
+    let (closing, metrics) = (parts.closing.clone(), RequestMetrics::new(&parts.metrics));
     let places = Places::new(MAX_RUNNING);
     let state = ApiState(Arc::new(Shared { parts, address, started: Instant::now(), places }));
     let routes = Router::new()
@@ -179,6 +181,6 @@ pub async fn start(
         .merge(control::routes())
         .route("/metrics", get(metrics::page))
         .with_state(state);
-    let serving = tokio::spawn(server::serve(listener, guarded(routes, gate, metrics), stop, server::DRAIN));
+    let serving = tokio::spawn(server::serve(listener, guarded(routes, gate, metrics), closing, server::DRAIN));
     Ok((address, serving))
 }

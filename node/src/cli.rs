@@ -44,6 +44,12 @@ struct Global {
     /// Directory of key, database and models [default: aitbc in the XDG data directory]
     #[arg(long, global = true, env = "AITBC_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Directory of the model files [default: models in the data directory]
+    #[arg(long, global = true, env = "AITBC_MODELS_DIR", value_name = "DIR")]
+    models_dir: Option<PathBuf>,
+    /// File with the API's bearer token; needed where the API listens beyond 127.0.0.1
+    #[arg(long, global = true, env = "AITBC_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Address of the running node's API [default: api.listen of the settings]
     #[arg(long, global = true, env = "AITBC_API", value_name = "HOST:PORT")]
     api: Option<String>,
@@ -60,9 +66,12 @@ impl Global {
         Ok(Directories::resolve(self.config.clone(), self.data_dir.clone())?)
     }
 
-    /// The settings of the file, without the flags of `up`.
+    /// The settings of the file under the flags and variables of every command, without those of `up`.
     fn settings(&self, directories: &Directories) -> Result<Settings, Exit> {
-        Ok(Settings::load(&directories.config, self.config.is_some())?)
+        let mut settings = Settings::load(&directories.config, self.config.is_some())?;
+        settings.models_dir = self.models_dir.clone().or(settings.models_dir);
+        settings.api.token_file = self.token_file.clone().or(settings.api.token_file);
+        Ok(settings)
     }
 }
 

@@ -71,6 +71,10 @@ pub struct EngineConfig {
     pub worker: Option<PathBuf>,
 }
 
+fn one() -> u32 {
+    1
+}
+
 /// An OpenAI-compatible server that the owner offers to the network.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -79,7 +83,8 @@ pub struct UpstreamConfig {
     pub url: String,
     /// Models of it to offer, by its own names.
     pub models: Vec<String>,
-    /// Jobs it may run at a time.
+    /// Jobs it may run at a time; one if not set.
+    #[serde(default = "one")]
     pub slots: u32,
     /// File with its bearer token, if it wants one.
     pub token_file: Option<std::path::PathBuf>,

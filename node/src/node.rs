@@ -19,7 +19,11 @@ use crate::{
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::NodeId;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the engine's child may take to leave.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a node that is leaving may hold the database when the next one starts.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything a node needs to start.
 #[derive(Clone, Debug)]
@@ -87,6 +93,34 @@ pub struct Node {
     stop: CancellationToken,
     /// In the order in which they are joined.
     tasks: Vec<(&'static str, JoinHandle<()>)>,
+    closing: CancellationToken,
+    api_task: Option<JoinHandle<()>>,
+}
+
+/// Waits for a task and says so if it ended by a panic.
+async fn join(name: &'static str, task: JoinHandle<()>) {
+    if let Err(error) = task.await
+        && error.is_panic()
+    {
+        tracing::error!(task = name, %error, "a task ended by a panic");
+    }
+}
+
+/// Opens the database; a node that is just leaving gets a moment to let go of it.
+async fn open_store(directory: &Path) -> Result<Store, StorageError> {
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        let directory = directory.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&directory))
+            .await
+            .map_err(|error| StorageError::Database(error.to_string()))?;
+        match opened {
+            Err(StorageError::Locked(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 impl Node {
@@ -95,10 +129,7 @@ impl Node {
         let metrics = Metrics::default();
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
-        let database = config.database.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&database))
-            .await
-            .map_err(|error| StorageError::Database(error.to_string()))??;
+        let store = open_store(&config.database).await?;
         let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
         let network_id = config.network.network.clone();
         let (network, incoming) = network::start(config.network, &config.key, &metrics).await?;
@@ -123,8 +154,9 @@ impl Node {
             job_streams: incoming.job,
         };
         let (jobs, jobs_task) = jobs::start(config.jobs, parts, &metrics, stop.clone(), DRAIN);
-        let mut tasks = vec![("jobs", jobs_task), ("routing", routing_task)];
-        let mut address = None;
+        let tasks = vec![("jobs", jobs_task), ("routing", routing_task)];
+        let closing = CancellationToken::new();
+        let (mut address, mut api_task) = (None, None);
         if let Some(api_config) = config.api {
             let parts = ApiParts {
                 network_id,
@@ -135,13 +167,14 @@ impl Node {
                 ledger: ledger.clone(),
                 metrics: metrics.clone(),
                 stop: stop.clone(),
+                closing: closing.clone(),
             };
             let (bound, task) = api::start(api_config, parts).await?;
             address = Some(bound);
-            tasks.push(("api", task));
+            api_task = Some(task);
         }
         guard.disarm();
-        Ok(Self { network, engine, jobs, routing, ledger, metrics, api: address, stop, tasks })
+        Ok(Self { network, engine, jobs, routing, ledger, metrics, api: address, stop, tasks, closing, api_task })
     }
 
     /// This node.
@@ -163,19 +196,20 @@ impl Node {
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         for (name, task) in std::mem::take(&mut self.tasks) {
-            if let Err(error) = task.await
-                && error.is_panic()
-            {
-                tracing::error!(task = name, %error, "a task ended by a panic");
-            }
+            join(name, task).await;
         }
         self.engine.shutdown(ENGINE_PATIENCE).await;
         self.network.shutdown().await;
+        self.closing.cancel();
+        if let Some(task) = self.api_task.take() {
+            join("api", task).await;
+        }
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.closing.cancel();
     }
 }

@@ -17,6 +17,7 @@ use aitbc_tests::{
     peer::local,
     process::{MODEL, PATIENCE, answer, collect, question},
 };
+use futures::StreamExt;
 use libp2p::Multiaddr;
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ async fn a_provider_stops_at_one_unpaid_window_and_remembers_the_debt() {
         Some(ToClient::Finished { receipt, failure }) => {
             let receipt = aitbc_crypto::open(&receipt, &local()).expect("well signed");
             assert_eq!(receipt.completion_tokens, 64);
-            assert!(failure.is_some_and(|why| why.as_str().contains("pay")), "it says why");
+            assert!(failure.is_some_and(|why| why.as_str().contains("cheque")), "it says why");
         }
         other => panic!("{other:?}"),
     }
@@ -277,17 +278,15 @@ async fn frames_of_wrong_shapes_and_ten_thousand_streams_starve_nobody() {
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
     };
     let before = memory(&provider);
-    let flood = async {
-        let mut held = Vec::new();
-        for _ in 0..100 {
-            let some = (0..100).map(|_| async {
-                let opened = attacker.network.open(provider.id, addresses(&provider), Protocol::Job);
-                tokio::time::timeout(Duration::from_secs(10), opened).await
-            });
-            held.extend(futures::future::join_all(some).await.into_iter().flatten().flatten());
-        }
-        held
-    };
+    // A stream that is refused is reset or never answered; two seconds tell.
+    let flood = futures::stream::iter(0..10_000)
+        .map(|_| async {
+            let opened = attacker.network.open(provider.id, addresses(&provider), Protocol::Job);
+            tokio::time::timeout(Duration::from_secs(2), opened).await
+        })
+        .buffer_unordered(1000)
+        .filter_map(|opened| async { opened.ok()?.ok() })
+        .collect::<Vec<_>>();
     let honest = async {
         let updates = collect(client.job(&question("Say hello.", 24)).await).await;
         assert!(!answer(&updates).is_empty(), "{updates:?}");

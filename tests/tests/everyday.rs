@@ -257,8 +257,8 @@ async fn a_model_file_with_a_wrong_digest_is_not_loaded() {
             "--provide",
             "--model",
             MODEL,
-            "--no-mdns",
-            "--no-upnp",
+            "--mdns=false",
+            "--upnp=false",
         ])
         .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--api-listen", "127.0.0.1:0"])
         .arg("--models-dir")

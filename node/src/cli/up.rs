@@ -16,8 +16,9 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     job::ModelName,
 };
+use clap::builder::BoolishValueParser;
 use libp2p::Multiaddr;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 /// How long a job waits for a cheque before it is ended.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(30);
@@ -34,8 +35,9 @@ pub(super) struct Args {
     #[arg(long, env = "AITBC_PRECISION")]
     precision: Option<u8>,
     /// Sell: load models and offer them
-    #[arg(long, env = "AITBC_PROVIDE")]
-    provide: bool,
+    #[arg(long, env = "AITBC_PROVIDE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    provide: Option<bool>,
     /// Model to sell; fetched if it is not here; can be repeated
     #[arg(long = "model", env = "AITBC_MODELS", value_delimiter = ',', value_name = "MODEL")]
     models: Vec<ModelName>,
@@ -67,26 +69,23 @@ pub(super) struct Args {
     #[arg(long, env = "AITBC_EXTERNAL", value_delimiter = ',', value_name = "MULTIADDR")]
     external: Vec<Multiaddr>,
     /// Relay for nodes that cannot be reached directly
-    #[arg(long, env = "AITBC_RELAY")]
-    relay: bool,
-    /// Do not look for peers on the local network
-    #[arg(long, env = "AITBC_NO_MDNS")]
-    no_mdns: bool,
-    /// Do not ask the router for a port mapping
-    #[arg(long, env = "AITBC_NO_UPNP")]
-    no_upnp: bool,
+    #[arg(long, env = "AITBC_RELAY", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    relay: Option<bool>,
+    /// Look for peers on the local network
+    #[arg(long, env = "AITBC_MDNS", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    mdns: Option<bool>,
+    /// Ask the router for a port mapping
+    #[arg(long, env = "AITBC_UPNP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    upnp: Option<bool>,
     /// Network: main, or local for demos and tests
     #[arg(long, env = "AITBC_NETWORK", value_parser = NetworkId::new)]
     network: Option<NetworkId>,
-    /// Directory of the model files
-    #[arg(long, env = "AITBC_MODELS_DIR", value_name = "DIR")]
-    models_dir: Option<PathBuf>,
     /// Where the API listens
     #[arg(long, env = "AITBC_API_LISTEN", value_name = "ADDRESS:PORT")]
     api_listen: Option<SocketAddr>,
-    /// File with the API's bearer token; needed beyond 127.0.0.1
-    #[arg(long, env = "AITBC_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     end_with_parent: bool,
@@ -108,8 +107,6 @@ impl Args {
     /// Lays the flags and variables over the settings of the file.
     fn merge(self, settings: &mut Settings) {
         settings.location = self.location.or(settings.location);
-        settings.models_dir = self.models_dir.or(settings.models_dir.take());
-        settings.api.token_file = self.token_file.or(settings.api.token_file.take());
         settings.provide.threads = self.threads.or(settings.provide.threads);
         settings.provide.gpu_layers = self.gpu_layers.or(settings.provide.gpu_layers);
         lay(self.precision, &mut settings.precision);
@@ -123,10 +120,10 @@ impl Args {
         lay_list(self.bootstrap, &mut settings.bootstrap);
         lay_list(self.listen, &mut settings.listen);
         lay_list(self.external, &mut settings.external);
-        settings.provide.enabled |= self.provide;
-        settings.relay |= self.relay;
-        settings.mdns &= !self.no_mdns;
-        settings.upnp &= !self.no_upnp;
+        lay(self.provide, &mut settings.provide.enabled);
+        lay(self.relay, &mut settings.relay);
+        lay(self.mdns, &mut settings.mdns);
+        lay(self.upnp, &mut settings.upnp);
     }
 }
 
@@ -189,6 +186,19 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
     })
 }
 
+/// Tells an owner of an Ollama on this machine how to offer it; nothing is offered unasked.
+async fn tell_of_ollama(config: &std::path::Path) {
+    let found = engine::upstream::find_ollama().await;
+    if !found.is_empty() {
+        let models: Vec<String> = found.iter().map(|model| format!("{model:?}")).collect();
+        tracing::info!(
+            "an Ollama runs here; to offer it, add to {}:\n[[provide.upstream]]\nurl = \"http://127.0.0.1:11434/v1\"\nmodels = [{}]",
+            config.display(),
+            models.join(", "),
+        );
+    }
+}
+
 /// Warns about variables that look like settings and are none.
 fn warn_of_unknown_variables() {
     let known: Vec<String> = {
@@ -222,18 +232,11 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     let directories = global.directories()?;
     let mut settings = global.settings(&directories)?;
     args.merge(&mut settings);
+    if settings.provide.enabled && settings.provide.upstream.is_empty() {
+        tell_of_ollama(&directories.config).await;
+    }
     settings.validate()?;
     warn_of_unknown_variables();
-    if settings.provide.enabled && settings.provide.upstream.is_empty() {
-        let found = engine::upstream::find_ollama().await;
-        if !found.is_empty() {
-            tracing::info!(
-                "an Ollama runs here with {}: to offer it too, add a [[provide.upstream]] with its url and models to {}",
-                found.join(", "),
-                directories.config.display()
-            );
-        }
-    }
     let mut stop = Signals::new()?;
     let config = tokio::select! {
         config = node_config(&settings, &directories) => config?,

@@ -36,6 +36,9 @@ const SMALL_TABLE: usize = 20;
 const ANNOUNCE_DELAY: Duration = Duration::from_secs(2);
 /// How often expired records are dropped.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the lookups of a node that has just started wait for the first peer of the DHT: with an empty table they
+/// would end at once and find nobody.
+const FIRST_PEER_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct CellLookup {
@@ -50,6 +53,10 @@ pub(super) struct Discovery {
     cells: BTreeSet<Cell>,
     announce_at: Option<Instant>,
     lookups: HashMap<QueryId, CellLookup>,
+    /// Lookups that wait for the first peer of the DHT, at most as many as can run.
+    waiting: Vec<(Cell, mpsc::Sender<FoundProvider>)>,
+    /// Until when they wait; set by the first of them, once in a node's life.
+    wait_until: Option<Instant>,
     expire_at: Instant,
 }
 
@@ -59,6 +66,8 @@ impl Discovery {
             cells: BTreeSet::new(),
             announce_at: None,
             lookups: HashMap::new(),
+            waiting: Vec::new(),
+            wait_until: None,
             expire_at: now + EXPIRE_INTERVAL,
         }
     }
@@ -126,23 +135,45 @@ impl Actor {
         if self.discovery.lookups.len() >= MAX_LOOKUPS {
             self.drop_abandoned_lookups();
         }
-        let key = self.cell_key(cell);
+        let now = Instant::now();
         let (sender, receiver) = mpsc::channel(MAX_FOUND);
+        let busy = self.discovery.lookups.len() + self.discovery.waiting.len() >= MAX_LOOKUPS;
         let answer = match self.swarm.behaviour_mut().kad.as_mut() {
             // Without a DHT the channel closes at once.
             None => Ok(receiver),
-            Some(_) if self.discovery.lookups.len() >= MAX_LOOKUPS => {
-                Err(NetworkError::TooManyLookups(MAX_LOOKUPS))
-            }
+            Some(_) if busy => Err(NetworkError::TooManyLookups(MAX_LOOKUPS)),
             Some(kad) => {
-                let query = kad.get_providers(key);
-                let lookup = CellLookup { started: Instant::now(), found: sender, seen: HashSet::new() };
-                self.discovery.lookups.insert(query, lookup);
+                let has_peers = kad.kbuckets().next().is_some();
+                let wait_until = *self.discovery.wait_until.get_or_insert(now + FIRST_PEER_PATIENCE);
+                if has_peers || now >= wait_until {
+                    self.look_up(cell, sender);
+                } else {
+                    self.discovery.waiting.push((cell, sender));
+                }
                 Ok(receiver)
             }
         };
         // A caller that has gone is noticed by its closed channel.
         let _ = reply.send(answer);
+    }
+
+    fn look_up(&mut self, cell: Cell, found: mpsc::Sender<FoundProvider>) {
+        let key = self.cell_key(cell);
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            let query = kad.get_providers(key);
+            self.discovery
+                .lookups
+                .insert(query, CellLookup { started: Instant::now(), found, seen: HashSet::new() });
+        }
+    }
+
+    /// Starts the lookups that waited for the first peer of the DHT.
+    fn start_waiting_lookups(&mut self) {
+        for (cell, found) in std::mem::take(&mut self.discovery.waiting) {
+            if !found.is_closed() {
+                self.look_up(cell, found);
+            }
+        }
     }
 
     /// Ends lookups that nobody reads any more.
@@ -169,6 +200,9 @@ impl Actor {
     /// What the DHT does by the clock.
     pub(super) fn tend_dht(&mut self, now: Instant) {
         self.drop_abandoned_lookups();
+        if self.discovery.wait_until.is_some_and(|until| now >= until) {
+            self.start_waiting_lookups();
+        }
         self.announce_if_due(now);
         if now >= self.discovery.expire_at {
             self.discovery.expire_at = now + EXPIRE_INTERVAL;
@@ -206,6 +240,7 @@ impl Actor {
             self.discovery.announce_by(now + ANNOUNCE_DELAY);
         }
         self.announce_if_due(now);
+        self.start_waiting_lookups();
     }
 
     /// Keeps a record that a peer sent of itself, with the addresses that mean anything.
