@@ -40,7 +40,7 @@ use book::Book;
 use client::Verified;
 use meters::Meters;
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, thread, time::Instant};
+use std::{collections::HashSet, sync::Arc, thread, time::Instant};
 use tokio::sync::{mpsc, oneshot};
 pub use verify::receipt_file;
 
@@ -213,6 +213,13 @@ impl Ledger {
         self.call(move |book| book.refused(quote, why)).await
     }
 
+    /// The provider broke the protocol in the middle of the job: whatever it bills, nothing more is promised. The job
+    /// waits to be settled for what was acknowledged, which the record that comes back tells. On disk before it
+    /// returns.
+    pub async fn refuse(&self, quote: Nonce, why: Line<160>) -> Result<JobRecord, LedgerError> {
+        self.call(move |book| book.refuse(quote, why)).await
+    }
+
     /// Signs the cheque that pays for the first `tokens` tokens; on disk before it is returned. Asking again for
     /// fewer or as many returns the newest cheque.
     pub async fn pay(&self, quote: Nonce, tokens: u32) -> Result<Signed<Cheque>, LedgerError> {
@@ -253,7 +260,7 @@ impl Ledger {
         self.call(move |book| book.settled(quote, paid, receipt)).await
     }
 
-    /// The provider stays away: `ReceiptMissing`.
+    /// The provider stays away: `ReceiptMissing`. It can still be settled, should it come back.
     pub async fn give_up(&self, quote: Nonce, why: Line<160>) -> Result<JobRecord, LedgerError> {
         self.call(move |book| book.give_up(quote, why)).await
     }
@@ -342,6 +349,19 @@ impl Ledger {
         self.read(|store| {
             let mut records = store.unfinished()?;
             records.retain(|record| record.side == Side::Client);
+            Ok(records)
+        })
+        .await
+    }
+
+    /// Jobs with these providers that are not final, or were given up for want of a receipt: what is settled when one
+    /// of them is back, or refuses work until it is paid.
+    pub async fn unsettled_with(&self, providers: HashSet<NodeId>) -> Result<Vec<JobRecord>, LedgerError> {
+        self.read(move |store| {
+            let mut records = store.unfinished()?;
+            records.retain(|record| record.side == Side::Client);
+            records.extend(store.given_up()?);
+            records.retain(|record| providers.contains(&record.peer));
             Ok(records)
         })
         .await

@@ -51,7 +51,7 @@ use aitbc_protocol::{
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, sync::Arc};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -302,6 +302,8 @@ pub struct OffersSnapshot {
 
 /// Updates of one job that wait for their reader; a full queue slows the job.
 const UPDATES: usize = 64;
+/// DHT lookups of all searches at a time: below what the network runs, which has its own.
+const MAX_LOOKUPS: usize = 48;
 /// Jobs that run at a time.
 const MAX_JOBS: usize = 256;
 
@@ -317,9 +319,11 @@ struct Shared {
     experience: experience::Experience,
     searches: search::SearchMemory,
     active: active::Active,
-    settle: Arc<Notify>,
+    settle: settle::Wake,
     metrics: metrics::RoutingMetrics,
     jobs: Arc<Semaphore>,
+    /// Bounds the DHT lookups of all searches together.
+    lookups: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -415,9 +419,10 @@ pub fn start(
         experience: experience::Experience::default(),
         searches: search::SearchMemory::default(),
         active: active::Active::default(),
-        settle: Arc::new(Notify::new()),
+        settle: settle::Wake::default(),
         metrics,
         jobs: Arc::new(Semaphore::new(MAX_JOBS)),
+        lookups: Semaphore::new(MAX_LOOKUPS),
         tasks: TaskTracker::new(),
         stop: stop.clone(),
     });

@@ -69,6 +69,9 @@ pub struct JobRecord {
     pub cheque: Option<Signed<Cheque>>,
     /// The provider's receipt.
     pub receipt: Option<Signed<Receipt>>,
+    /// Whether the provider broke the protocol or its receipt did not hold: nothing more is promised (client side).
+    #[serde(default)]
+    pub refused: bool,
     /// How the job runs, for the receipt (provider side).
     #[serde(default)]
     pub execution: Option<Execution>,
@@ -158,7 +161,9 @@ impl Changes {
                 let key = format::receipt_key(&receipt.digest(), &key);
                 edits.push(Edit::Put(Column::JobsByReceipt, key, Vec::new()));
             }
-            edits.push(if record.state.is_final() {
+            // A job given up by its client can still be settled.
+            let given_up = record.side == Side::Client && record.state == JobState::ReceiptMissing;
+            edits.push(if record.state.is_final() && !given_up {
                 Edit::Delete(Column::Unfinished, key.clone())
             } else {
                 Edit::Put(Column::Unfinished, key.clone(), Vec::new())
@@ -238,7 +243,15 @@ impl Store {
 
     /// Jobs that are not in a final state (from an index: cost does not grow with history).
     pub fn unfinished(&self) -> Result<Vec<JobRecord>, StorageError> {
-        self.indexed(Column::Unfinished, Scan::Prefix(&[]), usize::MAX, |_| true)
+        self.indexed(Column::Unfinished, Scan::Prefix(&[]), usize::MAX, |record| !record.state.is_final())
+    }
+
+    /// Jobs of the client side that were given up for want of their receipt, whoever their provider is (from the same
+    /// index).
+    pub fn given_up(&self) -> Result<Vec<JobRecord>, StorageError> {
+        self.indexed(Column::Unfinished, Scan::Prefix(&[]), usize::MAX, |record| {
+            record.state == JobState::ReceiptMissing
+        })
     }
 
     /// All attempts at one job.
@@ -307,9 +320,14 @@ impl Store {
     /// Keeps proof of an equivocation: the first of each provider, and of 256 providers at most.
     pub fn put_equivocation(&self, evidence: &Equivocation) -> Result<(), StorageError> {
         let provider = evidence.first.signer().0;
-        if self.columns.get(Column::Evidence, &provider)?.is_some()
-            || self.equivocations()?.len() >= MAX_EQUIVOCATIONS
-        {
+        let mut known = false;
+        let mut kept = 0;
+        self.columns.scan(Column::Evidence, Scan::Prefix(&[]), |key, _| {
+            known = key == provider;
+            kept += 1;
+            Ok(!known && kept < MAX_EQUIVOCATIONS)
+        })?;
+        if known || kept >= MAX_EQUIVOCATIONS {
             return Ok(());
         }
         self.columns.ready()?;

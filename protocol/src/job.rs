@@ -201,6 +201,28 @@ impl JobSpec {
         }
     }
 
+    /// Most tokens of the answer that one attempt can bill: what is asked for without the prefix; none for vectors.
+    pub fn completion_tokens(&self) -> u32 {
+        match self.input {
+            Input::Embed(_) => 0,
+            Input::Chat(_) | Input::Text(_) => self.max_tokens.saturating_sub(self.prefix_tokens()),
+        }
+    }
+
+    /// Tokens of context that one attempt needs, `prompt_tokens` including the prefix. Embedding inputs each have the
+    /// context for themselves, and only the engine knows where one is too long.
+    pub fn context_needed(&self, prompt_tokens: u32) -> u32 {
+        match self.input {
+            Input::Embed(_) => 0,
+            Input::Chat(_) | Input::Text(_) => prompt_tokens.saturating_add(self.completion_tokens()),
+        }
+    }
+
+    /// Tokens of the answer that came from elsewhere.
+    pub fn prefix_tokens(&self) -> u32 {
+        u32::try_from(self.prefix.len()).unwrap_or(u32::MAX)
+    }
+
     /// The digest that quotes and receipts bind: SHA-256 of the canonical encoding, the prefix included.
     pub fn digest(&self) -> Result<Digest, SpecError> {
         Ok(Digest::of(&wire::encode_payload(self, wire::MAX_QUOTE_FRAME)?))
@@ -474,7 +496,8 @@ impl JobState {
         matches!(self, Self::Completed | Self::Cancelled | Self::Failed | Self::Rejected | Self::ReceiptMissing)
     }
 
-    /// The next state. A final state takes no event but a late settlement of a missing receipt.
+    /// The next state. A final state takes no event, but for a receipt that was missing: it can still come, or be
+    /// settled without.
     pub fn on(self, event: JobEvent) -> Result<Self, TransitionError> {
         use JobEvent::{Accepted, GaveUp, Paid, Receipt, Refused, Settled};
         let ended = |finish| match finish {
@@ -485,7 +508,7 @@ impl JobState {
         match (self, event) {
             (Self::Opening, Accepted) => Ok(Self::Running),
             (Self::Opening, Refused) => Ok(Self::Rejected),
-            (Self::Opening | Self::Running, Receipt(_)) => Ok(Self::Delivered),
+            (Self::Opening | Self::Running | Self::ReceiptMissing, Receipt(_)) => Ok(Self::Delivered),
             (Self::Delivered, Paid(finish)) => Ok(ended(finish)),
             (Self::Opening | Self::Running | Self::Delivered | Self::ReceiptMissing, Settled) => Ok(Self::Failed),
             (Self::Opening | Self::Running | Self::Delivered, GaveUp) => Ok(Self::ReceiptMissing),

@@ -138,9 +138,9 @@ impl Quote {
         {
             return Err(QuoteFault::Dates);
         }
-        let prefix = u32::try_from(asked.spec.prefix.len()).unwrap_or(u32::MAX);
-        if self.prompt_tokens > asked.spec.input.max_prompt_tokens().saturating_add(prefix)
-            || self.max_completion_tokens > asked.spec.max_tokens.saturating_sub(prefix)
+        let spec = asked.spec;
+        if self.prompt_tokens > spec.input.max_prompt_tokens().saturating_add(spec.prefix_tokens())
+            || self.max_completion_tokens > spec.completion_tokens()
         {
             return Err(QuoteFault::Overcount);
         }

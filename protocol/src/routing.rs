@@ -58,6 +58,14 @@ pub struct Policy {
     pub exclude: Vec<NodeId>,
 }
 
+impl Policy {
+    /// Tokens of context that the job needs, as [`crate::job::JobSpec::context_needed`] counts them: without an answer
+    /// in tokens, these are vectors, and their inputs each have the context for themselves.
+    fn context_needed(&self) -> u32 {
+        if self.completion_tokens == 0 { 0 } else { self.prompt_tokens.saturating_add(self.completion_tokens) }
+    }
+}
+
 /// Why a candidate is out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -254,7 +262,7 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
 }
 
 fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, least_ms: f64) -> Option<Exclusion> {
-    let needed = policy.prompt_tokens.saturating_add(1);
+    let needed = policy.context_needed();
     if policy.exclude.contains(&candidate.provider) {
         return Some(Exclusion::FailedBefore);
     }

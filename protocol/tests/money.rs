@@ -195,8 +195,22 @@ fn a_quote_is_held_against_what_was_asked() {
     for (quote, fault) in cases {
         assert_eq!(quote.check(&asked, now), Err(fault), "{quote:?}");
     }
+    let vectors = JobSpec { input: Input::Embed(vec!["a".to_owned()]), ..spec.clone() };
+    let embedding = Asked { spec: &vectors, ..asked.clone() };
+    assert_eq!(good.check(&embedding, now), Err(QuoteFault::Overcount), "vectors are billed by the prompt alone");
     let poor = Asked { ceiling: Some(MicroCredits(101)), ..asked };
     assert_eq!(good.check(&poor, now), Err(QuoteFault::TooExpensive));
+}
+
+#[test]
+fn what_a_request_needs() {
+    let plain = JobSpec { max_tokens: 100, ..spec() };
+    assert_eq!((plain.completion_tokens(), plain.context_needed(10)), (100, 110));
+    let continued = JobSpec { prefix: vec![1, 2, 3], ..plain.clone() };
+    assert_eq!((continued.completion_tokens(), continued.context_needed(13)), (97, 110));
+    assert_eq!(continued.context_needed(u32::MAX), u32::MAX);
+    let vectors = JobSpec { input: Input::Embed(vec!["a".to_owned(); 3]), ..plain };
+    assert_eq!((vectors.completion_tokens(), vectors.context_needed(1_000_000)), (0, 0));
 }
 
 proptest! {

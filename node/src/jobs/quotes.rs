@@ -13,7 +13,7 @@ use crate::{
 use aitbc_crypto::signing;
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, Digest, NetworkId, NodeId, Nonce, Signed, UnixMillis,
-    job::{Input, JobSpec, QuoteReply, QuoteRequest, Rejection, WINDOW_TOKENS},
+    job::{JobSpec, QuoteReply, QuoteRequest, Rejection, WINDOW_TOKENS},
     quote::{QUOTE_LIFETIME_MS, Quote, TokenPrice, price},
     text::Line,
     wire,
@@ -92,30 +92,9 @@ struct Terms {
     issued_ms: UnixMillis,
 }
 
-/// Most tokens of the answer that can be billed: what is asked for without the prefix; none for vectors.
-fn max_completion_tokens(spec: &JobSpec) -> u32 {
-    match spec.input {
-        Input::Embed(_) => 0,
-        Input::Chat(_) | Input::Text(_) => spec.max_tokens.saturating_sub(prefix_tokens(spec)),
-    }
-}
-
-fn prefix_tokens(spec: &JobSpec) -> u32 {
-    u32::try_from(spec.prefix.len()).unwrap_or(u32::MAX)
-}
-
-/// Tokens of context that a job needs. Embedding inputs each have the context for themselves, and only the engine
-/// knows where one is too long.
-fn context_needed(spec: &JobSpec, prompt_tokens: u32) -> u32 {
-    match spec.input {
-        Input::Embed(_) => 0,
-        Input::Chat(_) | Input::Text(_) => prompt_tokens.saturating_add(max_completion_tokens(spec)),
-    }
-}
-
 fn build(verified: &Verified, model: &EngineModel, terms: &Terms) -> Result<Quote, Rejection> {
     let Verified { request, digest } = verified;
-    let max_completion_tokens = max_completion_tokens(&request.spec);
+    let max_completion_tokens = request.spec.completion_tokens();
     let max_total = price(&terms.price, terms.prompt_tokens, max_completion_tokens)
         .map_err(|error| Rejection::Invalid(Line::lossy(&error.to_string())))?;
     Ok(Quote {
@@ -155,7 +134,7 @@ impl Provider {
         self.check_debt(peer).await?;
         let nonce = Nonce(rand::random());
         // The slot is kept before the prompt is counted, or requests that are counted together would overbook it.
-        let least = context_needed(spec, prefix_tokens(spec));
+        let least = spec.context_needed(spec.prefix_tokens());
         self.desk.promise(nonce, peer, &model, least, now_ms())?;
         let quote = self.price(peer, nonce, &verified, &model).await;
         if quote.is_err() {
@@ -182,8 +161,8 @@ impl Provider {
         })?;
         let counted = counted.map_err(|error| self.rejection(error))?;
         // More than the client's own bound would only be refused by it.
-        let prompt_tokens = counted.min(spec.input.max_prompt_tokens()).saturating_add(prefix_tokens(spec));
-        fits(Demand { tokens: context_needed(spec, prompt_tokens), context: model.context })?;
+        let prompt_tokens = counted.min(spec.input.max_prompt_tokens()).saturating_add(spec.prefix_tokens());
+        fits(Demand { tokens: spec.context_needed(prompt_tokens), context: model.context })?;
         let price = self.config.price_of(&model.model);
         let terms = Terms { nonce, client, prompt_tokens, price, issued_ms: now_ms() };
         let quote = build(verified, model, &terms)?;
@@ -272,12 +251,5 @@ mod tests {
         let asked =
             Asked { client, job: request.job, request: spec.digest().unwrap(), spec: &spec, ceiling: None };
         assert_eq!(quote.check(&asked, NOW), Ok(()));
-    }
-
-    #[test]
-    fn vectors_are_billed_by_the_prompt_alone() {
-        let spec = JobSpec { input: Input::Embed(vec!["a".to_owned(); 3]), ..spec() };
-        assert_eq!(max_completion_tokens(&spec), 0);
-        assert_eq!(context_needed(&spec, 1_000_000), 0);
     }
 }

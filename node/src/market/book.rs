@@ -211,6 +211,12 @@ impl Book {
         Ok(())
     }
 
+    /// Whether a quote was used, by this batch or before.
+    pub(super) fn quote_used(&self, nonce: &Nonce) -> Result<bool, StorageError> {
+        let pending = self.changed.used_quotes.iter().any(|(used, _)| used == nonce);
+        Ok(pending || self.store.quote_used(nonce)?)
+    }
+
     /// Uses up a quote until it expires.
     pub(super) fn use_quote(&mut self, nonce: Nonce, expires_ms: UnixMillis) {
         self.changed.used_quotes.push((nonce, expires_ms));

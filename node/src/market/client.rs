@@ -59,6 +59,7 @@ impl Book {
             paid: MicroCredits::ZERO,
             cheque: None,
             receipt: None,
+            refused: false,
             execution: None,
             created_ms: self.now_ms,
             updated_ms: self.now_ms,
@@ -82,6 +83,17 @@ impl Book {
         Ok(self.put(job)?)
     }
 
+    /// Remembers that the provider broke the protocol: settling may bring its receipt, and pays nothing more.
+    pub(super) fn refuse(&mut self, quote: Nonce, why: Line<160>) -> Result<JobRecord, LedgerError> {
+        let mut job = self.known(Side::Client, &quote)?;
+        if matches!(job.record.state, JobState::Opening | JobState::Running) {
+            job.record.refused = true;
+            job.record.failure.get_or_insert(why);
+            self.put(job.clone())?;
+        }
+        Ok(job.record)
+    }
+
     pub(super) fn pay(&mut self, quote: Nonce, tokens: u32) -> Result<Signed<Cheque>, LedgerError> {
         let mut job = self.known(Side::Client, &quote)?;
         let channel = self.channel(Side::Client, job.record.peer)?;
@@ -98,11 +110,11 @@ impl Book {
         receipt: Verified<Receipt>,
         seen: Option<&Seen>,
     ) -> Result<Vec<Check>, LedgerError> {
-        let job = self.known(Side::Client, &quote)?;
+        let mut job = self.known(Side::Client, &quote)?;
         signed_by(&receipt.signed, job.record.peer)?;
         let checks = receipt.read.check(&job.quote, seen);
         if let Some(held) = &job.record.receipt {
-            return if job.disputed() {
+            return if job.record.refused {
                 Err(LedgerError::Overcharge("an earlier receipt of the job failed its checks".to_owned()))
             } else if *held == receipt.signed {
                 Ok(checks)
@@ -112,26 +124,27 @@ impl Book {
         }
         let state = job.record.state.on(JobEvent::Receipt(receipt.read.finish))?;
         let unseen = seen.is_none() && !rules::covered(job.record.paid, &receipt.read);
-        let fault = rules::fault(&checks)
+        let fault = broken(&job)
+            .or_else(|| rules::fault(&checks))
             .or_else(|| unseen.then(|| format!("{} tokens billed, not all seen", receipt.read.completion_tokens)));
         if let Some(fault) = fault {
             self.dispute(job, receipt, &fault)?;
             return Err(LedgerError::Overcharge(fault));
         }
-        self.owe(job, receipt, state)?;
+        job.record.state = state;
+        self.owe(job, receipt)?;
         Ok(checks)
     }
 
     /// Stores a receipt that holds, together with the cheque that pays the rest of it: one write, and no state
     /// between the two.
-    fn owe(&mut self, mut job: Job, receipt: Verified<Receipt>, state: JobState) -> Result<Job, LedgerError> {
+    fn owe(&mut self, mut job: Job, receipt: Verified<Receipt>) -> Result<Job, LedgerError> {
         if !rules::covered(job.record.paid, &receipt.read) {
             let channel = self.channel(Side::Client, job.record.peer)?;
             if let Some((channel, cheque)) = rules::promise(&job, &channel, receipt.read.completion_tokens)? {
                 self.give(&mut job, channel, &cheque)?;
             }
         }
-        job.record.state = state;
         job.record.finish = Some(receipt.read.finish);
         job.record.receipt = Some(receipt.signed);
         self.put(job.clone())?;
@@ -143,7 +156,9 @@ impl Book {
     fn dispute(&mut self, mut job: Job, receipt: Verified<Receipt>, fault: &str) -> Result<Job, LedgerError> {
         job.record.receipt = Some(receipt.signed);
         job.record.finish = Some(receipt.read.finish);
-        job.record.failure = Some(Line::lossy(&format!("receipt refused: {fault}")));
+        if !std::mem::replace(&mut job.record.refused, true) {
+            job.record.failure = Some(Line::lossy(&format!("receipt refused: {fault}")));
+        }
         self.put(job.clone())?;
         Ok(job)
     }
@@ -174,11 +189,14 @@ impl Book {
         if let Some(receipt) = &receipt {
             signed_by(&receipt.signed, job.record.peer)?;
         }
-        if job.record.state == JobState::Delivered {
+        if let (Some(finish), Some(_), false) = (job.record.finish, &job.record.receipt, job.record.refused) {
             // Its receipt was checked and the cheque for all of it signed when it came: now both sides have it.
-            return self.paid(quote);
+            if job.record.state == JobState::ReceiptMissing {
+                job.record.state = job.record.state.on(JobEvent::Receipt(finish))?;
+                job.record.failure = None;
+            }
+            return self.paid_as(job, finish);
         }
-        let live = job.record.state != JobState::ReceiptMissing;
         match receipt.filter(|_| job.record.receipt.is_none()) {
             None if job.record.failure.is_none() => {
                 job.record.failure = Some(Line::lossy("the provider has no receipt: the job did not run there"));
@@ -186,7 +204,8 @@ impl Book {
             None => {}
             Some(receipt) => {
                 let short = !rules::covered(job.record.paid, &receipt.read);
-                let fault = rules::fault(&receipt.read.check(&job.quote, None)).or_else(|| {
+                let fault = broken(&job).or_else(|| rules::fault(&receipt.read.check(&job.quote, None)));
+                let fault = fault.or_else(|| {
                     (short && !rules::within_window(&job, &receipt.read)).then(|| {
                         let billed = receipt.read.completion_tokens;
                         format!("{billed} tokens billed, {} acknowledged", job.record.tokens)
@@ -194,14 +213,15 @@ impl Book {
                 });
                 if let Some(fault) = fault {
                     job = self.dispute(job, receipt, &fault)?;
-                } else if live {
+                } else {
                     let finish = receipt.read.finish;
-                    job = self.owe(job, receipt, JobState::Delivered)?;
+                    if job.record.state == JobState::ReceiptMissing {
+                        job.record.failure = None;
+                    }
+                    job.record.state = job.record.state.on(JobEvent::Receipt(finish))?;
+                    job = self.owe(job, receipt)?;
                     // What was sent and not acknowledged is paid too, but not settled before the provider has it.
                     return if short { Ok(job.record) } else { self.paid_as(job, finish) };
-                } else {
-                    job.record.finish = Some(receipt.read.finish);
-                    job.record.receipt = Some(receipt.signed);
                 }
             }
         }
@@ -225,6 +245,11 @@ impl Book {
         }
         Ok(job.record)
     }
+}
+
+/// Why a receipt of a provider that broke the protocol does not count.
+fn broken(job: &Job) -> Option<String> {
+    job.record.refused.then(|| "the provider broke the protocol of the job".to_owned())
 }
 
 fn signed_by<T>(signed: &Signed<T>, peer: NodeId) -> Result<(), LedgerError> {

@@ -27,7 +27,7 @@ impl Book {
         if signed.signer() != self.me || quote.client != client {
             return Err(LedgerError::Signature("the quote is not this node's for this client".to_owned()));
         }
-        if self.store.quote_used(&quote.nonce)? || self.job(Side::Provider, &quote.nonce)?.is_some() {
+        if self.quote_used(&quote.nonce)? || self.job(Side::Provider, &quote.nonce)?.is_some() {
             return Err(LedgerError::QuoteUsed);
         }
         self.use_quote(quote.nonce, quote.expires_ms);
@@ -45,6 +45,7 @@ impl Book {
             paid: MicroCredits::ZERO,
             cheque: None,
             receipt: None,
+            refused: false,
             execution: Some(execution),
             created_ms: self.now_ms,
             updated_ms: self.now_ms,
@@ -132,7 +133,9 @@ impl Book {
         let receipt = job.receipt()?;
         let lost = receipt.is_some_and(|receipt| receipt.output == OutputDigest::Lost);
         let open = matches!(job.record.state, JobState::Running | JobState::Delivered | JobState::ReceiptMissing);
-        if !open && !lost {
+        // A job ends as soon as its receipt is covered. Tokens that add nothing to its price may be acknowledged later.
+        let free = cheque.read.job_total == job.record.paid;
+        if !open && !lost && !free {
             return Err(LedgerError::Ended(job.record.state));
         }
         job.record.cheque = Some(cheque.signed);

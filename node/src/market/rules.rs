@@ -4,9 +4,10 @@ use super::LedgerError;
 use crate::storage::{JobRecord, StorageError};
 use aitbc_protocol::{
     MicroCredits, NodeId, UnixMillis,
-    job::{Finish, JobState},
+    job::Finish,
     quote::Quote,
     receipt::{Channel, Check, Cheque, ChequeFault, OutputDigest, Receipt, Timings, owed},
+    text::Line,
 };
 
 /// A job with its quote at hand.
@@ -37,11 +38,6 @@ impl Job {
         let cheque = self.record.cheque.as_ref().map(aitbc_protocol::Signed::read_unverified);
         cheque.transpose().map_err(|error| StorageError::Corrupt(format!("the cheque of a job: {error}")))
     }
-
-    /// True on the client's side once a receipt failed its checks: it is kept as evidence, and nothing more is paid.
-    pub(super) fn disputed(&self) -> bool {
-        self.record.receipt.is_some() && !self.record.state.is_final() && self.record.state != JobState::Delivered
-    }
 }
 
 /// The client's next cheque for `tokens` tokens, with the channel it leaves; `None` where the newest one already
@@ -58,8 +54,9 @@ pub(super) fn promise(
     if record.state.is_final() {
         return Err(LedgerError::Ended(record.state));
     }
-    if job.disputed() {
-        return Err(LedgerError::Overcharge("the receipt failed its checks, nothing more is paid".to_owned()));
+    if record.refused {
+        let why = record.failure.as_ref().map_or("the provider broke the protocol", Line::as_str);
+        return Err(LedgerError::Overcharge(format!("nothing more is paid: {why}")));
     }
     let billable = job.receipt()?.map_or(quote.max_completion_tokens, |receipt| receipt.completion_tokens);
     if tokens > billable {

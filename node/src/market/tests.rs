@@ -4,6 +4,7 @@ use crate::storage::tests::{
 };
 use aitbc_protocol::{
     job::Finish,
+    quote::TokenPrice,
     receipt::{Channel, OutputDigest, ReceiptFile, owed},
 };
 use book::{DEBT_GRACE_MS, DEBT_LIFETIME_MS};
@@ -69,15 +70,22 @@ fn verified<T: Statement>(signed: Signed<T>) -> Verified<T> {
 struct Pair {
     client: Node,
     provider: Node,
+    /// What the provider's quotes say instead of their usual price.
+    price: Option<TokenPrice>,
 }
 
 impl Pair {
     fn new() -> Self {
-        Self { client: Node::new(1), provider: Node::new(2) }
+        Self { client: Node::new(1), provider: Node::new(2), price: None }
     }
 
     fn quote(&self, number: u64) -> Signed<Quote> {
-        quote(&self.provider.key, self.client.id(), number)
+        let quote = quote(&self.provider.key, self.client.id(), number);
+        let Some(price) = self.price else { return quote };
+        let mut quote = quote.read_unverified().expect("signed here");
+        quote.price = price;
+        quote.max_total = owed(&quote, quote.max_completion_tokens).expect("small numbers");
+        aitbc_crypto::seal(&self.provider.key, &network(), &quote).expect("small")
     }
 
     fn read_quote(&self, number: u64) -> Quote {
@@ -203,6 +211,17 @@ fn a_request_that_arrives_after_its_settlement_does_not_start() {
 }
 
 #[test]
+fn a_settlement_and_its_late_request_in_one_batch() {
+    let mut pair = Pair::new();
+    let (client, quote) = (pair.client.id(), pair.quote(1));
+    let book = pair.provider.book();
+    book.begin(NOW).expect("readable");
+    assert!(book.settle(nonce(1), client, None).expect("an honest client").is_none());
+    let late = book.admit(client, quote, execution());
+    assert!(matches!(late, Err(LedgerError::QuoteUsed)), "{late:?}");
+}
+
+#[test]
 fn never_more_than_the_quote_nor_than_was_delivered() {
     let mut pair = Pair::new();
     pair.start(1);
@@ -235,6 +254,114 @@ fn a_provider_that_overcounts_is_refused_payment() {
     let record = pair.settle(1);
     assert_eq!((record.state, record.paid.0), (JobState::Failed, price_of(64)));
     assert_eq!(pair.both(1), [(JobState::Failed, price_of(64)), (JobState::Delivered, price_of(64))]);
+}
+
+#[test]
+fn a_provider_that_broke_the_protocol_keeps_what_was_acknowledged_and_gets_nothing_more() {
+    for (paid, billed) in [(0, 40), (64, 64), (64, 100)] {
+        let mut pair = Pair::new();
+        pair.start(1);
+        if paid > 0 {
+            let cheque = pair.pay(1, paid).expect("within the quote");
+            pair.take(1, cheque, paid).expect("good");
+        }
+        let acknowledged = if paid > 0 { price_of(paid) } else { 0 };
+        let refused = pair.client.run(|book| book.refuse(nonce(1), Line::lossy("it left a gap"))).expect("known");
+        assert_eq!((refused.state, refused.paid.0), (JobState::Running, acknowledged));
+        assert!(matches!(pair.pay(1, billed + 1), Err(LedgerError::Overcharge(_))), "nothing more is promised");
+        let receipt = pair.finish(1, billed, Finish::Cancelled);
+        pair.client.restart();
+        assert!(matches!(pair.take_receipt(1, receipt.clone(), billed), Err(LedgerError::Overcharge(_))));
+        let record = pair.settle(1);
+        assert_eq!((record.state, record.paid.0), (JobState::Failed, acknowledged), "{paid} of {billed}");
+        assert_eq!(record.failure, Some(Line::lossy("it left a gap")));
+        assert_eq!(record.receipt, Some(receipt), "kept as evidence");
+        assert_eq!(pair.provider.record(Side::Provider, 1).paid.0, acknowledged);
+    }
+}
+
+#[test]
+fn a_receipt_that_first_comes_with_the_settlement_is_refused_as_well() {
+    let mut pair = Pair::new();
+    pair.start(1);
+    pair.client.run(|book| book.refuse(nonce(1), Line::lossy("it left a gap"))).expect("known");
+    pair.finish(1, 40, Finish::Cancelled);
+    let record = pair.settle(1);
+    assert_eq!((record.state, record.paid.0, record.cheque), (JobState::Failed, 0, None));
+    assert!(record.receipt.is_some(), "kept as evidence");
+}
+
+#[test]
+fn tokens_that_cost_nothing_are_acknowledged_after_the_end_too() {
+    let mut pair = Pair::new();
+    pair.price = Some(TokenPrice { prompt: MicroCredits::ZERO, completion: MicroCredits::ZERO });
+    pair.start(1);
+    // The path breaks: the client promises what it got, the provider's receipt is covered by nothing.
+    pair.pay(1, 30).expect("within the quote");
+    pair.finish(1, 40, Finish::Cancelled);
+    assert_eq!(pair.both(1), [(JobState::Running, 0), (JobState::Cancelled, 0)]);
+    assert_eq!(pair.settle(1).state, JobState::Cancelled);
+    assert_eq!(pair.provider.record(Side::Provider, 1).tokens, 30);
+    assert_eq!(pair.client.book().totals().jobs_bought, pair.provider.book().totals().jobs_provided);
+}
+
+#[test]
+fn a_job_that_was_given_up_is_paid_when_its_provider_is_back() {
+    for (acknowledged, receipted) in [(64, false), (0, false), (64, true)] {
+        let mut pair = Pair::new();
+        pair.start(1);
+        if acknowledged > 0 {
+            pair.pay(1, acknowledged).expect("within the quote");
+        }
+        let receipt = pair.finish(1, 64, Finish::Stop);
+        if receipted {
+            pair.take_receipt(1, receipt, 64).expect("honest");
+        }
+        let given_up = pair.client.run(|book| book.give_up(nonce(1), Line::lossy("gone"))).expect("it was open");
+        assert_eq!(given_up.state, JobState::ReceiptMissing);
+        pair.client.restart();
+        let store = &pair.client.book().store;
+        assert_eq!(store.unfinished().expect("readable"), []);
+        assert_eq!(store.given_up().expect("readable").len(), 1);
+        let client = pair.client.id();
+        pair.provider.book().now_ms += DEBT_GRACE_MS;
+        assert!(pair.provider.book().debt(&client) > MicroCredits::ZERO);
+        // One round tells what is owed, the next one pays it.
+        if acknowledged == 0 {
+            let reply = pair.provider.run(|book| book.settle(nonce(1), client, None)).expect("an honest client");
+            let (paid, receipt) = reply.expect("it ran");
+            let record = pair.client.run(|book| book.settled(nonce(1), paid, receipt.map(verified)));
+            let record = record.expect("an honest provider");
+            assert_eq!((record.state, record.paid.0), (JobState::Delivered, price_of(64)));
+        }
+        let record = pair.settle(1);
+        assert_eq!((record.state, record.failure), (JobState::Completed, None));
+        assert_eq!(pair.both(1), [(JobState::Completed, price_of(64)); 2]);
+        assert_eq!(pair.provider.book().debt(&client), MicroCredits::ZERO);
+        assert_eq!(pair.client.book().store.given_up().expect("readable"), []);
+    }
+}
+
+#[tokio::test]
+async fn what_is_owed_to_a_provider_is_found_by_its_name() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(directory.path()).expect("a new database");
+    let ledger = Ledger::start(store, key(1), network(), &Metrics::default()).expect("a new ledger");
+    for (number, provider) in [(1, 2), (2, 2), (3, 3)] {
+        let quote = quote(&key(provider), key(1).node_id(), number);
+        ledger.open(key(provider).node_id(), Vec::new(), JobId([7; 16]), quote).await.expect("a fresh quote");
+    }
+    ledger.give_up(nonce(1), Line::lossy("gone")).await.expect("it was open");
+    ledger.give_up(nonce(3), Line::lossy("gone")).await.expect("it was open");
+    assert_eq!(ledger.unsettled().await.expect("readable").len(), 1, "given up");
+    let with = async |providers: &[u8]| {
+        let providers = providers.iter().map(|seed| key(*seed).node_id()).collect();
+        let records = ledger.unsettled_with(providers).await.expect("readable");
+        records.iter().map(|record| record.key().expect("ours")).collect::<HashSet<_>>()
+    };
+    assert_eq!(with(&[2]).await, HashSet::from([nonce(1), nonce(2)]));
+    assert_eq!(with(&[3, 9]).await, HashSet::from([nonce(3)]));
+    assert_eq!(with(&[9]).await, HashSet::new());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! It works on a stream and a ledger and knows no network, so tests put a real peer of the protocol at the other end.
 
+mod closing;
+
 use super::{
     JobUpdate,
     payments::{PaymentError, Payments},
@@ -15,7 +17,7 @@ use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     job::{Chunk, Finish, JobSpec, Rejection, ToClient, ToProvider},
     quote::Quote,
-    receipt::Receipt,
+    receipt::{Receipt, owed},
     text::Line,
     wire,
 };
@@ -55,8 +57,6 @@ impl Default for Patience {
 const PROMPT_TOKEN: Duration = Duration::from_millis(20);
 /// Waited for each job before this one in the provider's queue.
 const QUEUED_JOB: Duration = Duration::from_secs(30);
-/// How long a provider may take to store the last cheque and close.
-const CLOSING: Duration = Duration::from_secs(2);
 /// The first piece is not waited for longer than this.
 const LONGEST_FIRST: Duration = Duration::from_secs(600);
 
@@ -112,6 +112,11 @@ pub(super) struct Report {
     pub(super) delivered: bool,
     /// Promised to the provider.
     pub(super) paid: MicroCredits,
+    /// What settling may still promise it beyond that.
+    pub(super) reserved: MicroCredits,
+    /// Text at the end of what was received that was not shown: it belongs to the answer if that ends here, and the
+    /// next provider says it again if not.
+    pub(super) tail: String,
     /// When the first piece came.
     pub(super) first_piece: Option<Instant>,
     /// Whether the two sides have nothing left to settle.
@@ -161,19 +166,23 @@ impl Attempt<'_> {
                 if let Err(error) = self.ledger.refused(nonce, Line::lossy(&rejection.to_string())).await {
                     warn!(%error, "a refusal could not be recorded");
                 }
-                return nothing(Ended::Refused(rejection), true);
+                return Report { settled: true, ..nothing(Ended::Refused(rejection)) };
             }
             Ok(Ok(Some(_))) => {
-                return nothing(broken(&"it answered an opening with something else", false), false);
+                let reason = "it answered an opening with something else";
+                return match self.ledger.refuse(nonce, Line::lossy(reason)).await {
+                    Ok(_) => nothing(broken(&reason, false)),
+                    Err(error) => nothing(Ended::Own(error)),
+                };
             }
-            Ok(Ok(None)) => return nothing(broken(&"it closed the stream instead of answering", false), false),
-            Ok(Err(error)) => return nothing(broken(&error, false), false),
+            Ok(Ok(None)) => return self.unanswered(broken(&"it closed the stream instead of answering", false)),
+            Ok(Err(error)) => return self.unanswered(broken(&error, false)),
             Err(_) => {
-                return nothing(broken(&format!("no answer within {:?}", self.patience.open), true), false);
+                return self.unanswered(broken(&format!("no answer within {:?}", self.patience.open), true));
             }
         };
         if let Err(error) = self.ledger.accepted(nonce).await {
-            return nothing(Ended::Own(error), false);
+            return nothing(Ended::Own(error));
         }
         let after_ms = u64::try_from(self.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         let gone = self.updates.send(JobUpdate::Started { provider: self.provider, after_ms }).await.is_err();
@@ -193,13 +202,24 @@ impl Attempt<'_> {
         let stop = run.receive(queued).await;
         run.end(stop).await
     }
+
+    /// The provider may have started all the same, and sent a window into a path that was broken.
+    fn unanswered(&self, ended: Ended) -> Report {
+        Report { reserved: billable(self.quote, 0), ..nothing(ended) }
+    }
+}
+
+/// The most that settling pays where `count` tokens came: those of one more window may have been on their way.
+fn billable(quote: &Quote, count: u32) -> MicroCredits {
+    let tokens = count.saturating_add(quote.window).min(quote.max_completion_tokens);
+    owed(quote, tokens).unwrap_or(quote.max_total)
 }
 
 fn broken(reason: &dyn std::fmt::Display, stalled: bool) -> Ended {
     Ended::Broken { reason: reason.to_string(), stalled, receipted: false }
 }
 
-fn nothing(ended: Ended, settled: bool) -> Report {
+fn nothing(ended: Ended) -> Report {
     Report {
         ended,
         count: 0,
@@ -207,8 +227,10 @@ fn nothing(ended: Ended, settled: bool) -> Report {
         has_ids: true,
         delivered: false,
         paid: MicroCredits::ZERO,
+        reserved: MicroCredits::ZERO,
+        tail: String::new(),
         first_piece: None,
-        settled,
+        settled: false,
     }
 }
 
@@ -313,126 +335,6 @@ impl Run<'_> {
     async fn tell(&mut self, update: JobUpdate) {
         if self.attempt.updates.send(update).await.is_err() && !self.cancelled {
             self.cancel();
-        }
-    }
-
-    async fn end(mut self, stop: Stop) -> Report {
-        let (ended, settled) = match stop {
-            Stop::Finished { receipt, failure } => self.take_receipt(receipt, failure).await,
-            Stop::Violation(reason) => (broken(&reason, false), false),
-            Stop::Own(error) => (Ended::Own(error), false),
-            Stop::Broken { reason, stalled } => {
-                // What it delivered it shall have: the cheque is signed now, and settling hands it over.
-                let signed =
-                    if self.received.any() { self.payments.sign(self.received.count()).await } else { Ok(()) };
-                match signed {
-                    Err(error) => (Ended::Own(error), false),
-                    Ok(()) if self.cancelled => (Ended::Cancelled, false),
-                    Ok(()) => (broken(&reason, stalled), false),
-                }
-            }
-        };
-        Report {
-            ended,
-            count: self.received.count(),
-            has_ids: self.received.has_ids(),
-            delivered: self.delivered,
-            paid: self.payments.paid(),
-            first_piece: self.first_piece,
-            settled,
-            tokens: self.received.into_tokens(),
-        }
-    }
-
-    /// Checks the receipt, pays what it asks for, and ends the job.
-    async fn take_receipt(&mut self, signed: Signed<Receipt>, failure: Option<Line<160>>) -> (Ended, bool) {
-        let Attempt { ledger, network, provider, quote, .. } = self.attempt;
-        if signed.signer() != provider {
-            return (Ended::BadReceipt("the receipt is signed by somebody else".to_owned()), false);
-        }
-        let receipt: Receipt = match aitbc_crypto::open(&signed, network) {
-            Ok(receipt) => receipt,
-            Err(error) => return (Ended::BadReceipt(error.to_string()), false),
-        };
-        let seen = self.received.seen();
-        let taken = ledger.take_receipt(quote.nonce, signed.clone(), Some(seen.clone())).await;
-        let checks = match &taken {
-            Ok(checks) => checks.clone(),
-            Err(_) => receipt.check(quote, Some(&seen)),
-        };
-        self.tell(JobUpdate::Receipt { provider, id: signed.digest(), receipt: receipt.clone(), checks }).await;
-        match taken {
-            Ok(_) => {}
-            Err(error @ (LedgerError::Overcharge(_) | LedgerError::Signature(_))) => {
-                return (Ended::BadReceipt(error.to_string()), false);
-            }
-            Err(error) => return (Ended::Own(error), false),
-        }
-        let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
-        let short = if well && !self.cancelled { self.deliver_end().await } else { None };
-        let settled = self.pay_receipt(&receipt).await;
-        let ended = match (receipt.finish, short) {
-            (_, Some(reason)) => Ended::BadReceipt(reason),
-            _ if self.cancelled => Ended::Cancelled,
-            (Finish::Stop | Finish::Length, None) => Ended::Whole(receipt.finish),
-            (Finish::Cancelled | Finish::Failed, None) => Ended::Broken {
-                reason: failure.map_or_else(|| "it gave the job up".to_owned(), |failure| failure.to_string()),
-                stalled: false,
-                receipted: true,
-            },
-        };
-        (ended, settled)
-    }
-
-    /// Hands over what waited for the receipt. Returns what is missing, if something is.
-    async fn deliver_end(&mut self) -> Option<String> {
-        let tail = self.received.take_tail();
-        if !tail.is_empty() {
-            self.delivered = true;
-            self.tell(JobUpdate::Delta { text: tail, tokens: Vec::new(), logprobs: Vec::new() }).await;
-        }
-        match self.received.take_vectors()? {
-            Ok(vectors) => {
-                self.delivered = true;
-                self.tell(JobUpdate::Embeddings { vectors }).await;
-                None
-            }
-            Err(missing) => Some(missing),
-        }
-    }
-
-    /// Hands over the last cheque, which the ledger signed with the receipt. Returns whether both sides have ended with
-    /// the job; if not, settling goes on with it.
-    async fn pay_receipt(&mut self, receipt: &Receipt) -> bool {
-        let provider = self.attempt.provider;
-        match self.payments.finish(receipt).await {
-            Ok(Some(handed)) => {
-                let update = JobUpdate::Paid {
-                    provider,
-                    sequence: handed.sequence,
-                    job_total: handed.job_total,
-                    tokens: handed.tokens,
-                };
-                self.tell(update).await;
-            }
-            Ok(None) => {}
-            Err(error) => {
-                debug!(%error, "the last cheque was not handed over");
-                return false;
-            }
-        }
-        // A provider closes once it has stored the cheque: before that the job is not settled on both sides.
-        let closed = timeout(CLOSING, self.reader.receive::<ToClient>(wire::MAX_JOB_FRAME)).await;
-        if !matches!(closed, Ok(Ok(None))) {
-            debug!("the provider did not confirm the last cheque");
-            return false;
-        }
-        match self.attempt.ledger.paid(self.attempt.quote.nonce).await {
-            Ok(_) => true,
-            Err(error) => {
-                warn!(%error, "the end of a job could not be recorded");
-                false
-            }
         }
     }
 }

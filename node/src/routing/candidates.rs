@@ -61,16 +61,11 @@ pub(super) fn policy(
     exclude: Vec<NodeId>,
     physical: bool,
 ) -> Policy {
-    let prefix = u32::try_from(spec.prefix.len()).unwrap_or(u32::MAX);
-    let completion_tokens = match spec.input {
-        Input::Embed(_) => 0,
-        Input::Chat(_) | Input::Text(_) => spec.max_tokens.saturating_sub(prefix),
-    };
     Policy {
         model: spec.model.clone(),
         weights: weights.or(spec.weights),
-        prompt_tokens: estimated_prompt_tokens(&spec.input).saturating_add(prefix),
-        completion_tokens,
+        prompt_tokens: estimated_prompt_tokens(&spec.input).saturating_add(spec.prefix_tokens()),
+        completion_tokens: spec.completion_tokens(),
         latency_budget_ms: budget_ms(wishes.latency_budget_ms),
         ceiling: wishes.max_price,
         allow_declared: wishes.allow_declared,

@@ -19,7 +19,7 @@ use super::{
 use crate::{clock::now_ms, network::Protocol};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
-    job::{Finish, Input, JobSpec},
+    job::{Finish, Input, JobSpec, Rejection},
     routing::Policy,
     text::Line,
 };
@@ -41,13 +41,19 @@ const LAST_BACKOFF: Duration = Duration::from_secs(1);
 const OPENING: Duration = Duration::from_secs(10);
 
 /// How a job ends.
+#[derive(Debug)]
 enum End {
     Answered { finish: Finish, local: bool },
     Cancelled,
     Failed(JobFailure),
 }
 
+fn stopping() -> End {
+    End::Failed(JobFailure::Failed { message: "this node is stopping".to_owned() })
+}
+
 /// What comes after a step: another provider, or the end.
+#[derive(Debug)]
 enum Flow {
     Next,
     Done(End),
@@ -56,26 +62,7 @@ enum Flow {
 /// Runs a job to its end and says so.
 pub(super) async fn run(shared: &Shared, job: JobId, request: JobRequest, updates: mpsc::Sender<JobUpdate>) {
     let asked = Instant::now();
-    let JobRequest { spec, wishes } = request;
-    let mut dispatch = Dispatch {
-        shared,
-        job,
-        spec,
-        wishes,
-        updates,
-        asked,
-        failed: Vec::new(),
-        declined: Vec::new(),
-        told: HashSet::new(),
-        weights: None,
-        prompt_tokens: None,
-        count: 0,
-        paid: MicroCredits::ZERO,
-        delivered: false,
-        log: Vec::new(),
-        stalled: false,
-        first_piece: None,
-    };
+    let mut dispatch = Dispatch::new(shared, job, request, updates, asked);
     let end = dispatch.run().await;
     if let Some(first_piece) = dispatch.first_piece {
         shared.metrics.first_token(first_piece.duration_since(asked));
@@ -127,6 +114,8 @@ struct Dispatch<'a> {
     /// Tokens of the answer so far.
     count: u32,
     paid: MicroCredits,
+    /// What settling may still promise to providers that failed.
+    reserved: MicroCredits,
     /// Whether a piece of the answer has reached whoever asked.
     delivered: bool,
     /// One line an attempt.
@@ -136,7 +125,37 @@ struct Dispatch<'a> {
     first_piece: Option<Instant>,
 }
 
-impl Dispatch<'_> {
+impl<'a> Dispatch<'a> {
+    fn new(
+        shared: &'a Shared,
+        job: JobId,
+        request: JobRequest,
+        updates: mpsc::Sender<JobUpdate>,
+        asked: Instant,
+    ) -> Self {
+        let JobRequest { spec, wishes } = request;
+        Self {
+            shared,
+            job,
+            spec,
+            wishes,
+            updates,
+            asked,
+            failed: Vec::new(),
+            declined: Vec::new(),
+            told: HashSet::new(),
+            weights: None,
+            prompt_tokens: None,
+            count: 0,
+            paid: MicroCredits::ZERO,
+            reserved: MicroCredits::ZERO,
+            delivered: false,
+            log: Vec::new(),
+            stalled: false,
+            first_piece: None,
+        }
+    }
+
     async fn run(&mut self) -> End {
         if let Err(failure) = self.check() {
             return End::Failed(failure);
@@ -149,7 +168,7 @@ impl Dispatch<'_> {
         }
         for _ in 0..MAX_ATTEMPTS {
             if self.spec.prefix.len() >= self.spec.max_tokens as usize {
-                // The provider that failed had delivered all there was to deliver.
+                // The own device failed after it had delivered all there was to deliver.
                 return End::Answered { finish: Finish::Length, local: false };
             }
             let offered = match self.find_quote().await {
@@ -186,11 +205,14 @@ impl Dispatch<'_> {
         tokio::select! {
             biased;
             () = self.updates.closed() => Err(End::Cancelled),
-            () = self.shared.stop.cancelled() => {
-                Err(End::Failed(JobFailure::Failed { message: "this node is stopping".to_owned() }))
-            }
+            () = self.shared.stop.cancelled() => Err(stopping()),
             done = phase => Ok(done),
         }
+    }
+
+    /// How a job ends that was cut off: by whoever asked, or by the end of this node.
+    fn interrupted(&self) -> End {
+        if self.shared.stop.is_cancelled() { stopping() } else { End::Cancelled }
     }
 
     async fn tell(&self, update: JobUpdate) {
@@ -231,7 +253,7 @@ impl Dispatch<'_> {
                 self.prompt_tokens = Some(prompt_tokens);
                 Some(Flow::Done(End::Answered { finish, local: true }))
             }
-            LocalEnd::Cancelled => Some(Flow::Done(End::Cancelled)),
+            LocalEnd::Cancelled => Some(Flow::Done(self.interrupted())),
             LocalEnd::Refused(error) => {
                 self.tell(JobUpdate::Declined { provider: self.me(), reason: error.to_string() }).await;
                 None
@@ -307,7 +329,8 @@ impl Dispatch<'_> {
 
     /// What is left of the user's ceiling.
     fn ceiling(&self) -> Option<MicroCredits> {
-        self.wishes.max_price.map(|most| most.checked_sub(self.paid).unwrap_or(MicroCredits::ZERO))
+        let spent = self.paid.checked_add(self.reserved).unwrap_or(MicroCredits(u64::MAX));
+        self.wishes.max_price.map(|most| most.checked_sub(spent).unwrap_or(MicroCredits::ZERO))
     }
 
     /// Asks candidates for quotes, a few at a time in order of rank. Providers that are full only for the moment are
@@ -356,8 +379,8 @@ impl Dispatch<'_> {
         if error.is_failure() {
             self.shared.experience.note(provider, false, now_ms());
         }
-        if matches!(error, NoQuote::Rejected(aitbc_protocol::job::Rejection::Debt(_))) {
-            self.shared.settle.notify_one();
+        if matches!(error, NoQuote::Rejected(Rejection::Debt(_))) {
+            self.shared.settle.owing(provider);
         }
         self.decline(provider, error.to_string()).await;
     }
@@ -403,7 +426,7 @@ impl Dispatch<'_> {
         let report = attempt.run(stream).await;
         drop(active);
         if !report.settled {
-            self.shared.settle.notify_one();
+            self.shared.settle.left_open();
         }
         self.prompt_tokens.get_or_insert(quote.prompt_tokens);
         self.take_report(provider, report, quote.weights).await
@@ -420,9 +443,10 @@ impl Dispatch<'_> {
     }
 
     async fn take_report(&mut self, provider: NodeId, report: Report, weights: Digest) -> Flow {
-        let Report { ended, count, tokens, has_ids, delivered, paid, first_piece, .. } = report;
+        let Report { ended, count, tokens, has_ids, delivered, paid, reserved, tail, first_piece, .. } = report;
         self.first_piece = self.first_piece.or(first_piece);
         self.paid = self.paid.checked_add(paid).unwrap_or(MicroCredits(u64::MAX));
+        self.reserved = self.reserved.checked_add(reserved).unwrap_or(MicroCredits(u64::MAX));
         let good = matches!(ended, Ended::Whole(_));
         if !matches!(ended, Ended::Cancelled | Ended::Refused(_) | Ended::Own(_)) {
             self.shared.experience.note(provider, good, now_ms());
@@ -432,11 +456,11 @@ impl Dispatch<'_> {
                 self.count = self.count.saturating_add(count);
                 Flow::Done(End::Answered { finish, local: false })
             }
-            Ended::Cancelled if self.shared.stop.is_cancelled() => {
-                Flow::Done(End::Failed(JobFailure::Failed { message: "this node is stopping".to_owned() }))
-            }
-            Ended::Cancelled => Flow::Done(End::Cancelled),
+            Ended::Cancelled => Flow::Done(self.interrupted()),
             Ended::Refused(rejection) => {
+                if matches!(rejection, Rejection::Debt(_)) {
+                    self.shared.settle.owing(provider);
+                }
                 self.decline(provider, rejection.to_string()).await;
                 Flow::Next
             }
@@ -449,9 +473,23 @@ impl Dispatch<'_> {
                 if !receipted && count > 0 {
                     self.tell(JobUpdate::ReceiptMissing { provider, paid, reason: reason.clone() }).await;
                 }
+                if count > 0 && count >= self.spec.completion_tokens() {
+                    return self.complete(provider, &reason, tail, count).await;
+                }
                 self.fail_over(Broken { from: provider, reason, tokens, has_ids, delivered }, count, weights).await
             }
         }
+    }
+
+    /// Ends a job whose provider failed after it had delivered all there was to deliver. Nobody says again what was
+    /// held back, so it is shown now.
+    async fn complete(&mut self, provider: NodeId, reason: &str, tail: String, count: u32) -> Flow {
+        info!(peer = %provider, %reason, "the answer is whole all the same");
+        self.count = self.count.saturating_add(count);
+        if !tail.is_empty() {
+            self.tell(JobUpdate::Delta { text: tail, tokens: Vec::new(), logprobs: Vec::new() }).await;
+        }
+        Flow::Done(End::Answered { finish: Finish::Length, local: false })
     }
 
     /// Prepares the job for the next provider: after the tokens at hand, or from the start where nothing was shown.
@@ -486,3 +524,6 @@ struct Broken {
     has_ids: bool,
     delivered: bool,
 }
+
+#[cfg(test)]
+mod tests;

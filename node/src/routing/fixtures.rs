@@ -1,6 +1,12 @@
 //! What the tests of the client side share: two nodes with keys, a job between them, a real ledger.
 
-use crate::{market::Ledger, storage::Store, telemetry::Metrics};
+use super::{RoutingConfig, Shared, active, experience, metrics::RoutingMetrics, offers, search, settle};
+use crate::{
+    market::Ledger,
+    network::{self, NetworkConfig},
+    storage::Store,
+    telemetry::Metrics,
+};
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, Signed,
@@ -11,6 +17,9 @@ use aitbc_protocol::{
     receipt::{OutputDigest, Receipt, Timings},
     text::Line,
 };
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(super) const PRICE: TokenPrice = TokenPrice { prompt: MicroCredits(1_000), completion: MicroCredits(4_000) };
 
@@ -158,5 +167,62 @@ impl Deal {
             admitted_ms: self.quote.issued_ms,
             timings: Timings::default(),
         }
+    }
+}
+
+/// The client side of a node that knows nobody, none of its tasks running but the network's.
+pub(super) struct Node {
+    pub(super) shared: Shared,
+    _directory: tempfile::TempDir,
+}
+
+impl Node {
+    pub(super) async fn start() -> Self {
+        let (key, metrics) = (key(1), Metrics::default());
+        let config = NetworkConfig {
+            network: network(),
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            external: Vec::new(),
+            relay: false,
+            mdns: false,
+            upnp: false,
+            gossip: true,
+            dht: true,
+            peer_table: None,
+        };
+        let (handle, incoming) = network::start(config, &key, &metrics).await.expect("a network of one");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(directory.path()).expect("a new database");
+        let ledger =
+            Ledger::start(store.clone(), key.clone(), network(), &metrics).expect("a ledger in a new database");
+        let (metrics, stop) = (RoutingMetrics::new(&metrics), CancellationToken::new());
+        let parts = offers::BookParts {
+            id: network(),
+            here: paris(),
+            network: handle.clone(),
+            store,
+            gossip: incoming.gossip,
+            metrics: metrics.clone(),
+        };
+        let (book, _actor) = offers::start(parts, stop.clone());
+        let shared = Shared {
+            config: RoutingConfig { network: network(), location: paris(), quotes: 1, enough: 1 },
+            key,
+            network: handle,
+            engine: None,
+            ledger,
+            book,
+            experience: experience::Experience::default(),
+            searches: search::SearchMemory::default(),
+            active: active::Active::default(),
+            settle: settle::Wake::default(),
+            metrics,
+            jobs: Arc::new(Semaphore::new(1)),
+            lookups: Semaphore::new(1),
+            tasks: TaskTracker::new(),
+            stop,
+        };
+        Self { shared, _directory: directory }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    network::{GossipMessage, NetworkHandle, Verdict},
+    network::{GossipMessage, NetworkHandle},
     storage::Store,
 };
 use aitbc_protocol::{
@@ -33,10 +33,8 @@ const COMMANDS: usize = 256;
 const REVIEW: Duration = Duration::from_secs(1);
 /// Least time between two snapshots: many heartbeats make one.
 const BETWEEN_SNAPSHOTS: Duration = Duration::from_millis(50);
-/// Messages that one forwarder may hand over at once, and the milliseconds that earn it one more: beyond that they are
-/// dropped before their signature is looked at.
-const FORWARDER_BURST: f64 = 256.0;
-const FORWARDER_EVERY_MS: f64 = 15.0;
+/// Proofs of equivocation that wait to be stored; one beyond that is lost, and its provider is out all the same.
+const EVIDENCE: usize = 64;
 /// Offers fetched at leisure at the same time, and waiting for it.
 const FETCHES: usize = 4;
 const WANTED: usize = 64;
@@ -102,11 +100,12 @@ pub(super) fn start(
     let (publish, snapshot) = watch::channel(Arc::default());
     let actor = async move {
         let caught = load_equivocators(parts.store.clone()).await;
+        let (evidence, proofs) = mpsc::channel(EVIDENCE);
+        let keeper = tokio::task::spawn_blocking(move || keep(&parts.store, proofs));
         let actor = Actor {
             book: Book::new(parts.id.clone(), parts.here, caught),
             subscriptions: Subscriptions::new(&parts.here),
             subscribed: Vec::new(),
-            forwarders: PeerPaces::new(FORWARDER_BURST, FORWARDER_EVERY_MS),
             asked: PeerPaces::new(1.0, ASK_EVERY_MS),
             wanted: VecDeque::new(),
             fetches: JoinSet::new(),
@@ -114,10 +113,14 @@ pub(super) fn start(
             publish_at: None,
             id: parts.id,
             network: parts.network,
-            store: parts.store,
+            evidence,
             metrics: parts.metrics,
         };
+        // The sender ends with the actor, and the keeper with it.
         actor.run(inbox, parts.gossip, stop).await;
+        if keeper.await.is_err() {
+            warn!("storing evidence failed");
+        }
     };
     (BookHandle { commands, snapshot }, actor)
 }
@@ -141,7 +144,6 @@ struct Actor {
     subscriptions: Subscriptions,
     /// What the network was last told.
     subscribed: Vec<Cell>,
-    forwarders: PeerPaces,
     asked: PeerPaces,
     wanted: VecDeque<NodeId>,
     fetches: JoinSet<Fetched>,
@@ -150,7 +152,7 @@ struct Actor {
     publish_at: Option<Instant>,
     id: NetworkId,
     network: NetworkHandle,
-    store: Store,
+    evidence: mpsc::Sender<Equivocation>,
     metrics: RoutingMetrics,
 }
 
@@ -213,10 +215,6 @@ impl Actor {
     async fn handle_gossip(&mut self, message: GossipMessage) {
         let now_ms = now_ms();
         let GossipMessage { id, forwarder, cell, bytes } = message;
-        if !self.forwarders.allow(forwarder, now_ms) {
-            self.network.judge(id, forwarder, Verdict::Ignore).await;
-            return;
-        }
         let heard = self.book.hear(cell, &bytes, now_ms);
         self.metrics.gossip(heard.verdict);
         self.mark(heard.changed);
@@ -269,14 +267,15 @@ impl Actor {
         }
     }
 
-    /// Stores proof of equivocation, off the runtime.
+    /// Hands proof of equivocation to whoever stores it.
     fn keep_evidence(&mut self) {
         for evidence in self.book.take_evidence() {
             let provider = evidence.first.signer();
             warn!(peer = %provider, "two different offers with one sequence number: kept as evidence");
             self.metrics.equivocation();
-            let store = self.store.clone();
-            tokio::task::spawn_blocking(move || keep(&store, provider, &evidence));
+            if self.evidence.try_send(evidence).is_err() {
+                warn!(peer = %provider, "the evidence could not be stored: too much of it at once");
+            }
         }
     }
 
@@ -300,8 +299,11 @@ impl Actor {
     }
 }
 
-fn keep(store: &Store, provider: NodeId, evidence: &Equivocation) {
-    if let Err(error) = store.put_equivocation(evidence) {
-        warn!(peer = %provider, %error, "evidence of an equivocation could not be stored");
+/// Stores proofs one after the other, off the runtime, until nobody sends any more.
+fn keep(store: &Store, mut proofs: mpsc::Receiver<Equivocation>) {
+    while let Some(evidence) = proofs.blocking_recv() {
+        if let Err(error) = store.put_equivocation(&evidence) {
+            warn!(peer = %evidence.first.signer(), %error, "evidence of an equivocation could not be stored");
+        }
     }
 }

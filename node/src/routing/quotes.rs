@@ -14,12 +14,14 @@ use aitbc_protocol::{
     quote::{Asked, Quote, QuoteFault, price},
     wire,
 };
-use futures::future::join_all;
+use futures::{StreamExt, stream::FuturesUnordered};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a provider may take for a quote, connecting included.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long others are waited for once there is a quote: about a round trip, for a better one is worth no more.
+const OTHERS: Duration = Duration::from_millis(200);
 
 /// What quotes are asked for.
 #[derive(Clone, Debug)]
@@ -81,7 +83,8 @@ impl NoQuote {
     }
 }
 
-/// Asks all of `choices` at the same time. Returns the quotes that can be taken, best first, and the refusals.
+/// Asks all of `choices` at the same time. Returns the quotes that can be taken, best first, and the refusals. Whoever
+/// has not answered soon after the first quote is in neither.
 pub(super) async fn ask_all(
     shared: &Shared,
     order: &Order<'_>,
@@ -89,7 +92,7 @@ pub(super) async fn ask_all(
 ) -> (Vec<Offered>, Vec<(NodeId, NoQuote)>) {
     let asked = choices.iter().map(|choice| async move { (choice, ask(shared, order, choice).await) });
     let (mut offered, mut refused) = (Vec::new(), Vec::new());
-    for (choice, result) in join_all(asked).await {
+    for (choice, result) in first_and_soon_after(asked, Result::is_ok).await {
         match result {
             Ok((signed, quote)) => offered.push(Offered { choice: choice.clone(), signed, quote }),
             Err(error) => refused.push((choice.provider(), error)),
@@ -98,6 +101,28 @@ pub(super) async fn ask_all(
     let cost = |offered: &Offered| offered.choice.ranked.cost_at(offered.quote.max_total);
     offered.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     (offered, refused)
+}
+
+/// What `asked` answers until `OTHERS` after the first answer that is good, or until all have answered.
+async fn first_and_soon_after<C, A>(
+    asked: impl Iterator<Item = impl Future<Output = (C, A)>>,
+    good: impl Fn(&A) -> bool,
+) -> Vec<(C, A)> {
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let mut answers = Vec::new();
+    let mut until = None;
+    loop {
+        let answer = tokio::select! {
+            biased;
+            answer = asked.next() => answer,
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => None,
+        };
+        let Some((who, answer)) = answer else { return answers };
+        if until.is_none() && good(&answer) {
+            until = Some(Instant::now() + OTHERS);
+        }
+        answers.push((who, answer));
+    }
 }
 
 async fn ask(shared: &Shared, order: &Order<'_>, choice: &Choice) -> Result<(Signed<Quote>, Quote), NoQuote> {

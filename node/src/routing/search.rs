@@ -3,7 +3,7 @@
 //! No prompt leaves this node here: what is asked of others is which cell, and whose offer.
 
 use super::{JobUpdate, Shared, book::Refused, fetch, fetch::FetchError};
-use crate::network::FoundProvider;
+use crate::network::{FoundProvider, NetworkError};
 use aitbc_protocol::{
     NodeId,
     geo::{Cell, DEFAULT_PRECISION, Location, SearchStep, least_round_trip_ms, search_plan},
@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::debug;
 
@@ -31,6 +31,8 @@ const LOOKUPS_AT_ONCE: usize = 16;
 const MAX_LOOKUPS: u32 = 1_100;
 /// How long one cell is waited for; the DHT's own end of a query takes up to 20 s where peers are dead.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(3);
+/// Waited before a lookup is tried again for which the network had no room.
+const LOOKUP_AGAIN: Duration = Duration::from_millis(50);
 /// Offers fetched at the same time.
 const FETCHES_AT_ONCE: usize = 16;
 /// Providers that wait for their offer to be fetched; what is named beyond that is left out.
@@ -350,19 +352,51 @@ async fn fetch_one(shared: &Shared, provider: FoundProvider) -> Event {
 }
 
 async fn look_up(shared: &Shared, cell: Cell, names: mpsc::Sender<FoundProvider>) -> Event {
+    // Waiting for a turn does not count: it passes as others end.
+    let _turn = shared.lookups.acquire().await.expect("the semaphore is never closed");
     let lookup = async {
-        match shared.network.providers_of(cell).await {
-            Ok(mut providers) => {
-                while let Some(provider) = providers.recv().await {
-                    if names.send(provider).await.is_err() {
-                        return;
-                    }
-                }
+        let mut providers = match once_there_is_room(|| shared.network.providers_of(cell)).await {
+            Ok(providers) => providers,
+            Err(error) => return debug!(%cell, %error, "lookup failed"),
+        };
+        while let Some(provider) = providers.recv().await {
+            if names.send(provider).await.is_err() {
+                return;
             }
-            Err(error) => debug!(%cell, %error, "lookup failed"),
         }
     };
     // What came until then counts; the rest of the query is not worth more time.
     let _ = timeout(LOOKUP_PATIENCE, lookup).await;
     Event::LookedUp
+}
+
+/// Tries again until the network has room for a lookup: its own upkeep and other searches need some too.
+async fn once_there_is_room<T, F>(mut lookup: impl FnMut() -> F) -> Result<T, NetworkError>
+where
+    F: Future<Output = Result<T, NetworkError>>,
+{
+    loop {
+        match lookup().await {
+            Err(NetworkError::TooManyLookups(_) | NetworkError::Busy(_)) => sleep(LOOKUP_AGAIN).await,
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lookup_without_room_is_tried_again() {
+        let mut answers = VecDeque::from([
+            Err(NetworkError::TooManyLookups(64)),
+            Err(NetworkError::Busy(256)),
+            Ok("somebody"),
+            Err(NetworkError::Stopped),
+        ]);
+        let mut next = || std::future::ready(answers.pop_front().expect("asked once too often"));
+        assert_eq!(once_there_is_room(&mut next).await.expect("there was room in the end"), "somebody");
+        assert!(matches!(once_there_is_room(&mut next).await, Err(NetworkError::Stopped)), "no use in waiting");
+    }
 }

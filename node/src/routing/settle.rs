@@ -2,7 +2,8 @@
 //!
 //! At the start, when a provider is seen again, and again and again for a day, each unsettled job is taken to its
 //! provider: the newest cheque goes there, what was paid and perhaps the receipt come back. After a day the job ends
-//! with its receipt missing.
+//! with its receipt missing; it is tried once more whenever its provider is seen again, or refuses work because of
+//! what this node owes.
 
 use super::{active::Active, offers::BookHandle};
 use crate::{
@@ -13,14 +14,14 @@ use crate::{
 };
 use aitbc_protocol::{
     NodeId, Nonce, UnixMillis,
-    job::{ToClient, ToProvider},
+    job::{JobState, ToClient, ToProvider},
     text::Line,
     wire,
 };
 use libp2p::Multiaddr;
 use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -38,6 +39,8 @@ const FIRST_WAIT_MS: u64 = 5_000;
 const LONGEST_WAIT_MS: u64 = 600_000;
 /// After how long without the provider a job is given up, in milliseconds.
 const GIVE_UP_AFTER_MS: u64 = 24 * 3_600_000;
+/// Providers that refuse work at the same time and are remembered for it.
+const MAX_CREDITORS: usize = 256;
 /// Providers asked at the same time.
 const AT_ONCE: usize = 4;
 /// How long one settlement may take.
@@ -72,19 +75,53 @@ impl Retry {
     }
 }
 
+/// Wakes the sweep. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wake(Arc<WakeInner>);
+
+#[derive(Debug, Default)]
+struct WakeInner {
+    notify: Notify,
+    creditors: Mutex<HashSet<NodeId>>,
+}
+
+impl Wake {
+    /// An attempt left something open.
+    pub(super) fn left_open(&self) {
+        self.0.notify.notify_one();
+    }
+
+    /// A provider refuses work until it is paid.
+    pub(super) fn owing(&self, provider: NodeId) {
+        let mut creditors = self.creditors();
+        if creditors.len() < MAX_CREDITORS {
+            creditors.insert(provider);
+        }
+        drop(creditors);
+        self.0.notify.notify_one();
+    }
+
+    pub(super) fn take_creditors(&self) -> HashSet<NodeId> {
+        std::mem::take(&mut *self.creditors())
+    }
+
+    fn creditors(&self) -> MutexGuard<'_, HashSet<NodeId>> {
+        self.0.creditors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What settling works with.
 pub(super) struct Settling {
     pub(super) ledger: Ledger,
     pub(super) network: NetworkHandle,
     pub(super) book: BookHandle,
     pub(super) active: Active,
-    /// Wakes the sweep: an attempt left something open.
-    pub(super) wake: Arc<Notify>,
+    pub(super) wake: Wake,
 }
 
 /// Works through unsettled jobs until `stop`.
 pub(super) async fn run(settling: Settling, stop: CancellationToken) {
-    let mut state = State { settling, retries: HashMap::new(), running: HashMap::new(), tasks: JoinSet::new() };
+    let mut state = State::new(settling);
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut offers = state.settling.book.watch();
@@ -101,7 +138,10 @@ pub(super) async fn run(settling: Settling, stop: CancellationToken) {
                 }
             }
             _ = sweep.tick() => state.sweep().await,
-            () = wake.notified() => state.sweep().await,
+            () = wake.0.notify.notified() => {
+                state.revive(wake.take_creditors()).await;
+                state.sweep().await;
+            }
             Ok(()) = offers.changed() => {
                 let now = offers.borrow_and_update().offers.iter().map(|known| known.provider).collect();
                 state.handle_present(&mut live, now).await;
@@ -119,25 +159,55 @@ struct State {
     /// Jobs that wait after a failure, with their provider.
     retries: HashMap<Nonce, (NodeId, Retry)>,
     running: HashMap<Nonce, NodeId>,
+    /// Jobs that were given up and have one more chance.
+    given_up: VecDeque<JobRecord>,
     tasks: JoinSet<(Nonce, Result<JobRecord, SettleError>)>,
 }
 
 impl State {
-    /// Somebody was seen: whoever among them was waited for is tried at once, once for each time it comes back.
-    async fn handle_present(&mut self, present: &mut HashSet<NodeId>, now: HashSet<NodeId>) {
-        let back = self
-            .retries
-            .values_mut()
-            .filter(|(provider, _)| now.contains(provider) && !present.contains(provider));
-        let mut any = false;
-        for (_, retry) in back {
-            retry.at_ms = 0;
-            any = true;
+    fn new(settling: Settling) -> Self {
+        Self {
+            settling,
+            retries: HashMap::new(),
+            running: HashMap::new(),
+            given_up: VecDeque::new(),
+            tasks: JoinSet::new(),
         }
+    }
+
+    /// Somebody was seen: whoever has just come back is tried at once, once for each time it does.
+    async fn handle_present(&mut self, present: &mut HashSet<NodeId>, now: HashSet<NodeId>) {
+        let newcomers: HashSet<NodeId> = now.difference(present).copied().collect();
         *present = now;
-        if any {
+        if self.revive(newcomers).await {
             self.sweep().await;
         }
+    }
+
+    /// Makes jobs with these providers due, those that were given up too. Returns whether there are any.
+    async fn revive(&mut self, providers: HashSet<NodeId>) -> bool {
+        if providers.is_empty() {
+            return false;
+        }
+        for (_, retry) in self.retries.values_mut().filter(|(provider, _)| providers.contains(provider)) {
+            retry.at_ms = 0;
+        }
+        let records = match self.settling.ledger.unsettled_with(providers).await {
+            Ok(records) => records,
+            Err(error) => {
+                warn!(%error, "cannot read the jobs that were given up");
+                return false;
+            }
+        };
+        let any = !records.is_empty();
+        let mut waiting: HashSet<Nonce> = self.given_up.iter().filter_map(|record| record.key().ok()).collect();
+        waiting.extend(self.running.keys());
+        for record in records {
+            if record.state == JobState::ReceiptMissing && record.key().is_ok_and(|nonce| waiting.insert(nonce)) {
+                self.given_up.push_back(record);
+            }
+        }
+        any
     }
 
     async fn sweep(&mut self) {
@@ -164,6 +234,12 @@ impl State {
             self.start(nonce, record, now_ms);
         }
         self.retries.retain(|nonce, _| left.contains(nonce));
+        while self.tasks.len() < AT_ONCE
+            && let Some(record) = self.given_up.pop_front()
+        {
+            let Ok(nonce) = record.key() else { continue };
+            self.start(nonce, record, now_ms);
+        }
     }
 
     fn start(&mut self, nonce: Nonce, record: JobRecord, now_ms: UnixMillis) {
@@ -171,7 +247,7 @@ impl State {
         self.running.insert(nonce, provider);
         let addresses = self.addresses(&record);
         let (ledger, network) = (self.settling.ledger.clone(), self.settling.network.clone());
-        let give_up = now_ms.saturating_sub(record.created_ms) > GIVE_UP_AFTER_MS;
+        let give_up = !record.state.is_final() && now_ms.saturating_sub(record.created_ms) > GIVE_UP_AFTER_MS;
         self.tasks.spawn(async move {
             let settle = async {
                 let stream = network.open(provider, addresses, Protocol::Job).await?;
@@ -208,7 +284,11 @@ impl State {
             // A receipt came with the settlement and its cheque is still to be taken there.
             Ok(record) if !record.state.is_final() => {
                 self.retries.remove(&nonce);
-                self.settling.wake.notify_one();
+                self.settling.wake.left_open();
+            }
+            Ok(record) if record.state == JobState::ReceiptMissing => {
+                info!(job = %record.job, peer = %provider, paid = %record.paid, "given up for want of its receipt");
+                self.retries.remove(&nonce);
             }
             Ok(record) => {
                 info!(job = %record.job, peer = %provider, state = ?record.state, paid = %record.paid, "settled");

@@ -23,6 +23,8 @@ pub(super) enum ChunkFault {
     Unasked(&'static str),
     #[error("it sent more after the end of the answer")]
     AfterEnd,
+    #[error("it sent a chunk without a vector")]
+    Empty,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,9 @@ impl Received {
                 if !chunk.text.is_empty() || !chunk.logprobs.is_empty() {
                     return Err(ChunkFault::Unasked("text beside vectors"));
                 }
+                if chunk.embeddings.is_empty() {
+                    return Err(ChunkFault::Empty);
+                }
                 if self.vectors.len() + chunk.embeddings.len() > inputs {
                     return Err(ChunkFault::Unasked("more vectors than inputs"));
                 }
@@ -156,12 +161,14 @@ impl Received {
         self.kind != Kind::Text
     }
 
-    /// What the receipt must bind.
-    pub(super) fn seen(&self) -> Seen {
+    /// What the receipt must bind, where it says that the answer ended `well` or not.
+    pub(super) fn seen(&self, well: bool) -> Seen {
         let digest = Digest(self.hasher.clone().finalize().into());
         let output = match self.kind {
             Kind::Tokens => OutputDigest::Tokens(digest),
             Kind::Text => OutputDigest::Text(digest),
+            // An answer that is not whole must not pass for one: no receipt of it has this digest.
+            Kind::Vectors { .. } if well && self.missing().is_some() => OutputDigest::Lost,
             Kind::Vectors { .. } => OutputDigest::Vectors(digest),
         };
         Seen { tokens: self.count, output }
@@ -172,12 +179,19 @@ impl Received {
         std::mem::take(&mut self.tail)
     }
 
-    /// The vectors, if there is one for each input; `None` where this is no embedding job.
-    pub(super) fn take_vectors(&mut self) -> Option<Result<Vec<Vec<f32>>, String>> {
-        let Kind::Vectors { inputs } = self.kind else { return None };
-        let vectors = std::mem::take(&mut self.vectors);
-        let missing = || format!("{} vectors came for {inputs} inputs", vectors.len());
-        Some(if vectors.len() == inputs { Ok(vectors) } else { Err(missing()) })
+    /// What a whole answer would have and this one has not: a vector for each input.
+    pub(super) fn missing(&self) -> Option<String> {
+        match self.kind {
+            Kind::Vectors { inputs } if self.vectors.len() != inputs => {
+                Some(format!("{} vectors came for {inputs} inputs", self.vectors.len()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The vectors; `None` where this is no embedding job.
+    pub(super) fn take_vectors(&mut self) -> Option<Vec<Vec<f32>>> {
+        matches!(self.kind, Kind::Vectors { .. }).then(|| std::mem::take(&mut self.vectors))
     }
 
     /// The token ids.

@@ -42,7 +42,7 @@ pub(super) enum Column {
     JobsById,
     /// The same by digest of their receipt.
     JobsByReceipt,
-    /// Jobs that are not final.
+    /// Jobs that are not final, and those that a client gave up and may still settle.
     Unfinished,
     /// Channels by side and peer.
     Channels,

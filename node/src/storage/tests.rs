@@ -103,6 +103,7 @@ fn record(number: u64, state: JobState) -> JobRecord {
         paid: MicroCredits(number),
         cheque: None,
         receipt: None,
+        refused: false,
         execution: Some(execution()),
         created_ms: 1_000 + number,
         updated_ms: 2_000,
@@ -194,28 +195,60 @@ fn sequence_numbers_only_grow() {
     assert_eq!(store.next_offer_sequence(9_000).expect("room"), 9_000);
 }
 
+fn offer(sequence: u64) -> Offer {
+    Offer {
+        sequence,
+        issued_ms: 1,
+        expires_ms: 2,
+        cell: "u09t".parse::<Cell>().expect("a valid cell"),
+        addresses: Vec::new(),
+        devices: Vec::new(),
+        models: Vec::new(),
+        slots: 1,
+        tier: TrustTier::Declared,
+        agent: Line::lossy("aitbc"),
+    }
+}
+
 #[test]
 fn one_proof_a_provider_is_kept() {
     let (_directory, store) = open();
-    let offer = |sequence| {
-        let offer = Offer {
-            sequence,
-            issued_ms: 1,
-            expires_ms: 2,
-            cell: "u09t".parse::<Cell>().expect("a valid cell"),
-            addresses: Vec::new(),
-            devices: Vec::new(),
-            models: Vec::new(),
-            slots: 1,
-            tier: TrustTier::Declared,
-            agent: Line::lossy("aitbc"),
-        };
-        seal(&key(2), &network(), &offer).expect("a small offer")
-    };
+    let offer = |sequence| seal(&key(2), &network(), &offer(sequence)).expect("a small offer");
     let first = Equivocation { first: offer(1), second: offer(2) };
     store.put_equivocation(&first).expect("room");
     store.put_equivocation(&Equivocation { first: offer(3), second: offer(4) }).expect("room");
     assert_eq!(store.equivocations().expect("readable"), [first]);
+}
+
+#[test]
+fn proofs_have_an_end_and_old_ones_are_not_read_for_new_ones() {
+    let (_directory, store) = open();
+    let put = |number: u16| {
+        let mut seed = [0; 32];
+        seed[..2].copy_from_slice(&number.to_le_bytes());
+        let quiet = seal(&SecretKey::from_bytes(&seed), &network(), &offer(1)).expect("a small offer");
+        store.put_equivocation(&Equivocation { first: quiet.clone(), second: quiet }).expect("room");
+    };
+    let count = || {
+        let mut keys = 0;
+        let scanned = store.columns.scan(Column::Evidence, Scan::Prefix(&[]), |_, _| {
+            keys += 1;
+            Ok(true)
+        });
+        scanned.expect("readable");
+        keys
+    };
+    let broken = Edit::Put(Column::Evidence, vec![0; 32], vec![9]);
+    store.columns.write(vec![broken], Durability::Relaxed).expect("room");
+    put(1);
+    assert_eq!(count(), 2, "a broken proof is in nobody's way");
+    for number in 0..MAX_EQUIVOCATIONS {
+        let edit = Edit::Put(Column::Evidence, [&[1; 30][..], &(number as u16).to_be_bytes()].concat(), vec![9]);
+        store.columns.write(vec![edit], Durability::Relaxed).expect("room");
+    }
+    let full = count();
+    put(2);
+    assert_eq!(count(), full, "no room for more");
 }
 
 #[test]
@@ -285,7 +318,7 @@ fn the_byte_format_is_what_it_was() {
     sums record:
     01a4666561726e656419012c657370656e74006d6a6f62735f70726f7669646564006b6a6f62735f626f7567687400
     job record:
-    01b064736964656870726f7669646572647065657258208a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf37488
+    01b164736964656870726f7669646572647065657258208a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf37488
     01b40f6f5c6961646472657373657381772f6970342f3132372e302e302e312f7463702f34313031636a6f62500707070707
     07070707070707070707076571756f74655901a18139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9
     b3940a0569ceff6759a9a05463e7defb2631f4c9c528a58300db501b7d957249f31383d227513900c9d92c9456f917724ed4
@@ -310,10 +343,10 @@ fn the_byte_format_is_what_it_was() {
     060606060606060606060606060606060606060606060606060606060606686465636c61726564f46666696e697368647374
     6f70657072696365a26670726f6d707419012c6a636f6d706c6574696f6e1906a465746f74616c18706b61646d6974746564
     5f6d731903e86774696d696e6773a3697175657565645f6d73006e66697273745f746f6b656e5f6d730068746f74616c5f6d
-    730069657865637574696f6ea466656e67696e65a2646e616d65696c6c616d612e6370706776657273696f6e6262316c7175
-    616e7469736174696f6e6451345f3166646576696365a3646b696e6463637075646e616d656561206370756c6d656d6f7279
-    5f6279746573016873616d706c696e67a36b74656d7065726174757265fa3f00000065746f705f70fa3f8000006473656564
-    036a637265617465645f6d731903e96a757064617465645f6d731907d0
+    73006772656675736564f469657865637574696f6ea466656e67696e65a2646e616d65696c6c616d612e6370706776657273
+    696f6e6262316c7175616e7469736174696f6e6451345f3166646576696365a3646b696e6463637075646e616d6565612063
+    70756c6d656d6f72795f6279746573016873616d706c696e67a36b74656d7065726174757265fa3f00000065746f705f70fa
+    3f8000006473656564036a637265617465645f6d731903e96a757064617465645f6d731907d0
     ");
 }
 

@@ -56,7 +56,7 @@ fn every_exclusion_says_what_rules_out() {
         ("weights", |_, policy| policy.weights = Some(Digest([9; 32])), Exclusion::OtherWeights),
         ("declared", |offer, _| offer.declared = true, Exclusion::OnlyDeclared),
         ("upstream", |offer, _| offer.device.kind = DeviceKind::Upstream, Exclusion::OnlyDeclared),
-        ("context", |offer, _| offer.context = 100, Exclusion::ContextTooSmall { needed: 101, context: 100 }),
+        ("context", |offer, _| offer.context = 299, Exclusion::ContextTooSmall { needed: 300, context: 299 }),
         (
             "ceiling",
             |_, policy| policy.ceiling = Some(MicroCredits(89)),
@@ -77,6 +77,13 @@ fn every_exclusion_says_what_rules_out() {
         assert_eq!(ranked[0].excluded, expected, "{name}");
         assert_eq!(ranked[0].cost.is_infinite(), expected.is_some(), "{name}");
     }
+}
+
+#[test]
+fn vectors_do_not_need_the_whole_prompt_in_one_context() {
+    let offer = ModelOffer { context: 50, ..offer() };
+    let policy = Policy { completion_tokens: 0, ..policy() };
+    assert_eq!(rank(&[candidate(&offer, 1)], &policy)[0].excluded, None);
 }
 
 #[test]

@@ -193,6 +193,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         paid: MicroCredits::ZERO,
         cheque: None,
         receipt: None,
+        refused: false,
         created_ms: 10,
         updated_ms: 20,
     };

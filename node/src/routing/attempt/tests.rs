@@ -283,7 +283,32 @@ async fn a_provider_that_breaks_the_protocol_gets_nothing_more() {
         assert_eq!(played.report.tokens.len(), 8, "{name}");
         assert_eq!(played.record.paid, MicroCredits::ZERO, "{name}");
         assert!(!played.report.settled, "{name}");
+        let receipt = deal.receipt(8, OutputDigest::Tokens(Digest([5; 32])), Finish::Cancelled);
+        assert_refused(&deal, &played, &receipt).await;
     }
+}
+
+/// What an honest provider would be paid when it settles is not paid any more.
+async fn assert_refused(deal: &Deal, played: &Played, receipt: &Receipt) {
+    assert!(played.record.refused && played.report.reserved == MicroCredits::ZERO, "{:?}", played.record.failure);
+    let receipt = seal(&deal.provider, &network(), receipt).expect("a receipt of usual size");
+    let paid = played.record.paid;
+    let settled = deal.ledger.settled(deal.quote.nonce, paid, Some(receipt)).await.expect("equal sums");
+    assert_eq!((settled.state, settled.paid), (JobState::Failed, paid), "{:?}", settled.failure);
+}
+
+#[tokio::test]
+async fn an_opening_answered_with_something_else_is_never_paid() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.receive().await;
+        let chunk = peer.chunk(1);
+        peer.send(&ToClient::Chunk(chunk)).await;
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Broken { .. }), "{:?}", played.report.ended);
+    let receipt = deal.receipt(1, OutputDigest::Tokens(Digest([5; 32])), Finish::Cancelled);
+    assert_refused(&deal, &played, &receipt).await;
 }
 
 #[tokio::test]
@@ -319,6 +344,52 @@ async fn text_after_the_end_of_the_answer_is_refused() {
     .await;
     assert!(matches!(played.report.ended, Ended::Broken { .. }));
     assert_eq!(played.text(), " 1 8", "what was held back is not shown: the next provider says it again");
+}
+
+#[tokio::test]
+async fn a_window_is_reserved_for_a_provider_that_never_answered() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.receive().await;
+        peer.stream.close().await.unwrap();
+    })
+    .await;
+    let most = price(&deal.quote.price, deal.quote.prompt_tokens, 64).unwrap();
+    assert_eq!((played.report.paid, played.report.reserved), (MicroCredits::ZERO, most));
+}
+
+#[tokio::test]
+async fn text_held_back_outlives_its_provider() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(2).await;
+        let text = " end".to_owned();
+        let chunk =
+            Chunk { first: 2, count: 0, tokens: Vec::new(), text, logprobs: Vec::new(), embeddings: Vec::new() };
+        peer.send(&ToClient::Chunk(chunk)).await;
+        peer.stream.close().await.unwrap();
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Broken { .. }), "{:?}", played.report.ended);
+    assert_eq!((played.text().as_str(), played.report.tail.as_str()), (" 1 8", " end"));
+}
+
+#[tokio::test]
+async fn vectors_have_no_empty_chunks() {
+    let deal = Deal::new(|spec, quote| {
+        spec.input = Input::Embed(vec!["a".to_owned()]);
+        quote.max_completion_tokens = 0;
+    });
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        let empty = peer.chunk(0);
+        peer.send(&ToClient::Chunk(empty)).await;
+        assert!(peer.receive().await.is_none(), "the client hangs up");
+    })
+    .await;
+    assert!(matches!(played.report.ended, Ended::Broken { stalled: false, .. }), "{:?}", played.report.ended);
+    assert_eq!(played.record.paid, MicroCredits::ZERO);
 }
 
 #[tokio::test]
@@ -391,6 +462,8 @@ async fn a_receipt_of_somebody_else_is_none() {
     assert!(matches!(played.report.ended, Ended::BadReceipt(_)));
     assert_eq!(played.record.paid, MicroCredits::ZERO);
     assert!(played.record.receipt.is_none());
+    let receipt = deal.receipt(3, OutputDigest::Tokens(Digest([5; 32])), Finish::Stop);
+    assert_refused(&deal, &played, &receipt).await;
 }
 
 #[tokio::test]
@@ -405,6 +478,8 @@ async fn a_provider_that_leaves_is_promised_what_it_delivered() {
     assert!(matches!(played.report.ended, Ended::Broken { stalled: false, receipted: false, .. }));
     let owed = price(&deal.quote.price, deal.quote.prompt_tokens, 10).unwrap();
     assert_eq!((played.record.paid, played.report.paid), (owed, owed));
+    let most = price(&deal.quote.price, deal.quote.prompt_tokens, 10 + 64).unwrap();
+    assert_eq!(played.report.reserved, most.checked_sub(owed).unwrap(), "a window may have been on its way");
     assert_eq!(played.record.state, JobState::Running, "left to be settled");
     assert_eq!(played.report.tokens, (0..10).map(|n| n * 7 + 1).collect::<Vec<_>>());
 }
@@ -544,10 +619,14 @@ async fn vectors_come_whole_or_not_at_all() {
             let output = OutputDigest::Vectors(Digest::of(&bytes));
             let receipt = deal.receipt(0, output, Finish::Stop);
             peer.finish(&deal.provider, &receipt).await;
-            peer.take_ack().await;
-            peer.stream.close().await.unwrap();
+            if whole {
+                peer.take_ack().await;
+                peer.stream.close().await.unwrap();
+            }
         })
         .await;
+        assert_eq!(played.record.paid > MicroCredits::ZERO, whole, "paid when whole");
+        assert_eq!(played.record.refused, !whole);
         let shown = played.updates.iter().any(|update| matches!(update, JobUpdate::Embeddings { .. }));
         assert_eq!(shown, whole);
         assert_eq!(matches!(played.report.ended, Ended::Whole(_)), whole, "{:?}", played.report.ended);

@@ -128,3 +128,22 @@ async fn every_answer_to_a_request() {
         }
     }
 }
+
+#[tokio::test]
+async fn nobody_is_waited_for_long_once_there_is_a_quote() {
+    let silent = || Box::pin(std::future::pending()) as futures::future::BoxFuture<'_, (u8, Result<(), ()>)>;
+    let answer =
+        |who: u8, result| Box::pin(std::future::ready((who, result))) as futures::future::BoxFuture<'_, _>;
+    let soon = async {
+        tokio::time::sleep(OTHERS / 4).await;
+        (4u8, Ok(()))
+    };
+    let asked = vec![silent(), answer(2, Err(())), answer(3, Ok(())), Box::pin(soon)];
+    let answers = timeout(PATIENCE, first_and_soon_after(asked.into_iter(), Result::is_ok)).await;
+    let mut answers = answers.expect("not as long as a silent one may take");
+    answers.sort_unstable();
+    assert_eq!(answers, [(2, Err(())), (3, Ok(())), (4, Ok(()))]);
+    let refused = vec![answer(1, Err(())), answer(2, Err(()))];
+    let answers = first_and_soon_after(refused.into_iter(), Result::is_ok).await;
+    assert_eq!(answers.len(), 2, "all are waited for where nobody quotes");
+}

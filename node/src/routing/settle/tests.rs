@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    routing::fixtures::{Deal, network},
+    routing::fixtures::{Deal, Node, network},
     storage::Side,
 };
 use aitbc_crypto::seal;
@@ -95,4 +95,32 @@ fn waits_grow_and_have_an_end() {
         retry = Retry::after(Some(retry), retry.at_ms);
     }
     assert_eq!(retry.wait_ms, LONGEST_WAIT_MS);
+}
+
+#[tokio::test]
+async fn what_was_given_up_has_one_more_chance_when_its_provider_is_back() {
+    let node = Node::start().await;
+    let deal = Deal::new(|_, _| {});
+    let (ledger, provider, nonce) = (&node.shared.ledger, deal.provider_id(), deal.quote.nonce);
+    ledger.open(provider, Vec::new(), deal.quote.job, deal.signed_quote()).await.expect("a new job");
+    ledger.give_up(nonce, Line::lossy("gone")).await.expect("it was open");
+    let settling = Settling {
+        ledger: ledger.clone(),
+        network: node.shared.network.clone(),
+        book: node.shared.book.clone(),
+        active: node.shared.active.clone(),
+        wake: node.shared.settle.clone(),
+    };
+    let mut state = State::new(settling);
+    assert!(!state.revive(HashSet::from([NodeId([9; 32])])).await, "nothing is owed to a stranger");
+    assert!(state.revive(HashSet::from([provider])).await);
+    assert!(state.revive(HashSet::from([provider])).await);
+    assert_eq!(state.given_up.len(), 1, "once");
+    state.sweep().await;
+    assert!(state.given_up.is_empty() && state.running.contains_key(&nonce));
+    let (tried, result) = state.tasks.join_next().await.expect("one is running").expect("no panic");
+    assert!(matches!(&result, Err(SettleError::Network(_))), "it is still away: {result:?}");
+    state.handle_done(tried, result);
+    state.sweep().await;
+    assert!(state.running.is_empty() && state.retries.is_empty(), "until it is seen again");
 }

@@ -1,0 +1,172 @@
+//! The end of an attempt: the receipt and its payment, or what a provider that failed is still owed.
+
+use super::{Attempt, Ended, Report, Run, Stop, billable, broken};
+use crate::{market::LedgerError, routing::JobUpdate};
+use aitbc_protocol::{
+    MicroCredits, Signed,
+    job::{Finish, ToClient},
+    receipt::Receipt,
+    text::Line,
+    wire,
+};
+use std::time::Duration;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// How long a provider may take to store the last cheque and close.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// How an attempt ended for the ledger.
+struct Closed {
+    ended: Ended,
+    /// Whether the two sides have nothing left to settle.
+    settled: bool,
+    /// Promised to the provider.
+    paid: MicroCredits,
+    /// The most that it is promised once the job is settled.
+    most: MicroCredits,
+}
+
+impl Run<'_> {
+    pub(super) async fn end(mut self, stop: Stop) -> Report {
+        let Closed { ended, settled, paid, most } = match stop {
+            Stop::Finished { receipt, failure } => self.take_receipt(receipt, failure).await,
+            Stop::Violation(reason) => self.refuse(broken(&reason, false)).await,
+            Stop::Own(error) => self.closed(Ended::Own(error)),
+            Stop::Broken { reason, stalled } => {
+                // What it delivered it shall have: the cheque is signed now, and settling hands it over.
+                let signed =
+                    if self.received.any() { self.payments.sign(self.received.count()).await } else { Ok(()) };
+                let closed = match signed {
+                    Err(error) => self.closed(Ended::Own(error)),
+                    Ok(()) if self.cancelled => self.closed(Ended::Cancelled),
+                    Ok(()) => self.closed(broken(&reason, stalled)),
+                };
+                Closed { most: billable(self.attempt.quote, self.received.count()), ..closed }
+            }
+        };
+        Report {
+            ended,
+            count: self.received.count(),
+            has_ids: self.received.has_ids(),
+            delivered: self.delivered,
+            paid,
+            reserved: most.checked_sub(paid).unwrap_or_default(),
+            tail: self.received.take_tail(),
+            first_piece: self.first_piece,
+            settled,
+            tokens: self.received.into_tokens(),
+        }
+    }
+
+    /// An end after which nothing more is promised.
+    fn closed(&self, ended: Ended) -> Closed {
+        let paid = self.payments.paid();
+        Closed { ended, settled: false, paid, most: paid }
+    }
+
+    /// Ends with a provider that broke the protocol: it keeps what was promised, and gets nothing more.
+    async fn refuse(&mut self, ended: Ended) -> Closed {
+        let why = match &ended {
+            Ended::Broken { reason, .. } | Ended::BadReceipt(reason) => Line::lossy(reason),
+            _ => Line::lossy("the provider broke the protocol"),
+        };
+        match self.attempt.ledger.refuse(self.attempt.quote.nonce, why).await {
+            // A cheque that was still being signed counts.
+            Ok(record) => Closed { paid: record.paid, most: record.paid, ..self.closed(ended) },
+            Err(error) => self.closed(Ended::Own(error)),
+        }
+    }
+
+    /// Checks the receipt, pays what it asks for, and ends the job.
+    async fn take_receipt(&mut self, signed: Signed<Receipt>, failure: Option<Line<160>>) -> Closed {
+        let Attempt { ledger, network, provider, quote, .. } = self.attempt;
+        if signed.signer() != provider {
+            return self.refuse(Ended::BadReceipt("the receipt is signed by somebody else".to_owned())).await;
+        }
+        let receipt: Receipt = match aitbc_crypto::open(&signed, network) {
+            Ok(receipt) => receipt,
+            Err(error) => return self.refuse(Ended::BadReceipt(error.to_string())).await,
+        };
+        let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
+        let missing = if well { self.received.missing() } else { None };
+        let seen = self.received.seen(well);
+        let taken = ledger.take_receipt(quote.nonce, signed.clone(), Some(seen.clone())).await;
+        let checks = match &taken {
+            Ok(checks) => checks.clone(),
+            Err(_) => receipt.check(quote, Some(&seen)),
+        };
+        self.tell(JobUpdate::Receipt { provider, id: signed.digest(), receipt: receipt.clone(), checks }).await;
+        match taken {
+            Ok(_) => {}
+            Err(error @ (LedgerError::Overcharge(_) | LedgerError::Signature(_))) => {
+                return self.refuse(Ended::BadReceipt(missing.unwrap_or_else(|| error.to_string()))).await;
+            }
+            Err(error) => return self.closed(Ended::Own(error)),
+        }
+        if well && !self.cancelled {
+            self.deliver_end().await;
+        }
+        let settled = self.pay_receipt(&receipt).await;
+        let ended = match receipt.finish {
+            _ if self.cancelled => Ended::Cancelled,
+            Finish::Stop | Finish::Length => Ended::Whole(receipt.finish),
+            Finish::Cancelled | Finish::Failed => Ended::Broken {
+                reason: failure.map_or_else(|| "it gave the job up".to_owned(), |failure| failure.to_string()),
+                stalled: false,
+                receipted: true,
+            },
+        };
+        // The cheque for all of the receipt was signed when it was taken, whether it could be handed over or not.
+        let paid = self.payments.paid().max(receipt.total);
+        Closed { ended, settled, paid, most: paid }
+    }
+
+    /// Hands over what waited for the receipt.
+    async fn deliver_end(&mut self) {
+        let tail = self.received.take_tail();
+        if !tail.is_empty() {
+            self.delivered = true;
+            self.tell(JobUpdate::Delta { text: tail, tokens: Vec::new(), logprobs: Vec::new() }).await;
+        }
+        if let Some(vectors) = self.received.take_vectors() {
+            self.delivered = true;
+            self.tell(JobUpdate::Embeddings { vectors }).await;
+        }
+    }
+
+    /// Hands over the last cheque, which the ledger signed with the receipt. Returns whether both sides have ended with
+    /// the job; if not, settling goes on with it.
+    async fn pay_receipt(&mut self, receipt: &Receipt) -> bool {
+        let provider = self.attempt.provider;
+        match self.payments.finish(receipt).await {
+            Ok(Some(handed)) => {
+                let update = JobUpdate::Paid {
+                    provider,
+                    sequence: handed.sequence,
+                    job_total: handed.job_total,
+                    tokens: handed.tokens,
+                };
+                self.tell(update).await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                debug!(%error, "the last cheque was not handed over");
+                return false;
+            }
+        }
+        // A provider closes once it has stored the cheque: before that the job is not settled on both sides.
+        let closed = timeout(CLOSING, self.reader.receive::<ToClient>(wire::MAX_JOB_FRAME)).await;
+        if !matches!(closed, Ok(Ok(None))) {
+            debug!("the provider did not confirm the last cheque");
+            return false;
+        }
+        match self.attempt.ledger.paid(self.attempt.quote.nonce).await {
+            Ok(_) => true,
+            Err(error) => {
+                warn!(%error, "the end of a job could not be recorded");
+                false
+            }
+        }
+    }
+}
