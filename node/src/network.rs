@@ -209,7 +209,7 @@ pub struct Incoming {
 /// Messages of gossip that may wait for a verdict.
 const GOSSIP_QUEUE: usize = 512;
 /// Streams of one protocol that may wait to be served: several times what one peer may have open.
-const STREAM_QUEUE: usize = 256;
+const STREAM_QUEUE: usize = 512;
 
 /// How long the operating system may take to tell where it listens.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
