@@ -8,7 +8,7 @@
 //!        ^                       |  reach: dials and who waits for them
 //!        | watch: addresses,     |  discovery: announcing and finding in the DHT, over record_store
 //!        | peers, reachability   |  gossiping: topics and verdicts, over gossip
-//!        +-----------------------+  bootstrap, peer_table: finding the first peer
+//!        +-----------------------+  bootstrap, peer_table: finding the network
 //!                                   reachability, relaying: how others reach this node
 //!   Incoming <--bounded queues-- streams, gossip
 //! ```
@@ -34,6 +34,7 @@ mod actor;
 mod addresses;
 mod behaviour;
 mod bootstrap;
+mod dht;
 mod discovery;
 pub mod gossip;
 mod gossiping;
