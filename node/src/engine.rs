@@ -141,7 +141,7 @@ pub enum EngineState {
 /// One engine with its models and warnings.
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineStatus {
-    /// `llama.cpp`, or the URL of an upstream.
+    /// `llama.cpp` with its model, such as `llama.cpp smollm2:135m`, or the URL of an upstream.
     pub name: String,
     /// How it is doing.
     #[serde(flatten)]
@@ -402,7 +402,7 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
         upstreams.push(Upstream::start(upstream).await);
     }
 
-    let mut statuses = vec![loading(); config.models.len()];
+    let mut statuses: Vec<_> = config.models.iter().map(|installed| loading(&installed.manifest.model)).collect();
     statuses.extend(upstreams.iter().map(|upstream| upstream.status().borrow().clone()));
     let (all, status) = watch::channel(Arc::new(statuses));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
@@ -442,9 +442,10 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
     Ok(EngineHandle { shared: Arc::new(shared) })
 }
 
-fn loading() -> EngineStatus {
+/// Each model has an engine of its own, so it is the model that tells them apart.
+fn loading(model: &ModelName) -> EngineStatus {
     EngineStatus {
-        name: "llama.cpp".to_owned(),
+        name: format!("llama.cpp {model}"),
         state: EngineState::Loading { percent: 0 },
         models: Vec::new(),
         warnings: Vec::new(),
@@ -474,6 +475,9 @@ fn physical_cores() -> u32 {
     let cores = if cores.is_empty() { allowed } else { cores.len().min(allowed) };
     u32::try_from(cores).unwrap_or(1)
 }
+
+#[cfg(test)]
+pub(crate) mod fixtures;
 
 /// The body of the hidden command `aitbc engine-worker`: serves one model over stdin and stdout until stdin closes.
 pub fn worker_main() -> std::process::ExitCode {

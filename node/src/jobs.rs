@@ -71,10 +71,23 @@ const COUNTING: usize = 4;
 const OFFER_LIMITS: Limits = Limits { streams: 64, per_peer: 4, burst: 10, interval: Duration::from_millis(500) };
 /// Quotes: up to a megabyte of prompt each, so 32 MB at most are held. Twenty a second serve a busy client.
 const QUOTE_LIMITS: Limits = Limits { streams: 32, per_peer: 8, burst: 40, interval: Duration::from_millis(50) };
-/// Job streams beyond those that hold a slot: being opened, waiting for the last cheque, settling.
+/// Job streams beyond those that hold a slot: being opened, waiting for the last cheque, settling. The limits of all
+/// three protocols together stay below those of the network ([`StreamLimits`]), which refuses without a word.
+///
+/// [`StreamLimits`]: crate::network::streams::StreamLimits
 const SPARE_JOB_STREAMS: usize = 32;
 /// The same for one peer.
 const SPARE_JOB_STREAMS_OF_PEER: usize = 8;
+
+fn job_limits(slots: u32) -> Limits {
+    let slots = slots as usize;
+    Limits {
+        streams: slots + SPARE_JOB_STREAMS,
+        per_peer: slots + SPARE_JOB_STREAMS_OF_PEER,
+        burst: 40,
+        interval: Duration::from_millis(50),
+    }
+}
 
 /// How the provider side is started.
 #[derive(Clone, Debug)]
@@ -250,13 +263,7 @@ async fn provide(
         load: desk.load(),
         announced,
     };
-    let slots = config.slots as usize;
-    let job_limits = Limits {
-        streams: slots + SPARE_JOB_STREAMS,
-        per_peer: slots + SPARE_JOB_STREAMS_OF_PEER,
-        burst: 40,
-        interval: Duration::from_millis(50),
-    };
+    let job_limits = job_limits(config.slots);
     let closing = CancellationToken::new();
     let provider = Arc::new(Provider {
         me: key.node_id(),

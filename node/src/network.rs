@@ -8,7 +8,7 @@
 //!        ^                       |  reach: dials and who waits for them
 //!        | watch: addresses,     |  discovery: announcing and finding in the DHT, over record_store
 //!        | peers, reachability   |  gossiping: topics and verdicts, over gossip
-//!        +-----------------------+  bootstrap, peer_table: finding the first peer
+//!        +-----------------------+  bootstrap, peer_table: finding the network
 //!                                   reachability, relaying: how others reach this node
 //!   Incoming <--bounded queues-- streams, gossip
 //! ```
@@ -34,6 +34,7 @@ mod actor;
 mod addresses;
 mod behaviour;
 mod bootstrap;
+mod dht;
 mod discovery;
 pub mod gossip;
 mod gossiping;
@@ -209,7 +210,7 @@ pub struct Incoming {
 /// Messages of gossip that may wait for a verdict.
 const GOSSIP_QUEUE: usize = 512;
 /// Streams of one protocol that may wait to be served: several times what one peer may have open.
-const STREAM_QUEUE: usize = 256;
+const STREAM_QUEUE: usize = 512;
 
 /// How long the operating system may take to tell where it listens.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(5);

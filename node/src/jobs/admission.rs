@@ -5,6 +5,7 @@ use super::{
     delivery::Binding,
     desk::Ticket,
     gate::Busy,
+    quotes::with_weights,
     run::{Job, Surroundings, run_job},
     settle,
 };
@@ -182,7 +183,8 @@ impl Provider {
             device: model.device,
             sampling: spec.sampling.clone(),
         };
-        let generation = timeout(ENGINE_ANSWER, self.engine.generate(spec, quote.window)).await;
+        let generation =
+            timeout(ENGINE_ANSWER, self.engine.generate(with_weights(spec, quote.weights), quote.window)).await;
         let generation = generation
             .map_err(|_| Rejection::EngineUnavailable(Line::lossy("the engine does not answer")))?
             .map_err(|error| self.rejection(error))?;
@@ -194,7 +196,11 @@ impl Provider {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::tests::{client_key, network, provider_key, quote, spec};
+    use crate::{
+        engine::{self, EngineModel},
+        jobs::tests::{client_key, engine_model, network, provider, provider_key, quote, spec},
+    };
+    use aitbc_protocol::Digest;
 
     const NOW: UnixMillis = 1_700_000_000_000;
 
@@ -216,6 +222,20 @@ mod tests {
         assert!(matches!(check(&live(), client, &other), Err(Rejection::QuoteMismatch(_))));
         let old = Quote { expires_ms: NOW, ..live() };
         assert_eq!(check(&old, client, &spec()), Err(Rejection::QuoteExpired));
+    }
+
+    #[tokio::test]
+    async fn the_engine_whose_weights_were_quoted_runs_the_job() {
+        let first = EngineModel { weights: Digest([8; 32]), ..engine_model() };
+        let (engine, mut asked) = engine::fixtures::asked(vec![first, engine_model()]);
+        let (provider, _directory) = provider(engine);
+        let quote = quote();
+        assert_eq!((spec().weights, quote.weights), (None, engine_model().weights), "the client named no weights");
+        let signed = signing::seal(&provider_key(), &network(), &quote).unwrap();
+        let admitted = provider.admit(client_key().node_id(), &quote, signed, spec()).await;
+        assert!(admitted.is_ok(), "{:?}", admitted.err());
+        let (weights, request) = asked.recv().await.unwrap();
+        assert_eq!((weights, request.weights), (quote.weights, Some(quote.weights)));
     }
 
     #[test]

@@ -106,6 +106,7 @@ impl Announcer {
             match content {
                 Err(obstacle) => {
                     self.announced.send_modify(|announced| announced.waiting_for = Some(obstacle.to_string()));
+                    schedule.rest();
                     if let Some(standing) = standing.take() {
                         tracing::warn!(%obstacle, "the offer is withdrawn");
                         self.withdraw(standing).await;

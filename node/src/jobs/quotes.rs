@@ -92,6 +92,12 @@ struct Terms {
     issued_ms: UnixMillis,
 }
 
+/// The request as it is put to an engine: for the weights that are quoted and billed. A client may name the model
+/// only, and by its name alone another engine could answer.
+pub(super) fn with_weights(spec: JobSpec, weights: Digest) -> JobSpec {
+    JobSpec { weights: Some(weights), ..spec }
+}
+
 fn build(verified: &Verified, model: &EngineModel, terms: &Terms) -> Result<Quote, Rejection> {
     let Verified { request, digest } = verified;
     let max_completion_tokens = request.spec.completion_tokens();
@@ -154,7 +160,8 @@ impl Provider {
         let spec = &verified.request.spec;
         let count = async {
             let _permit = self.counting.acquire().await.expect("the semaphore is never closed");
-            self.engine.count_tokens(spec).await
+            // By the tokenizer of the weights that are quoted: the name alone may mean several.
+            self.engine.count_tokens(&with_weights(spec.clone(), model.weights)).await
         };
         let counted = timeout(ENGINE_ANSWER, count).await.map_err(|_| {
             Rejection::EngineUnavailable(Line::lossy("the engine is too busy to count the prompt's tokens"))
@@ -207,7 +214,10 @@ impl Provider {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::tests::{client_key, engine_model, network, provider_key, spec};
+    use crate::{
+        engine,
+        jobs::tests::{client_key, engine_model, network, provider, provider_key, spec},
+    };
     use aitbc_protocol::{JobId, quote::Asked};
 
     const NOW: UnixMillis = 1_700_000_000_000;
@@ -251,5 +261,18 @@ mod tests {
         let asked =
             Asked { client, job: request.job, request: spec.digest().unwrap(), spec: &spec, ceiling: None };
         assert_eq!(quote.check(&asked, NOW), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn the_engine_whose_weights_are_quoted_counts_the_prompt() {
+        let first = EngineModel { weights: Digest([8; 32]), ..engine_model() };
+        let (engine, mut asked) = engine::fixtures::asked(vec![first, engine_model()]);
+        let (provider, _directory) = provider(engine);
+        let verified = check(&request()).unwrap();
+        assert_eq!(verified.request.spec.weights, None, "the client names the model only");
+        let client = client_key().node_id();
+        let quote = provider.price(client, Nonce([1; 16]), &verified, &engine_model()).await.unwrap();
+        assert_eq!(quote.read_unverified().unwrap().weights, engine_model().weights);
+        assert_eq!(asked.recv().await.unwrap().0, engine_model().weights);
     }
 }

@@ -104,7 +104,7 @@ struct Run {
     /// A cheque has been taken: the prompt and [`Delivery::paid`] tokens are paid.
     any_cheque: bool,
     ending: Option<End>,
-    /// When the client last took or paid something.
+    /// When the client last took something or paid more than before.
     progress: Instant,
     timings: Moments,
 }
@@ -287,8 +287,11 @@ impl Run {
         self.cheque = None;
         match paid {
             Ok(tokens) => {
+                // A cheque that says nothing new buys no time: repeated, it would hold the slot for ever.
+                if !self.any_cheque || tokens > self.delivery.paid() {
+                    self.progress = Instant::now();
+                }
                 self.any_cheque = true;
-                self.progress = Instant::now();
                 let more = self.delivery.pay(tokens);
                 if more > 0
                     && let Some(generation) = &self.generation

@@ -1,19 +1,20 @@
 //! Whole jobs over a stream in memory, with real ledgers on both sides; only the engine is a script.
 
 use super::{
-    JobsConfig,
+    JobsConfig, OFFER_LIMITS, Provider, QUOTE_LIMITS,
     admission::record,
     delivery::Binding,
     desk::{Desk, Ticket},
+    job_limits,
     metrics::JobMetrics,
     run::{Job, Surroundings, run_job},
     settle,
 };
 use crate::{
     clock::now_ms,
-    engine::{EngineError, EngineEvent, EngineModel, Generation},
+    engine::{EngineError, EngineEvent, EngineHandle, EngineModel, Generation},
     market::Ledger,
-    network::FramedStream,
+    network::{FramedStream, streams::StreamLimits},
     storage::{Side, Store},
     telemetry::Metrics,
 };
@@ -31,7 +32,11 @@ use aitbc_protocol::{
     wire::MAX_JOB_FRAME,
 };
 use std::{collections::BTreeMap, time::Duration};
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes, even on a busy machine.
@@ -113,6 +118,21 @@ pub(super) fn quote() -> Quote {
     }
 }
 
+#[test]
+fn a_peer_over_the_limits_hears_so_before_the_network_cuts_it_off() {
+    /// The most that the setting `provide.slots` takes.
+    const SLOTS: u32 = 64;
+    let network = StreamLimits::default();
+    let all = [OFFER_LIMITS, QUOTE_LIMITS, job_limits(SLOTS)];
+    let refusing = 1;
+    assert!(all.iter().all(|limits| limits.per_peer + refusing <= network.per_protocol));
+    assert!(all.iter().map(|limits| limits.per_peer + refusing).sum::<usize>() <= network.per_connection);
+    assert!(network.per_connection <= network.per_peer);
+    assert!(all.iter().map(|limits| limits.burst).sum::<u32>() < network.burst);
+    let per_second: f64 = all.iter().map(|limits| limits.interval.as_secs_f64().recip()).sum();
+    assert!(per_second < f64::from(network.per_second));
+}
+
 /// The engine's end of a job.
 struct Script {
     events: mpsc::Sender<EngineEvent>,
@@ -168,6 +188,25 @@ fn ledger(key: SecretKey, metrics: &Metrics) -> (Ledger, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();
     (Ledger::start(store, key, network(), metrics).unwrap(), directory)
+}
+
+/// The provider side on `engine`, without a network.
+pub(super) fn provider(engine: EngineHandle) -> (Provider, tempfile::TempDir) {
+    let metrics = Metrics::default();
+    let (ledger, directory) = ledger(provider_key(), &metrics);
+    let provider = Provider {
+        config: config(),
+        key: provider_key(),
+        me: provider_key().node_id(),
+        engine,
+        ledger,
+        desk: Desk::new(config().slots),
+        metrics: JobMetrics::new(&metrics),
+        counting: Semaphore::new(1),
+        stop: CancellationToken::new(),
+        closing: CancellationToken::new(),
+    };
+    (provider, directory)
 }
 
 fn nodes() -> Nodes {
@@ -340,6 +379,32 @@ async fn a_client_that_does_not_pay_gets_a_receipt_and_a_debt() {
     nodes.pay_up(&mut scene, signed).await;
     scene.joined().await;
     assert_eq!(nodes.provider_state().await, JobState::Cancelled, "a late cheque settles it");
+}
+
+#[tokio::test]
+async fn a_cheque_said_again_buys_no_time() {
+    let nodes = nodes();
+    let mut scene = nodes.start(&quote(), Binding::Tokens, Duration::from_millis(200)).await;
+    scene.engine.tokens(WINDOW_TOKENS + 10).await;
+    scene.read(WINDOW_TOKENS).await;
+    let cheque = nodes.cheque(10).await;
+    let ack = ToProvider::Ack { next: 10, cheque };
+    scene.send(ack.clone()).await;
+    scene.read(WINDOW_TOKENS + 10).await;
+    let repeating = async {
+        loop {
+            scene.client.send(&ack, MAX_JOB_FRAME).await.unwrap();
+            let answer = scene.client.receive::<ToClient>(MAX_JOB_FRAME);
+            if let Ok(answer) = timeout(Duration::from_millis(20), answer).await {
+                return answer.unwrap();
+            }
+        }
+    };
+    let answer = timeout(LONG, repeating).await.expect("the job ends although its client talks");
+    let Some(ToClient::Finished { receipt, failure }) = answer else { panic!("expected the end, got {answer:?}") };
+    assert_eq!(receipt.read_unverified().unwrap().finish, Finish::Cancelled);
+    assert!(failure.unwrap().as_str().contains("no cheque"));
+    assert!(nodes.desk.running().is_empty(), "the slot is free");
 }
 
 #[tokio::test]

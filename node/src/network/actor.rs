@@ -253,6 +253,7 @@ impl Actor {
         }
         tracing::debug!(%peer, %address, "connected");
         self.count_connection(address, 1);
+        self.bootstrap.met(&peer);
         self.reached(peer, id);
         self.peers_changed = true;
     }

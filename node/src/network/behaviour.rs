@@ -1,6 +1,6 @@
 //! Everything this node speaks, composed.
 
-use super::{NetworkConfig, gossip, record_store, streams};
+use super::{NetworkConfig, addresses::AddressPolicy, dht::Dht, gossip, record_store, streams};
 use aitbc_protocol::wire::{IDENTIFY_PROTOCOL, KAD_PROTOCOL};
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat,
@@ -58,7 +58,7 @@ pub(super) struct Behaviour {
     /// Round trips.
     ping: ping::Behaviour,
     /// Providers by cell.
-    pub(super) kad: Toggle<kad::Behaviour<record_store::CellStore>>,
+    pub(super) kad: Toggle<Dht>,
     /// Offers by cell.
     pub(super) gossip: Toggle<gossip::Behaviour>,
     /// Peers on the local network.
@@ -146,7 +146,7 @@ fn behaviour(
     }
 }
 
-fn kademlia(config: &NetworkConfig, local: PeerId) -> kad::Behaviour<record_store::CellStore> {
+fn kademlia(config: &NetworkConfig, local: PeerId) -> Dht {
     let mut kademlia = kad::Config::new(StreamProtocol::new(KAD_PROTOCOL));
     kademlia
         .set_max_packet_size(record_store::KAD_PACKET_BYTES)
@@ -163,7 +163,8 @@ fn kademlia(config: &NetworkConfig, local: PeerId) -> kad::Behaviour<record_stor
         .set_replication_interval(None)
         .set_publication_interval(None);
     let store = record_store::CellStore::new(local, config.network.clone());
-    kad::Behaviour::with_config(local, store, kademlia)
+    let kademlia = kad::Behaviour::with_config(local, store, kademlia);
+    Dht::new(kademlia, AddressPolicy::of(&config.network))
 }
 
 fn relay_limits() -> relay::Config {

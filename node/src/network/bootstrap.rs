@@ -1,4 +1,7 @@
-//! Finding the first peer: the bootstrap list and the peers of the last run, again and again until one answers.
+//! Finding the network: the bootstrap list and the peers of the last run, again and again until one answers.
+//!
+//! Having a peer is not enough. Two nodes that find each other on the local network while the internet is down would
+//! stay an island when it is back, so the list is dialled until one of it was reached.
 
 use super::{NetworkError, actor::Actor, addresses::peer_of, reach::describe};
 use libp2p::{
@@ -19,10 +22,14 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// Peers of the last run that are dialled in one round.
 const REMEMBERED: usize = 16;
 
-/// Owns the search for a first peer.
+/// Owns the search for the network.
 #[derive(Debug)]
 pub(super) struct Bootstrap {
     peers: Vec<(PeerId, Multiaddr)>,
+    /// One of the list was connected in this run.
+    met: bool,
+    /// There are peers, and none of them is known to lead to the rest of the network.
+    island: bool,
     /// A relay waits for others; an empty list is nothing to warn of.
     may_be_alone: bool,
     dials: HashSet<ConnectionId>,
@@ -52,7 +59,47 @@ impl Bootstrap {
             }
         }
         let dials = HashSet::new();
-        Ok(Self { peers, may_be_alone, dials, failures: Vec::new(), pause: FIRST_PAUSE, next: now, skip: 0 })
+        Ok(Self {
+            peers,
+            met: false,
+            island: false,
+            may_be_alone,
+            dials,
+            failures: Vec::new(),
+            pause: FIRST_PAUSE,
+            next: now,
+            skip: 0,
+        })
+    }
+
+    /// A peer is connected.
+    pub(super) fn met(&mut self, peer: &PeerId) {
+        self.met = self.met || self.peers.iter().any(|(listed, _)| listed == peer);
+    }
+
+    /// Whether a round is due at `now`, of a node that has a peer or none.
+    fn is_due(&mut self, has_peers: bool, now: Instant) -> bool {
+        self.island = if !has_peers {
+            // Of an island that broke up nothing is left to wait for.
+            if self.island {
+                self.rest(now);
+            }
+            false
+        } else if self.met || self.peers.is_empty() {
+            self.rest(now);
+            return false;
+        } else {
+            self.pause = LAST_PAUSE;
+            true
+        };
+        now >= self.next && self.dials.is_empty()
+    }
+
+    /// The next search starts at once and from the front.
+    fn rest(&mut self, now: Instant) {
+        self.pause = FIRST_PAUSE;
+        self.next = now;
+        self.skip = 0;
     }
 
     /// How long to the next round, with the pause after it; a little random, so that the nodes that one bootstrap
@@ -64,15 +111,9 @@ impl Bootstrap {
 }
 
 impl Actor {
-    /// Dials the list and peers of the last run, if this node is alone and the pause is over.
+    /// Dials the list and peers of the last run, if this node is alone or on an island and the pause is over.
     pub(super) fn seek_peers(&mut self, now: Instant) {
-        if self.peers.len() > 0 {
-            self.bootstrap.pause = FIRST_PAUSE;
-            self.bootstrap.next = now;
-            self.bootstrap.skip = 0;
-            return;
-        }
-        if now < self.bootstrap.next || !self.bootstrap.dials.is_empty() {
+        if !self.bootstrap.is_due(self.peers.len() > 0, now) {
             return;
         }
         self.bootstrap.failures.clear();
@@ -116,7 +157,7 @@ impl Actor {
 
     fn report_round(&mut self, now: Instant) {
         let bootstrap = &mut self.bootstrap;
-        if bootstrap.dials.is_empty() && !bootstrap.failures.is_empty() && self.peers.len() == 0 {
+        if bootstrap.dials.is_empty() && !bootstrap.failures.is_empty() && !bootstrap.met {
             let reasons = std::mem::take(&mut bootstrap.failures).join("; ");
             let again = bootstrap.next.saturating_duration_since(now);
             tracing::warn!(
@@ -141,6 +182,27 @@ mod tests {
         let other = "/ip4/127.0.0.1/udp/1/quic-v1".parse::<Multiaddr>().unwrap().with_p2p(peer).unwrap();
         let bootstrap = Bootstrap::new(&[named(peer), named(local), other.clone()], local, false, now).unwrap();
         assert_eq!(bootstrap.peers, [(peer, named(peer)), (peer, other)]);
+    }
+
+    #[test]
+    fn an_island_looks_for_the_network_until_one_of_the_list_is_met() {
+        let now = Instant::now();
+        let listed = PeerId::random();
+        let address = "/ip4/127.0.0.1/tcp/1".parse::<Multiaddr>().unwrap().with_p2p(listed).unwrap();
+        let mut bootstrap = Bootstrap::new(&[address], PeerId::random(), false, now).unwrap();
+        bootstrap.met(&PeerId::random());
+        assert!(bootstrap.is_due(true, now), "a neighbour is not the network");
+        bootstrap.next_round(now);
+        assert!(!bootstrap.is_due(true, now + LAST_PAUSE.mul_f64(0.7)), "there is no hurry");
+        assert!(bootstrap.is_due(true, now + LAST_PAUSE.mul_f64(1.3)));
+        assert!(bootstrap.is_due(false, now), "who has lost its neighbours too is in a hurry");
+        assert_eq!(bootstrap.pause, FIRST_PAUSE);
+        bootstrap.met(&listed);
+        assert!(!bootstrap.is_due(true, now + LAST_PAUSE * 2));
+        assert!(bootstrap.is_due(false, now + LAST_PAUSE * 2), "alone again");
+
+        let mut without_list = Bootstrap::new(&[], PeerId::random(), false, now).unwrap();
+        assert!(!without_list.is_due(true, now));
     }
 
     #[test]

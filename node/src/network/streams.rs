@@ -48,14 +48,15 @@ pub struct StreamLimits {
 }
 
 impl Default for StreamLimits {
-    /// Room for a client that runs two dozen jobs at once on one provider.
+    /// More than the provider side's own limits add up to, over its three protocols and with all the slots that a node
+    /// may have: those answer a peer that is over them with when to come back, these can only reset its stream.
     fn default() -> Self {
         Self {
-            per_connection: 32,
-            per_peer: 48,
-            per_protocol: 32,
-            burst: 64,
-            per_second: 16,
+            per_connection: 128,
+            per_peer: 160,
+            per_protocol: 96,
+            burst: 128,
+            per_second: 64,
             negotiation_timeout: Duration::from_secs(10),
         }
     }

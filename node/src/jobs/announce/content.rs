@@ -108,7 +108,12 @@ mod tests {
     use aitbc_protocol::{MicroCredits, offer::OFFER_LIFETIME_MS, quote::TokenPrice};
 
     fn engine(state: EngineState) -> EngineStatus {
-        EngineStatus { name: "llama.cpp".to_owned(), state, models: vec![engine_model()], warnings: vec![] }
+        EngineStatus {
+            name: "llama.cpp smollm2:135m".to_owned(),
+            state,
+            models: vec![engine_model()],
+            warnings: vec![],
+        }
     }
 
     fn address() -> Multiaddr {
@@ -121,7 +126,7 @@ mod tests {
         assert_eq!(gather(&config, &[], &[], &[address()]), Err(Obstacle::NoEngine));
         let loading = [engine(EngineState::Loading { percent: 40 })];
         let obstacle = gather(&config, &[], &loading, &[address()]).unwrap_err();
-        assert_eq!(obstacle.to_string(), "llama.cpp is loading (40 %)");
+        assert_eq!(obstacle.to_string(), "llama.cpp smollm2:135m is loading (40 %)");
         let ready = [engine(EngineState::Ready)];
         assert_eq!(gather(&config, &[], &ready, &[]), Err(Obstacle::NoAddress));
         assert!(gather(&config, &[], &ready, &[address()]).is_ok());

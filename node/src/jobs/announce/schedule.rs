@@ -100,7 +100,14 @@ impl Schedule {
 
     /// Something failed.
     pub(super) fn failed(&mut self, now: Instant) {
-        self.not_before = Some(now + RETRY);
+        let again = now + RETRY;
+        self.not_before = Some(again);
+        self.next = Some(self.next.map_or(again, |next| next.min(again)));
+    }
+
+    /// There is nothing to say until something changes: no time is waited for.
+    pub(super) fn rest(&mut self) {
+        self.next = None;
     }
 
     /// Whether the newest offer goes to the coarse topics now.
@@ -203,10 +210,22 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_tried_again_after_a_while() {
+    fn who_has_nothing_to_say_does_not_wake_for_what_is_past() {
         let start = Instant::now();
         let mut schedule = Schedule::new(1);
         schedule.failed(start);
+        schedule.rest();
+        let later = start + seconds(60);
+        assert!(schedule.wake(later) > later);
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_after_a_while() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(1);
+        assert!(schedule.due(start, true, false, IDLE).offer);
+        schedule.failed(start);
+        assert_eq!(schedule.wake(start), start + seconds(5), "also before anything else is asked");
         assert!(!schedule.due(start + seconds(4), true, false, IDLE).offer);
         assert_eq!(schedule.wake(start + seconds(4)), start + seconds(5));
         assert!(schedule.due(start + seconds(5), true, false, IDLE).offer);

@@ -1,17 +1,21 @@
 //! The last words of a job: its receipt, and the wait for the cheque that pays the rest.
 
-use super::{End, Job, Run, Writer, milliseconds, send};
-use crate::jobs::SHORT_ANSWER;
+use super::{End, Job, Run, Surroundings, Writer, milliseconds, send};
+use crate::{jobs::SHORT_ANSWER, market::LedgerError};
 use aitbc_protocol::{
-    MicroCredits,
+    MicroCredits, Signed,
     job::{Finish, ToClient, ToProvider},
     quote::price,
     receipt::{Receipt, Timings, owed},
+    text::Line,
     wire,
 };
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
+/// First pause before a receipt that could not be stored is tried again, doubled up to [`LAST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long the last cheque may take after the receipt was sent. What is late is a debt.
 const LAST_CHEQUE: Duration = Duration::from_secs(10);
 /// The same once the node is stopping.
@@ -25,14 +29,8 @@ impl Run {
         let receipt = self.receipt(&end);
         let (tokens, total) = (receipt.completion_tokens, receipt.total);
         tracing::info!(finish = ?end.finish, tokens, %total, "job ended");
-        let signed = match self.around.ledger.finish(receipt, end.failure.clone()).await {
-            Ok(signed) => signed,
-            Err(error) => {
-                // The client settles later; what it has paid is on disk.
-                tracing::error!(%error, "no receipt could be recorded");
-                return;
-            }
-        };
+        // Without a receipt the client settles later; what it has paid is on disk.
+        let Some(signed) = recorded(&self.around, receipt, end.failure.as_ref()).await else { return };
         self.job.ticket.receipt_recorded();
         let Writer::Idle(writer) = std::mem::replace(&mut self.writer, Writer::Gone) else { return };
         let Writer::Sending(sending) = send(writer, ToClient::Finished { receipt: signed, failure: end.failure })
@@ -145,5 +143,31 @@ impl Run {
             () = self.interrupted.cancelled() => {}
             _ = timeout(SHORT_ANSWER, read_out) => {}
         }
+    }
+}
+
+/// Has the ledger sign and store the receipt; where it cannot now, again and again until the node stops. A job
+/// that stayed `Running` would only end at the next start, and then without what was delivered unpaid.
+async fn recorded(
+    around: &Surroundings,
+    receipt: Receipt,
+    failure: Option<&Line<160>>,
+) -> Option<Signed<Receipt>> {
+    let mut pause = FIRST_RETRY;
+    loop {
+        let stopping = around.closing.is_cancelled();
+        let error = match around.ledger.finish(receipt.clone(), failure.cloned()).await {
+            Ok(signed) => return Some(signed),
+            Err(error) => error,
+        };
+        let passes = matches!(error, LedgerError::Busy | LedgerError::Storage(_));
+        if stopping || !passes {
+            tracing::error!(%error, "no receipt could be recorded");
+            return None;
+        }
+        tracing::warn!(%error, "no receipt could be recorded yet, next try in {pause:?}");
+        // The node's end cuts the pause short: one last try.
+        let _ = timeout(pause, around.closing.cancelled()).await;
+        pause = (pause * 2).min(LAST_RETRY);
     }
 }
