@@ -12,7 +12,8 @@
 //! Settling: both sides of a job end with one sum, whatever crashed. The client's newest cheque decides; it brings it
 //! with every `Settle`. If the provider's receipt then bills up to one window more than was acknowledged (it was sent
 //! into a path that broke), the client promises that too and settles once more. A provider that restarted bills what
-//! is paid.
+//! is paid, and one that broke the protocol keeps what was acknowledged. A job whose provider stayed away is settled
+//! in the same way once it is back.
 
 mod book;
 mod client;
