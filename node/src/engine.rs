@@ -13,6 +13,7 @@ mod batch;
 mod child;
 mod frames;
 mod llama;
+mod mailbox;
 mod metrics;
 mod prompt;
 mod sampling;

@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod geo;
 pub mod identity;
 pub mod job;
+pub mod messages;
 pub mod money;
 pub mod offer;
 pub mod quote;

@@ -1,12 +1,10 @@
 //! Every message of the network: round trip, unknown fields, truncation, bit flips, sizes.
 
+use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
     geo::{Cell, Location},
-    job::{
-        Chunk, Finish, Input, JobSpec, Logprobs, Message, QuoteReply, QuoteRequest, Rejection, Role, Sampling,
-        ToClient, ToProvider, TokenLogprob,
-    },
+    job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
     offer::{
         Device, DeviceKind, Engine, Gossip, Heartbeat, ModelOffer, Offer, OfferReply, OfferRequest, TrustTier,
     },

@@ -1,10 +1,11 @@
 //! What the rules cost: ranking, signatures, codec.
 
 use aitbc_crypto::{SecretKey, open, seal};
+use aitbc_protocol::messages::ToClient;
 use aitbc_protocol::{
     Digest, MicroCredits, NetworkId, NodeId,
     geo::{Cell, Location},
-    job::{Chunk, ToClient},
+    job::Chunk,
     offer::{Device, DeviceKind, Engine, Load, ModelOffer, Offer, TrustTier},
     quote::TokenPrice,
     routing::{Candidate, Policy, rank},

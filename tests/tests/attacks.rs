@@ -2,10 +2,11 @@
 
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_node::network::{FramedStream, Protocol};
+use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, Signed,
     geo::{Cell, Location},
-    job::{Chunk, Finish, JobSpec, QuoteReply, QuoteRequest, Rejection, ToClient, ToProvider},
+    job::{Chunk, Finish, JobSpec, Rejection},
     offer::{Device, DeviceKind, Engine, Gossip, ModelOffer, Offer, TrustTier},
     quote::{Quote, TokenPrice},
     receipt::{Channel, owed},

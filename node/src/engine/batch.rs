@@ -8,10 +8,10 @@
 use super::{
     frames::{FromWorker, JobFailure},
     llama::{BATCH_TOKENS, Llama, is_embedder},
+    mailbox::{Command, Output, Question},
     prompt::Prepared,
     sampling::{self, Scratch},
     stops::Text,
-    worker::{Command, Output, Question},
 };
 use aitbc_protocol::job::{Finish, JobSpec, Logprobs, Sampling, TokenLogprob};
 use llama_cpp_2::{context::LlamaContext, llama_batch::LlamaBatch, model::LlamaModel, token::LlamaToken};

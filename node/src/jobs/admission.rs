@@ -16,9 +16,10 @@ use crate::{
     network::{FramedStream, IncomingStream},
 };
 use aitbc_crypto::signing;
+use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     NetworkId, NodeId, Signed, UnixMillis,
-    job::{JobSpec, Rejection, ToClient, ToProvider},
+    job::{JobSpec, Rejection},
     quote::Quote,
     receipt::Execution,
     text::Line,

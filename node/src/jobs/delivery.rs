@@ -289,7 +289,7 @@ mod tests {
         delivery.vectors(vectors.clone());
         let mut sent = Vec::new();
         while let Some(chunk) = delivery.next_chunk() {
-            let message = aitbc_protocol::job::ToClient::Chunk(chunk.clone());
+            let message = aitbc_protocol::messages::ToClient::Chunk(chunk.clone());
             assert!(aitbc_protocol::wire::encode(&message, aitbc_protocol::wire::MAX_JOB_FRAME).is_ok());
             sent.extend(chunk.embeddings);
         }

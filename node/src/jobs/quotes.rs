@@ -11,9 +11,10 @@ use crate::{
     network::IncomingStream,
 };
 use aitbc_crypto::signing;
+use aitbc_protocol::messages::{QuoteReply, QuoteRequest};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, Digest, NetworkId, NodeId, Nonce, Signed, UnixMillis,
-    job::{JobSpec, QuoteReply, QuoteRequest, Rejection, WINDOW_TOKENS},
+    job::{JobSpec, Rejection, WINDOW_TOKENS},
     quote::{QUOTE_LIFETIME_MS, Quote, TokenPrice, price},
     text::Line,
     wire,

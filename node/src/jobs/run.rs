@@ -15,9 +15,10 @@ use crate::{
         streams::{FrameReader, FrameWriter},
     },
 };
+use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     Signed, UnixMillis,
-    job::{Finish, ToClient, ToProvider},
+    job::Finish,
     quote::Quote,
     receipt::{Cheque, Execution},
     text::Line,

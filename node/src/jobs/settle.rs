@@ -3,20 +3,15 @@
 
 use super::{SHORT_ANSWER, desk::Desk};
 use crate::{market::Ledger, network::FramedStream};
-use aitbc_protocol::{
-    MicroCredits, Nonce, Signed,
-    job::{Rejection, ToClient},
-    receipt::Cheque,
-    text::Line,
-    wire,
-};
+use aitbc_protocol::messages::ToClient;
+use aitbc_protocol::{MicroCredits, Nonce, Signed, job::Rejection, receipt::Cheque, text::Line, wire};
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// How long settling waits for a job that is ended for it: a decode step and a synced write are far below.
 const INTERRUPTED: Duration = Duration::from_secs(10);
 
-/// Answers one [`aitbc_protocol::job::ToProvider::Settle`]. A job that still runs here on another stream is ended
+/// Answers one [`aitbc_protocol::messages::ToProvider::Settle`]. A job that still runs here on another stream is ended
 /// first, so that its receipt is final.
 pub(super) async fn serve(
     ledger: &Ledger,

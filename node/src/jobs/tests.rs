@@ -19,12 +19,11 @@ use crate::{
     telemetry::Metrics,
 };
 use aitbc_crypto::{SecretKey, signing};
+use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, Nonce, Signed,
     geo::Cell,
-    job::{
-        Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, ToClient, ToProvider, WINDOW_TOKENS,
-    },
+    job::{Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, WINDOW_TOKENS},
     offer::{Device, DeviceKind, Engine},
     quote::{Quote, TokenPrice, price},
     receipt::{Cheque, Execution, OutputDigest, Receipt, Seen},

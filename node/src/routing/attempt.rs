@@ -13,9 +13,10 @@ use crate::{
     market::{Ledger, LedgerError},
     network::{FramedStream, StreamError, streams::FrameReader},
 };
+use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
-    job::{Chunk, Finish, JobSpec, Rejection, ToClient, ToProvider},
+    job::{Chunk, Finish, JobSpec, Rejection},
     quote::Quote,
     receipt::{Receipt, owed},
     text::Line,

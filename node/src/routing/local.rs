@@ -71,13 +71,15 @@ impl LocalJob<'_> {
     }
 
     async fn generate(&self, report: &mut LocalReport) -> LocalEnd {
+        // By its name alone another engine could answer.
+        let spec = JobSpec { weights: Some(report.weights), ..self.spec.clone() };
         let prefix = u32::try_from(self.spec.prefix.len()).unwrap_or(u32::MAX);
-        let prompt_tokens = match self.engine.count_tokens(self.spec).await {
+        let prompt_tokens = match self.engine.count_tokens(&spec).await {
             Ok(count) => count.saturating_add(prefix),
             Err(error) => return LocalEnd::Refused(error),
         };
         // Nobody is paid, so nothing has to pause.
-        let mut generation = match self.engine.generate(self.spec.clone(), self.spec.max_tokens).await {
+        let mut generation = match self.engine.generate(spec, self.spec.max_tokens).await {
             Ok(generation) => generation,
             Err(error) => return LocalEnd::Refused(error),
         };

@@ -4,7 +4,7 @@ use crate::{
     market::{Ledger, LedgerError},
     network::{StreamError, streams::FrameWriter},
 };
-use aitbc_protocol::{MicroCredits, Nonce, job::ToProvider, receipt::Receipt, wire};
+use aitbc_protocol::{MicroCredits, Nonce, messages::ToProvider, receipt::Receipt, wire};
 use futures::future::BoxFuture;
 use std::time::Duration;
 use tokio::time::timeout;

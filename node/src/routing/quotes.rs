@@ -7,9 +7,10 @@ use crate::{
     network::{FramedStream, NetworkError, Protocol, StreamError},
 };
 use aitbc_crypto::SignatureError;
+use aitbc_protocol::messages::{QuoteReply, QuoteRequest};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Signed,
-    job::{JobSpec, QuoteReply, QuoteRequest, Rejection},
+    job::{JobSpec, Rejection},
     offer::ModelOffer,
     quote::{Asked, Quote, QuoteFault, price},
     wire,

@@ -12,12 +12,8 @@ use crate::{
     network::{FramedStream, NetworkError, NetworkHandle, Protocol, StreamError},
     storage::JobRecord,
 };
-use aitbc_protocol::{
-    NodeId, Nonce, UnixMillis,
-    job::{JobState, ToClient, ToProvider},
-    text::Line,
-    wire,
-};
+use aitbc_protocol::messages::{ToClient, ToProvider};
+use aitbc_protocol::{NodeId, Nonce, UnixMillis, job::JobState, text::Line, wire};
 use libp2p::Multiaddr;
 use std::{
     collections::{HashMap, HashSet, VecDeque},

@@ -2,9 +2,10 @@
 
 use super::{End, Job, Run, Surroundings, Writer, milliseconds, send};
 use crate::{jobs::SHORT_ANSWER, market::LedgerError};
+use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     MicroCredits, Signed,
-    job::{Finish, ToClient, ToProvider},
+    job::Finish,
     quote::price,
     receipt::{Receipt, Timings, owed},
     text::Line,

@@ -2,13 +2,8 @@
 
 use super::{Attempt, Ended, Report, Run, Stop, billable, broken};
 use crate::{market::LedgerError, routing::JobUpdate};
-use aitbc_protocol::{
-    MicroCredits, Signed,
-    job::{Finish, ToClient},
-    receipt::Receipt,
-    text::Line,
-    wire,
-};
+use aitbc_protocol::messages::ToClient;
+use aitbc_protocol::{MicroCredits, Signed, job::Finish, receipt::Receipt, text::Line, wire};
 use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, warn};

@@ -1,0 +1,102 @@
+//! What clients and providers say to each other on quote and job streams.
+
+use crate::{
+    bytes::{JobId, Nonce},
+    envelope::{Signed, Statement},
+    job::{Chunk, JobSpec, Rejection},
+    money::MicroCredits,
+    quote::Quote,
+    receipt::{Cheque, Receipt},
+    text::Line,
+    wire,
+};
+use serde::{Deserialize, Serialize};
+
+/// What a client sends on a job stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToProvider {
+    /// Starts the job that `quote` prices. The first message of a job.
+    Open {
+        /// The provider's own quote, as it gave it.
+        quote: Signed<Quote>,
+        /// The request whose digest the quote binds.
+        spec: JobSpec,
+    },
+    /// Acknowledges all tokens before `next` and pays for them.
+    Ack {
+        /// Tokens of this attempt received so far.
+        next: u32,
+        /// Pays for them.
+        cheque: Signed<Cheque>,
+    },
+    /// Ends the job; what was delivered is paid with the last acknowledgement.
+    Cancel,
+    /// First message of a stream that settles a job which ended without a receipt or a last cheque: after a crash,
+    /// a lost path, a restart of either side.
+    Settle {
+        /// The job.
+        job: JobId,
+        /// The quote it ran under.
+        quote: Nonce,
+        /// The client's newest cheque for that job, if it ever signed one.
+        cheque: Option<Signed<Cheque>>,
+    },
+}
+
+/// What a provider sends on a job stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToClient {
+    /// The job is admitted.
+    Accepted {
+        /// Jobs before it in the engine's queue.
+        queued: u32,
+    },
+    /// The job is not admitted; nothing is owed.
+    Rejected(Rejection),
+    /// A piece of the answer.
+    Chunk(Chunk),
+    /// The job ended. Last message but for nothing: the client answers with its last `Ack`.
+    Finished {
+        /// What is owed and for what.
+        receipt: Signed<Receipt>,
+        /// What went wrong, where `finish` is `failed`.
+        failure: Option<Line<160>>,
+    },
+    /// Answer to `Settle`: what both sides now hold about the job.
+    Settled {
+        /// Everything paid for the job so far.
+        paid: MicroCredits,
+        /// The receipt, unless the job never started here.
+        receipt: Option<Signed<Receipt>>,
+    },
+}
+
+/// What a client asks of a provider before a job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QuoteRequest {
+    /// The job, the same over all attempts.
+    pub job: JobId,
+    /// The provider asked: a request cannot be shown to another one.
+    pub provider: crate::NodeId,
+    /// The request itself, prompt included: its tokens are counted for the quote.
+    pub spec: JobSpec,
+    /// When it was asked.
+    pub issued_ms: crate::UnixMillis,
+}
+
+impl Statement for QuoteRequest {
+    const DOMAIN: &'static str = "aitbc/quote-request/1";
+    const MAX_BYTES: usize = wire::MAX_QUOTE_FRAME - 128;
+}
+
+/// The answer to a [`QuoteRequest`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuoteReply {
+    /// A binding price.
+    Quote(Signed<Quote>),
+    /// None, and why.
+    Rejected(Rejection),
+}
