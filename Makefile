@@ -32,7 +32,7 @@ setup: packages venv build model ## Install what building and testing need, buil
 packages:
 	@missing=(); \
 	for tool in cmake clang pkg-config ccache c++ python3 protoc; do command -v $$tool >/dev/null || missing+=($$tool); done; \
-	ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /opt/homebrew/opt/llvm/lib/libclang* >/dev/null 2>&1 \
+	{ ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* 2>/dev/null || true; } | grep -q . \
 		|| [ "$$(uname)" = Darwin ] || missing+=(libclang); \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
 	[ $${#missing[@]} -eq 0 ] && exit 0; \

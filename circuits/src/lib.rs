@@ -1,1 +1,3 @@
-//! circuits
+//! Zero-knowledge statements of the aitbc network.
+//!
+//! Empty: the first statement comes with hardware attestation, and nothing depends on this crate yet.

@@ -34,6 +34,9 @@ const DIAL_AHEAD: usize = 16;
 const SMALL_TABLE: usize = 20;
 /// How long announcements gather after the table has changed.
 const ANNOUNCE_DELAY: Duration = Duration::from_secs(2);
+/// When newly announced cells are announced again: a record that was lost while the first connections were made would
+/// otherwise be missing for the ten minutes until Kademlia republishes it.
+const REPEATS: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(20), Duration::from_secs(60)];
 /// How often expired records are dropped.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the lookups of a node that has just started wait for the first peer of the DHT: with an empty table they
@@ -52,6 +55,8 @@ struct CellLookup {
 pub(super) struct Discovery {
     cells: BTreeSet<Cell>,
     announce_at: Option<Instant>,
+    /// How many of [`REPEATS`] are behind.
+    repeated: usize,
     lookups: HashMap<QueryId, CellLookup>,
     /// Lookups that wait for the first peer of the DHT, at most as many as can run.
     waiting: Vec<(Cell, mpsc::Sender<FoundProvider>)>,
@@ -65,6 +70,7 @@ impl Discovery {
         Self {
             cells: BTreeSet::new(),
             announce_at: None,
+            repeated: REPEATS.len(),
             lookups: HashMap::new(),
             waiting: Vec::new(),
             wait_until: None,
@@ -98,6 +104,7 @@ impl Actor {
         self.discovery.cells = cells;
         let now = Instant::now();
         self.discovery.announce_at = None;
+        self.discovery.repeated = 0;
         self.discovery.announce_by(now);
         self.announce_if_due(now);
     }
@@ -113,6 +120,10 @@ impl Actor {
             return;
         }
         self.discovery.announce_at = None;
+        if let Some(pause) = REPEATS.get(self.discovery.repeated) {
+            self.discovery.repeated += 1;
+            self.discovery.announce_by(now + *pause);
+        }
         tracing::debug!(cells = keys.len(), "announcing this node in the DHT");
         for key in keys {
             if let Err(error) = kad.start_providing(key) {
