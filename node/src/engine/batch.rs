@@ -29,6 +29,8 @@ struct Answer {
     /// Tokens of the answer so far, the prefix included: the position of the next draw.
     position: u32,
     text: Text,
+    /// Nothing of the answer was told yet: who asked waits for the first token.
+    silent: bool,
 }
 
 /// What is asked of an answer.
@@ -183,7 +185,7 @@ impl Batcher {
                 self.finish(index, Finish::Stop, String::new());
             }
             Ok(Prepared::Answer { tokens, text, stopped: false, prefix }) => {
-                let answer = Answer { tokens, decoded: 0, position: prefix, text };
+                let answer = Answer { tokens, decoded: 0, position: prefix, text, silent: true };
                 self.jobs[index].work = Work::Answer(Box::new(answer));
             }
         }
@@ -298,7 +300,13 @@ impl Batcher {
         answer.tokens.push(token);
         answer.position += 1;
         job.credit -= 1;
-        self.output.queue(&FromWorker::Token { id: job.id, token: id, text: certain.text, logprobs });
+        let told = FromWorker::Token { id: job.id, token: id, text: certain.text, logprobs };
+        // The first is waited for, and so is the last before a pause: it is to be paid for.
+        if std::mem::take(&mut answer.silent) || job.credit == 0 {
+            self.output.queue(&told);
+        } else {
+            self.output.queue_patient(&told);
+        }
         if certain.stopped {
             self.finish(index, Finish::Stop, String::new());
         } else if answer.position >= job.wishes.max_tokens

@@ -121,6 +121,7 @@ fn spawn(name: &str, stack: Option<usize>, body: impl FnOnce() + Send + 'static)
 fn batch(mut batcher: Batcher, inbox: &Receiver<Command>, output: &Output) {
     loop {
         if !batcher.has_work() {
+            output.flush();
             match inbox.recv() {
                 Ok(Command::End) | Err(_) => return,
                 Ok(command) => batcher.handle(command),
@@ -134,7 +135,7 @@ fn batch(mut batcher: Batcher, inbox: &Receiver<Command>, output: &Output) {
             }
         }
         batcher.step();
-        output.flush();
+        output.flush_due();
     }
 }
 

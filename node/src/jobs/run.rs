@@ -174,7 +174,10 @@ impl Run {
                 Step::Message(Ok(Some(message))) => self.message(message),
                 Step::Message(Ok(None)) => self.lose("the client left"),
                 Step::Sent(Err(error)) | Step::Message(Err(error)) => self.lose(&error.to_string()),
-                Step::Event(event) => self.event(event),
+                Step::Event(event) => {
+                    self.event(event);
+                    self.take_ready();
+                }
                 Step::Stalled => self.stalled(),
             }
         }
@@ -301,6 +304,15 @@ impl Run {
                 }
             }
             Err(error) => self.end(refused_cheque(&error)),
+        }
+    }
+
+    /// Takes what the engine has told already, so that tokens which came together go out together.
+    fn take_ready(&mut self) {
+        while self.delivery.has_room()
+            && let Some(event) = self.generation.as_mut().and_then(|generation| generation.events.try_recv().ok())
+        {
+            self.event(Some(event));
         }
     }
 
