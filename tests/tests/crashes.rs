@@ -136,6 +136,8 @@ crashes! {
     the_provider_dies_delivered: Provider at Delivered;
     the_provider_dies_finished: Provider at Finished;
     both_die_opening: Both at Opening;
+    both_die_running: Both at Running;
     both_die_paid: Both at Paid;
     both_die_delivered: Both at Delivered;
+    both_die_finished: Both at Finished;
 }
