@@ -1,30 +1,32 @@
 //! Provider side: offers, quotes, admission, running jobs, settling.
 //!
 //! ```text
-//!   network (streams of one protocol each)                engine, addresses, peers
-//!      |            |            |                                 |
-//!   intake       intake       intake      a task a stream      announce    offers, heartbeats, DHT
-//!      |            |            |
-//!   offers       quotes    admission -- settle
-//!      |            |            |         |
-//!      |            |           run -------+     one loop a job: engine events out, cheques in
-//!      |            |            |         |
-//!   announced      desk --------desk     ledger      slots promised and taken; money
+//!   network (streams of one protocol each)      engine, addresses, peers
+//!      |            |                                    |
+//!   intake       intake      a task a stream         announce    offers, heartbeats, DHT
+//!      |            |
+//!   quotes    admission -- settle
+//!      |            |         |
+//!      |           run -------+     one loop a job: engine events out, cheques in
+//!      |            |         |
+//!     desk --------desk     ledger      slots promised and taken; money
 //! ```
 //!
-//! Everything a peer can make this side hold is bounded: streams by [`gate`], slots by [`desk`], unpaid tokens by
-//! [`delivery`]. Prompts and answers live in the memory of one job's task and nowhere else.
+//! Everything a peer can make this side hold is bounded: streams by [`crate::network::intake`], slots by [`desk`],
+//! unpaid tokens by [`delivery`]. Prompts and answers live in the memory of one job's task and nowhere else.
 
 use self::{
     announce::{Announced, Announcer},
     desk::Desk,
-    gate::Limits,
     metrics::JobMetrics,
 };
 use crate::{
     engine::EngineHandle,
     market::Ledger,
-    network::{IncomingStream, NetworkHandle},
+    network::{
+        IncomingStream, NetworkHandle,
+        intake::{self, Limits},
+    },
     storage::Store,
     telemetry::Metrics,
 };
@@ -33,7 +35,7 @@ use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId,
     geo::Cell,
     job::{ModelName, Rejection},
-    offer::Offer,
+    offer::{Offer, Statements},
     quote::TokenPrice,
     text::Line,
 };
@@ -48,10 +50,7 @@ mod announce;
 mod delivery;
 mod desk;
 mod estimate;
-mod gate;
-mod intake;
 mod metrics;
-mod offers;
 mod quotes;
 mod run;
 mod settle;
@@ -67,8 +66,6 @@ const ENGINE_ANSWER: Duration = Duration::from_secs(10);
 /// Prompts counted at a time: tokenizing is quick, and the engine has other things to do.
 const COUNTING: usize = 4;
 
-/// Offers: small and cached, read by every node that looks around.
-const OFFER_LIMITS: Limits = Limits { streams: 64, per_peer: 4, burst: 10, interval: Duration::from_millis(500) };
 /// Quotes: up to a megabyte of prompt each, so 32 MB at most are held. Twenty a second serve a busy client.
 const QUOTE_LIMITS: Limits = Limits { streams: 32, per_peer: 8, burst: 40, interval: Duration::from_millis(50) };
 /// Job streams beyond those that hold a slot: being opened, waiting for the last cheque, settling. The limits of all
@@ -174,8 +171,8 @@ pub struct JobsParts {
     pub ledger: Ledger,
     /// Keeps sequence numbers.
     pub store: Store,
-    /// `/aitbc/offer/1`.
-    pub offer_streams: mpsc::Receiver<IncomingStream>,
+    /// Where the newest signed offer goes, for whoever tells others.
+    pub own_offer: watch::Sender<Option<Statements>>,
     /// `/aitbc/quote/1`.
     pub quote_streams: mpsc::Receiver<IncomingStream>,
     /// `/aitbc/job/1`.
@@ -233,8 +230,8 @@ pub fn start(
 ) -> (JobsHandle, tokio::task::JoinHandle<()>) {
     let desk = Desk::new(config.slots);
     let (announced, reader) = watch::channel(Announced::default());
-    let handle = JobsHandle { desk: desk.clone(), announced: reader.clone() };
-    let task = provide(config, parts, JobMetrics::new(metrics), desk, (announced, reader), stop, drain);
+    let handle = JobsHandle { desk: desk.clone(), announced: reader };
+    let task = provide(config, parts, JobMetrics::new(metrics), desk, announced, stop, drain);
     (handle, tokio::spawn(task.instrument(tracing::info_span!("jobs"))))
 }
 
@@ -243,11 +240,11 @@ async fn provide(
     parts: JobsParts,
     metrics: JobMetrics,
     desk: Desk,
-    (announced, reader): (watch::Sender<Announced>, watch::Receiver<Announced>),
+    announced: watch::Sender<Announced>,
     stop: CancellationToken,
     drain: Duration,
 ) {
-    let JobsParts { key, network, engine, ledger, store, offer_streams, quote_streams, job_streams } = parts;
+    let JobsParts { key, network, engine, ledger, store, own_offer, quote_streams, job_streams } = parts;
     // Drivers are asked once: it may take a while, and cards do not come and go.
     let devices = tokio::task::spawn_blocking(|| {
         let gpus = crate::gpu::gpus().into_iter().map(|gpu| gpu.device);
@@ -262,6 +259,7 @@ async fn provide(
         engines: engine.status(),
         load: desk.load(),
         announced,
+        statements: own_offer,
     };
     let job_limits = job_limits(config.slots);
     let closing = CancellationToken::new();
@@ -276,9 +274,6 @@ async fn provide(
         counting: Semaphore::new(COUNTING),
         stop: stop.clone(),
         closing: closing.clone(),
-    });
-    let offers = intake::serve(offer_streams, OFFER_LIMITS, closing.clone(), |incoming, turn| {
-        offers::serve(reader.clone(), incoming, turn)
     });
     let quotes = intake::serve(quote_streams, QUOTE_LIMITS, closing.clone(), |incoming, turn| {
         quotes::serve(Arc::clone(&provider), incoming, turn)
@@ -295,5 +290,5 @@ async fn provide(
         }
         closing.cancel();
     };
-    tokio::join!(announcer.run(stop.clone()), offers, quotes, jobs, stopping);
+    tokio::join!(announcer.run(stop.clone()), quotes, jobs, stopping);
 }

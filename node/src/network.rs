@@ -12,6 +12,8 @@
 //!                                   reachability, relaying: how others reach this node
 //!   Incoming <--bounded queues-- streams, gossip
 //! ```
+//!
+//! Whoever serves a protocol takes its queue through [`intake`], which bounds what each peer may open.
 
 use crate::telemetry::Metrics;
 use aitbc_crypto::SecretKey;
@@ -37,15 +39,14 @@ mod bootstrap;
 mod dht;
 mod discovery;
 pub mod gossip;
-mod gossiping;
 mod handle;
+pub(crate) mod intake;
 mod metrics;
 mod peer_table;
 mod peers;
 mod reach;
 mod reachability;
 pub mod record_store;
-mod relaying;
 pub mod streams;
 mod token_bucket;
 

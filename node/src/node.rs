@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// How long running jobs may go on after a stop was asked for.
@@ -134,6 +134,7 @@ impl Node {
         let network_id = config.network.network.clone();
         let (network, incoming) = network::start(config.network, &config.key, &metrics).await?;
         let engine = engine::start(config.engine, &metrics).await?;
+        let (own_offer, own_statements) = watch::channel(None);
         let parts = RoutingParts {
             key: config.key.clone(),
             network: network.clone(),
@@ -141,6 +142,8 @@ impl Node {
             ledger: ledger.clone(),
             store: store.clone(),
             gossip: incoming.gossip,
+            offer_streams: incoming.offer,
+            own_offer: own_statements,
         };
         let (routing, routing_task) = routing::start(config.routing, parts, &metrics, stop.clone());
         let parts = JobsParts {
@@ -149,7 +152,7 @@ impl Node {
             engine: engine.clone(),
             ledger: ledger.clone(),
             store,
-            offer_streams: incoming.offer,
+            own_offer,
             quote_streams: incoming.quote,
             job_streams: incoming.job,
         };

@@ -5,7 +5,8 @@
 //!               ^        |                          |-------> quotes                 the prompt goes to these only
 //!               |        v                          |-------> attempt + payments     one provider, one stream
 //!             fetch   snapshot                      |-------> local                  the own device
-//!                                        settle: what crashes and lost paths left open
+//!
+//!   offer_streams: what the book holds, for others       settle: what crashes and lost paths left open
 //! ```
 //!
 //! A prompt leaves this node only towards providers that are asked for a quote, [`RoutingConfig::quotes`] at a time,
@@ -15,6 +16,7 @@ mod active;
 mod attempt;
 mod book;
 mod candidates;
+mod catch_up;
 mod dispatch;
 mod experience;
 mod fetch;
@@ -23,6 +25,7 @@ mod find;
 mod fixtures;
 mod local;
 mod metrics;
+pub(crate) mod offer_streams;
 mod offers;
 mod pace;
 mod payments;
@@ -35,7 +38,7 @@ mod verification;
 use crate::{
     engine::EngineHandle,
     market::Ledger,
-    network::{GossipMessage, NetworkHandle},
+    network::{GossipMessage, IncomingStream, NetworkHandle, intake},
     storage::Store,
     telemetry::Metrics,
 };
@@ -44,14 +47,14 @@ use aitbc_protocol::{
     JobId, MicroCredits, NetworkId, NodeId,
     geo::{Cell, Location},
     job::{Finish, JobSpec, Logprobs, ModelName},
-    offer::{Device, KnownOffer, TrustTier},
+    offer::{Device, KnownOffer, Statements, TrustTier},
     quote::Quote,
     receipt::{Check, Receipt},
     routing::{Exclusion, Reasons},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, sync::Arc};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -296,8 +299,8 @@ pub struct OffersSnapshot {
     pub offers: Vec<KnownOffer>,
     /// Offers that still stand while their provider was silent for longer: it is asked before it is counted on.
     pub silent: Vec<KnownOffer>,
-    /// Providers whose offer was first fetched after the DHT or a person named them; all others came by gossip.
-    pub fetched: HashSet<NodeId>,
+    /// Providers that were not known before the DHT or a person named them; all others came by gossip.
+    pub searched: HashSet<NodeId>,
 }
 
 /// Updates of one job that wait for their reader; a full queue slows the job.
@@ -385,6 +388,10 @@ pub struct RoutingParts {
     pub store: Store,
     /// Gossip that waits for a verdict.
     pub gossip: mpsc::Receiver<GossipMessage>,
+    /// `/aitbc/offer/1`.
+    pub offer_streams: mpsc::Receiver<IncomingStream>,
+    /// This node's own newest offer, as the provider side keeps it.
+    pub own_offer: watch::Receiver<Option<Statements>>,
 }
 
 /// Starts the client side: the book of offers, and the settling of jobs that a crash or a lost path left open (at
@@ -398,7 +405,7 @@ pub fn start(
     metrics: &Metrics,
     stop: CancellationToken,
 ) -> (Routing, tokio::task::JoinHandle<()>) {
-    let RoutingParts { key, network, engine, ledger, store, gossip } = parts;
+    let RoutingParts { key, network, engine, ledger, store, gossip, offer_streams, own_offer } = parts;
     let metrics = metrics::RoutingMetrics::new(metrics);
     let book_parts = offers::BookParts {
         id: config.network.clone(),
@@ -435,6 +442,12 @@ pub fn start(
     };
     let tasks = shared.tasks.clone();
     tasks.spawn(book_actor.instrument(tracing::info_span!("offers")));
+    let book = shared.book.clone();
+    let serving =
+        intake::serve(offer_streams, offer_streams::OFFER_LIMITS, stop.clone(), move |incoming, turn| {
+            offer_streams::serve(own_offer.clone(), book.clone(), incoming, turn)
+        });
+    tasks.spawn(serving.instrument(tracing::info_span!("offer-streams")));
     tasks.spawn(settle::run(settling, stop.clone()).instrument(tracing::info_span!("settle")));
     let ended = tokio::spawn(async move {
         stop.cancelled().await;

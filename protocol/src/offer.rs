@@ -3,7 +3,7 @@
 use crate::{
     UnixMillis,
     bytes::Digest,
-    envelope::Statement,
+    envelope::{Signed, Statement},
     geo::Cell,
     identity::NodeId,
     job::ModelName,
@@ -24,6 +24,10 @@ pub const MAX_ADDRESSES: usize = 8;
 pub const MAX_DEVICES: usize = 16;
 /// Most models in an offer.
 pub const MAX_MODELS: usize = 32;
+/// Most cells that one request names: as many as a node hears topics.
+pub const MAX_CELLS: usize = 32;
+/// Most other providers that one answer tells of.
+pub const MAX_KNOWN: usize = 32;
 
 /// What kind of processor runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -150,22 +154,36 @@ impl Statement for Heartbeat {
 #[serde(rename_all = "snake_case")]
 pub enum Gossip {
     /// A new or renewed offer.
-    Offer(crate::Signed<Offer>),
+    Offer(Signed<Offer>),
     /// A sign of life, on the finest topic only.
-    Heartbeat(crate::Signed<Heartbeat>),
+    Heartbeat(Signed<Heartbeat>),
 }
 
-/// Request on `/aitbc/offer/1`: the newest offer of the peer asked.
+/// Request on `/aitbc/offer/1`: the newest offer of the peer asked, and those it knows of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferRequest {
+    /// Cells whose providers are asked for, the most wanted first; empty where only the peer itself is.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, MAX_CELLS>")]
+    pub near: Vec<Cell>,
+}
+
+/// The newest statements of one provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfferRequest {}
+pub struct Statements {
+    /// Its newest offer.
+    pub offer: Signed<Offer>,
+    /// Its newest heartbeat, where one is known.
+    pub heartbeat: Option<Signed<Heartbeat>>,
+}
 
 /// Answer on `/aitbc/offer/1`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferReply {
-    /// The newest offer, if the peer provides anything.
-    pub offer: Option<crate::Signed<Offer>>,
-    /// Its newest heartbeat.
-    pub heartbeat: Option<crate::Signed<Heartbeat>>,
+    /// The peer's own statements, if it provides anything.
+    pub own: Option<Statements>,
+    /// Those of other providers in the cells asked for, as far as the peer has heard of them.
+    #[serde(default, deserialize_with = "bounded_vec::<_, _, MAX_KNOWN>")]
+    pub known: Vec<Statements>,
 }
 
 /// Two different offers that one provider signed with one sequence number: proof that it tells people different
@@ -173,9 +191,9 @@ pub struct OfferReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Equivocation {
     /// One.
-    pub first: crate::Signed<Offer>,
+    pub first: Signed<Offer>,
     /// The other.
-    pub second: crate::Signed<Offer>,
+    pub second: Signed<Offer>,
 }
 
 /// Why an offer or a heartbeat is not taken.

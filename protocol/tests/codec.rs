@@ -6,7 +6,8 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
     offer::{
-        Device, DeviceKind, Engine, Gossip, Heartbeat, ModelOffer, Offer, OfferReply, OfferRequest, TrustTier,
+        Device, DeviceKind, Engine, Gossip, Heartbeat, MAX_CELLS, ModelOffer, Offer, OfferReply, OfferRequest,
+        Statements, TrustTier,
     },
     quote::{Quote, TokenPrice},
     receipt::{Cheque, OutputDigest, Receipt, Timings},
@@ -115,6 +116,11 @@ prop_compose! {
     fn heartbeat()(offer: u64, issued_ms: u64, running: u32, queued: u32) -> Heartbeat {
         Heartbeat { offer, issued_ms, running, queued }
     }
+}
+
+fn statements() -> impl Strategy<Value = Statements> {
+    (sealed(offer()), proptest::option::of(sealed(heartbeat())))
+        .prop_map(|(offer, heartbeat)| Statements { offer, heartbeat })
 }
 
 prop_compose! {
@@ -283,9 +289,9 @@ macro_rules! codec {
 
 codec! {
     gossip_messages: gossip(), wire::MAX_GOSSIP_BYTES;
-    offer_requests: Just(OfferRequest {}), wire::MAX_OFFER_FRAME;
-    offer_replies: (proptest::option::of(sealed(offer())), proptest::option::of(sealed(heartbeat())))
-        .prop_map(|(offer, heartbeat)| OfferReply { offer, heartbeat }), wire::MAX_OFFER_FRAME;
+    offer_requests: vec(cell(), 0..=MAX_CELLS).prop_map(|near| OfferRequest { near }), wire::MAX_OFFER_FRAME;
+    offer_replies: (proptest::option::of(statements()), vec(statements(), 0..4))
+        .prop_map(|(own, known)| OfferReply { own, known }), wire::MAX_OFFER_FRAME;
     quote_requests: sealed((job_id(), node(), spec(), any::<u64>())
         .prop_map(|(job, provider, spec, issued_ms)| QuoteRequest { job, provider, spec, issued_ms })),
         wire::MAX_QUOTE_FRAME;

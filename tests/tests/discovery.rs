@@ -162,7 +162,6 @@ async fn the_dht_does_when_gossip_is_cut() {
 
 /// Gossip is of the cells around a node: it shows the neighbourhood and not the world.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "known fault: coarse offers are not always heard without the DHT, mostly on a busy machine; cause not proved"]
 async fn gossip_does_when_the_dht_is_cut() {
     Box::pin(nearest_first(&[ANTWERP, PARIS], |config| config.dht = false, Some("gossip"))).await;
 }

@@ -4,7 +4,6 @@ use super::{
     ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER,
     delivery::Binding,
     desk::Ticket,
-    gate::Busy,
     quotes::with_weights,
     run::{Job, Surroundings, run_job},
     settle,
@@ -13,7 +12,7 @@ use crate::{
     clock::now_ms,
     engine::Generation,
     market::{Ledger, LedgerError},
-    network::{FramedStream, IncomingStream},
+    network::{FramedStream, IncomingStream, intake::Busy},
 };
 use aitbc_crypto::signing;
 use aitbc_protocol::messages::{ToClient, ToProvider};

@@ -20,7 +20,7 @@ use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NodeId,
     geo::{COARSEST, Cell, FINEST_TOPIC},
-    offer::{Device, Gossip, Heartbeat, Load, OFFER_LIFETIME_MS, Offer, OfferReply},
+    offer::{Device, Gossip, Heartbeat, Load, OFFER_LIFETIME_MS, Offer, Statements},
 };
 use libp2p::Multiaddr;
 use std::{collections::HashSet, sync::Arc};
@@ -37,24 +37,18 @@ mod schedule;
 /// who forwards it loses score.
 const FAREWELL_MS: u64 = CLOCK_TOLERANCE_MS + 5_000;
 
-/// What stands in public, for `/aitbc/offer/1` and for `status`.
+/// What stands in public, for `status`.
 #[derive(Clone, Debug)]
 pub(super) struct Announced {
     /// The newest offer.
     pub(super) offer: Option<Arc<Offer>>,
-    /// The same with its newest heartbeat, signed.
-    pub(super) reply: Arc<OfferReply>,
     /// Why there is none.
     pub(super) waiting_for: Option<String>,
 }
 
 impl Default for Announced {
     fn default() -> Self {
-        Self {
-            offer: None,
-            reply: Arc::new(OfferReply { offer: None, heartbeat: None }),
-            waiting_for: Some("the provider side is starting".to_owned()),
-        }
+        Self { offer: None, waiting_for: Some("the provider side is starting".to_owned()) }
     }
 }
 
@@ -82,6 +76,8 @@ pub(super) struct Announcer {
     pub(super) engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
     pub(super) load: watch::Receiver<Load>,
     pub(super) announced: watch::Sender<Announced>,
+    /// The same offer with its newest heartbeat, signed, for whoever tells others.
+    pub(super) statements: watch::Sender<Option<Statements>>,
 }
 
 /// The offer that stands.
@@ -96,7 +92,8 @@ impl Announcer {
         let mut addresses = self.network.addresses();
         let mut peers = self.network.peers();
         let mut standing: Option<Standing> = None;
-        let mut schedule = Schedule::new(self.config.slots);
+        let coarse = COARSEST..self.topic(FINEST_TOPIC).precision();
+        let mut schedule = Schedule::new(self.config.slots, coarse.clone());
         let mut greeted: HashSet<NodeId> = HashSet::new();
         loop {
             let connected: HashSet<NodeId> = ids(&peers.borrow_and_update());
@@ -110,7 +107,7 @@ impl Announcer {
                     if let Some(standing) = standing.take() {
                         tracing::warn!(%obstacle, "the offer is withdrawn");
                         self.withdraw(standing).await;
-                        schedule = Schedule::new(self.config.slots);
+                        schedule = Schedule::new(self.config.slots, coarse.clone());
                     }
                 }
                 Ok(content) => {
@@ -131,7 +128,7 @@ impl Announcer {
                         }
                     }
                     if let Some(standing) = &standing {
-                        self.tell(standing, due, &mut schedule, !connected.is_empty(), load).await;
+                        self.tell(standing, due, &mut schedule, load).await;
                     }
                 }
             }
@@ -176,30 +173,23 @@ impl Announcer {
         let signed = signing::seal(&self.key, &self.config.network, &offer)?;
         let heartbeat = signing::seal(&self.key, &self.config.network, &heartbeat(&offer, load))?;
         let offer = Arc::new(offer);
-        self.announced.send_replace(Announced {
-            offer: Some(Arc::clone(&offer)),
-            reply: Arc::new(OfferReply { offer: Some(signed), heartbeat: Some(heartbeat) }),
-            waiting_for: None,
-        });
+        self.announced.send_replace(Announced { offer: Some(Arc::clone(&offer)), waiting_for: None });
+        self.statements.send_replace(Some(Statements { offer: signed, heartbeat: Some(heartbeat) }));
         Ok(offer)
     }
 
     /// Says what is due about the standing offer.
-    async fn tell(&self, standing: &Standing, due: Due, schedule: &mut Schedule, heard: bool, load: Load) {
+    async fn tell(&self, standing: &Standing, due: Due, schedule: &mut Schedule, load: Load) {
         let now = Instant::now();
-        let reply = Arc::clone(&self.announced.borrow().reply);
-        if due.offer
-            && let Some(offer) = &reply.offer
-        {
-            self.publish(self.topic(FINEST_TOPIC), &Gossip::Offer(offer.clone())).await;
-        }
-        if schedule.coarse_due(now)
-            && let Some(offer) = &reply.offer
-        {
-            for precision in COARSEST..self.topic(FINEST_TOPIC).precision() {
-                self.publish(self.topic(precision), &Gossip::Offer(offer.clone())).await;
+        let signed = self.statements.borrow().as_ref().map(|statements| statements.offer.clone());
+        if let Some(offer) = signed.map(Gossip::Offer) {
+            if due.offer {
+                self.publish(self.topic(FINEST_TOPIC), &offer).await;
             }
-            schedule.told_coarsely(now, heard);
+            for precision in schedule.coarse_due(now) {
+                let heard = self.publish(self.topic(precision), &offer).await;
+                schedule.told_coarsely(precision, now, heard);
+            }
         }
         if schedule.dht_due(now) {
             match self.network.announce(self.config.cell.ancestry()).await {
@@ -220,9 +210,10 @@ impl Announcer {
     async fn beat(&self, offer: &Offer, load: Load) {
         match signing::seal(&self.key, &self.config.network, &heartbeat(offer, load)) {
             Ok(heartbeat) => {
-                self.announced.send_modify(|announced| {
-                    let offer = announced.reply.offer.clone();
-                    announced.reply = Arc::new(OfferReply { offer, heartbeat: Some(heartbeat.clone()) });
+                self.statements.send_modify(|statements| {
+                    if let Some(statements) = statements {
+                        statements.heartbeat = Some(heartbeat.clone());
+                    }
                 });
                 self.publish(self.topic(FINEST_TOPIC), &Gossip::Heartbeat(heartbeat)).await;
             }
@@ -239,16 +230,17 @@ impl Announcer {
         let full = Load { running: self.config.slots, queued: 0 };
         match self.sign(standing.content, FAREWELL_MS, full).await {
             Ok(offer) => {
-                let reply = Arc::clone(&self.announced.borrow().reply);
-                if let Some(signed) = &reply.offer {
+                let signed = self.statements.borrow().as_ref().map(|statements| statements.offer.clone());
+                if let Some(offer) = signed.map(Gossip::Offer) {
                     for precision in COARSEST..=self.topic(FINEST_TOPIC).precision() {
-                        self.publish(self.topic(precision), &Gossip::Offer(signed.clone())).await;
+                        self.publish(self.topic(precision), &offer).await;
                     }
                 }
                 self.beat(&offer, full).await;
             }
             Err(error) => tracing::warn!(%error, "the offer is left to expire"),
         }
+        self.statements.send_replace(None);
         self.announced.send_replace(Announced { waiting_for, ..Announced::default() });
     }
 
@@ -256,10 +248,12 @@ impl Announcer {
         self.config.cell.coarsened(precision)
     }
 
-    async fn publish(&self, cell: Cell, message: &Gossip) {
-        if let Err(error) = self.network.publish(cell, message).await {
+    /// Whether anybody heard it.
+    async fn publish(&self, cell: Cell, message: &Gossip) -> bool {
+        self.network.publish(cell, message).await.unwrap_or_else(|error| {
             tracing::warn!(%cell, %error, "not published");
-        }
+            false
+        })
     }
 }
 

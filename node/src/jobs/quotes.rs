@@ -3,12 +3,11 @@
 use super::{
     ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER,
     estimate::{Demand, fits},
-    gate::Busy,
 };
 use crate::{
     clock::now_ms,
     engine::{EngineError, EngineModel, EngineState},
-    network::IncomingStream,
+    network::{IncomingStream, intake::Busy},
 };
 use aitbc_crypto::signing;
 use aitbc_protocol::messages::{QuoteReply, QuoteRequest};

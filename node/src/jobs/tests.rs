@@ -1,7 +1,7 @@
 //! Whole jobs over a stream in memory, with real ledgers on both sides; only the engine is a script.
 
 use super::{
-    JobsConfig, OFFER_LIMITS, Provider, QUOTE_LIMITS,
+    JobsConfig, Provider, QUOTE_LIMITS,
     admission::record,
     delivery::Binding,
     desk::{Desk, Ticket},
@@ -15,6 +15,7 @@ use crate::{
     engine::{EngineError, EngineEvent, EngineHandle, EngineModel, Generation},
     market::Ledger,
     network::{FramedStream, streams::StreamLimits},
+    routing::offer_streams::OFFER_LIMITS,
     storage::{Side, Store},
     telemetry::Metrics,
 };

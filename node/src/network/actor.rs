@@ -38,6 +38,12 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
+mod bootstrapping;
+mod discovering;
+mod gossiping;
+mod reaching;
+mod relaying;
+
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// How often scores are looked at and published.
@@ -129,7 +135,7 @@ impl Actor {
             Command::Providers { cell, reply } => self.find_providers(cell, reply),
             Command::Subscribe { cells, reply } => {
                 self.subscribe(&cells);
-                let _ = reply.send(());
+                let _ = reply.send(self.topics.iter().copied().collect());
             }
             Command::Publish { cell, bytes, reply } => {
                 let _ = reply.send(self.publish(cell, bytes));

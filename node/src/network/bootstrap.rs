@@ -3,40 +3,32 @@
 //! Having a peer is not enough. Two nodes that find each other on the local network while the internet is down would
 //! stay an island when it is back, so the list is dialled until one of it was reached.
 
-use super::{NetworkError, actor::Actor, addresses::peer_of, reach::describe};
-use libp2p::{
-    Multiaddr, PeerId,
-    swarm::{
-        ConnectionId, DialError,
-        dial_opts::{DialOpts, PeerCondition},
-    },
-};
+use super::{NetworkError, addresses::peer_of};
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use std::{
     collections::HashSet,
     time::{Duration, Instant},
 };
 
 /// First pause between two rounds, doubled up to [`LAST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LAST_PAUSE: Duration = Duration::from_secs(60);
-/// Peers of the last run that are dialled in one round.
-const REMEMBERED: usize = 16;
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Owns the search for the network.
 #[derive(Debug)]
 pub(super) struct Bootstrap {
-    peers: Vec<(PeerId, Multiaddr)>,
+    pub(super) peers: Vec<(PeerId, Multiaddr)>,
     /// One of the list was connected in this run.
-    met: bool,
+    pub(super) met: bool,
     /// There are peers, and none of them is known to lead to the rest of the network.
-    island: bool,
+    pub(super) island: bool,
     /// A relay waits for others; an empty list is nothing to warn of.
-    may_be_alone: bool,
-    dials: HashSet<ConnectionId>,
-    failures: Vec<String>,
-    pause: Duration,
-    next: Instant,
-    skip: usize,
+    pub(super) may_be_alone: bool,
+    pub(super) dials: HashSet<ConnectionId>,
+    pub(super) failures: Vec<String>,
+    pub(super) pause: Duration,
+    pub(super) next: Instant,
+    pub(super) skip: usize,
 }
 
 impl Bootstrap {
@@ -78,7 +70,7 @@ impl Bootstrap {
     }
 
     /// Whether a round is due at `now`, of a node that has a peer or none.
-    fn is_due(&mut self, has_peers: bool, now: Instant) -> bool {
+    pub(super) fn is_due(&mut self, has_peers: bool, now: Instant) -> bool {
         self.island = if !has_peers {
             // Of an island that broke up nothing is left to wait for.
             if self.island {
@@ -104,66 +96,9 @@ impl Bootstrap {
 
     /// How long to the next round, with the pause after it; a little random, so that the nodes that one bootstrap
     /// peer lost do not all come back at the same moment.
-    fn next_round(&mut self, now: Instant) {
+    pub(super) fn next_round(&mut self, now: Instant) {
         self.next = now + self.pause.mul_f64(rand::random_range(0.75..1.25));
         self.pause = (self.pause * 2).min(LAST_PAUSE);
-    }
-}
-
-impl Actor {
-    /// Dials the list and peers of the last run, if this node is alone or on an island and the pause is over.
-    pub(super) fn seek_peers(&mut self, now: Instant) {
-        if !self.bootstrap.is_due(self.peers.len() > 0, now) {
-            return;
-        }
-        self.bootstrap.failures.clear();
-        // One dial an address: in a common one, another node that answers at one of them would end them all.
-        for (peer, address) in self.bootstrap.peers.clone() {
-            let options =
-                DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![address]).build();
-            let id = options.connection_id();
-            match self.swarm.dial(options) {
-                Ok(()) => drop(self.bootstrap.dials.insert(id)),
-                Err(error) => self.bootstrap.failures.extend(describe(&error)),
-            }
-        }
-        let remembered = self.table.newest(self.bootstrap.skip, REMEMBERED);
-        self.bootstrap.skip += remembered.len();
-        if self.bootstrap.skip >= self.table.len() {
-            self.bootstrap.skip = 0;
-        }
-        for (peer, addresses) in &remembered {
-            self.dial_ahead(*peer, addresses);
-        }
-        let alone = self.bootstrap.peers.is_empty() && remembered.is_empty();
-        if alone && !self.bootstrap.may_be_alone && [FIRST_PAUSE, LAST_PAUSE].contains(&self.bootstrap.pause) {
-            tracing::warn!("no peer is known: name one in the setting `bootstrap`, as /ip4/…/tcp/…/p2p/<PeerId>");
-        }
-        self.bootstrap.next_round(now);
-        self.report_round(now);
-    }
-
-    /// A dial ended without connection; says so once the round is over.
-    pub(super) fn bootstrap_dial_failed(&mut self, id: ConnectionId, error: &DialError) {
-        if self.bootstrap.dials.remove(&id) {
-            self.bootstrap.failures.extend(describe(error));
-            self.report_round(Instant::now());
-        }
-    }
-
-    pub(super) fn bootstrap_dial_ended(&mut self, id: ConnectionId) {
-        self.bootstrap.dials.remove(&id);
-    }
-
-    fn report_round(&mut self, now: Instant) {
-        let bootstrap = &mut self.bootstrap;
-        if bootstrap.dials.is_empty() && !bootstrap.failures.is_empty() && !bootstrap.met {
-            let reasons = std::mem::take(&mut bootstrap.failures).join("; ");
-            let again = bootstrap.next.saturating_duration_since(now);
-            tracing::warn!(
-                "no bootstrap peer could be reached, next try in {again:.1?}: {reasons} (setting `bootstrap`)"
-            );
-        }
     }
 }
 

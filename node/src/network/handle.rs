@@ -21,8 +21,8 @@ pub(super) const COMMANDS: usize = 256;
 pub(super) enum Command {
     Announce { cells: Vec<Cell>, reply: oneshot::Sender<()> },
     Providers { cell: Cell, reply: oneshot::Sender<Result<mpsc::Receiver<FoundProvider>, NetworkError>> },
-    Subscribe { cells: Vec<Cell>, reply: oneshot::Sender<()> },
-    Publish { cell: Cell, bytes: Vec<u8>, reply: oneshot::Sender<Result<(), NetworkError>> },
+    Subscribe { cells: Vec<Cell>, reply: oneshot::Sender<Vec<Cell>> },
+    Publish { cell: Cell, bytes: Vec<u8>, reply: oneshot::Sender<Result<bool, NetworkError>> },
     Judge { id: MessageId, forwarder: NodeId, verdict: Verdict },
     Reach { peer: NodeId, addresses: Vec<Multiaddr>, want: Want },
     Shutdown { reply: oneshot::Sender<()> },
@@ -117,8 +117,8 @@ impl NetworkHandle {
         answer.await.map_err(|_| NetworkError::Stopped)?
     }
 
-    /// Replaces the set of cells whose topics this node hears, at most 32.
-    pub async fn subscribe(&self, cells: Vec<Cell>) -> Result<(), NetworkError> {
+    /// Replaces the set of cells whose topics this node hears, at most 32; returns those that it hears now.
+    pub async fn subscribe(&self, cells: Vec<Cell>) -> Result<Vec<Cell>, NetworkError> {
         if cells.len() > gossip::MAX_TOPICS {
             return Err(NetworkError::TooManyTopics(cells.len()));
         }
@@ -127,8 +127,9 @@ impl NetworkHandle {
         answer.await.map_err(|_| NetworkError::Stopped)
     }
 
-    /// Publishes on the topic of `cell`. Nobody listening is not an error.
-    pub async fn publish(&self, cell: Cell, message: &Gossip) -> Result<(), NetworkError> {
+    /// Publishes on the topic of `cell`. Nobody listening is not an error, and tells false: what was published then is
+    /// lost, and whoever needs it heard publishes it again.
+    pub async fn publish(&self, cell: Cell, message: &Gossip) -> Result<bool, NetworkError> {
         let bytes = wire::encode(message, MAX_GOSSIP_BYTES)?;
         let (reply, answer) = oneshot::channel();
         self.send(Command::Publish { cell, bytes, reply })?;

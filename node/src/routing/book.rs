@@ -8,9 +8,11 @@ use crate::network::Verdict;
 use aitbc_crypto::SignatureError;
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
+    envelope::Statement,
     geo::{Cell, FINEST_TOPIC, Location},
     offer::{
-        Equivocation, GONE_AFTER_MS, Gossip, Heartbeat, KnownOffer, Load, OFFER_LIFETIME_MS, Offer, OfferFault,
+        Equivocation, GONE_AFTER_MS, Gossip, Heartbeat, KnownOffer, Load, MAX_KNOWN, OFFER_LIFETIME_MS, Offer,
+        OfferFault, Statements,
     },
     wire,
 };
@@ -28,6 +30,9 @@ const RACE_MS: u64 = 60_000;
 /// Statements of one provider: this many at once, then one every `STATEMENT_EVERY_MS`.
 const STATEMENT_BURST: f64 = 8.0;
 const STATEMENT_EVERY_MS: f64 = 4_000.0;
+/// Bytes of offers that one answer tells of: with the own offer and the frame around them it stays below
+/// [`wire::MAX_OFFER_FRAME`].
+const MAX_TOLD_BYTES: usize = 32 * 1024;
 
 /// An offer whose signature holds on this network.
 #[derive(Clone, Debug)]
@@ -47,19 +52,45 @@ impl VerifiedOffer {
         self.signed.signer()
     }
 
+    pub(super) fn cell(&self) -> Cell {
+        self.offer.cell
+    }
+
     /// What the offer says about a provider heard at `heard_ms`.
     pub(super) fn known(&self, load: Load, heard_ms: UnixMillis) -> KnownOffer {
         KnownOffer { provider: self.provider(), offer: self.offer.clone(), load, heard_ms }
     }
 }
 
+/// A heartbeat whose signature holds on this network.
+#[derive(Clone, Debug)]
+pub(super) struct VerifiedBeat {
+    signed: Signed<Heartbeat>,
+    beat: Heartbeat,
+}
+
+impl VerifiedBeat {
+    /// Verifies the signature; nothing else is judged.
+    pub(super) fn open(signed: Signed<Heartbeat>, network: &NetworkId) -> Result<Self, SignatureError> {
+        let beat = aitbc_crypto::open(&signed, network)?;
+        Ok(Self { signed, beat })
+    }
+
+    /// The load it tells.
+    pub(super) fn load(&self) -> Load {
+        Load { running: self.beat.running, queued: self.beat.queued }
+    }
+}
+
 /// How an offer came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// By gossip: whoever forwards it may have kept it for a while.
+    /// By gossip, or from somebody who had it by gossip: whoever forwards it may have kept it for a while.
     Gossip,
     /// From the provider itself over an authenticated connection: a sign of life however old the offer is.
     Provider,
+    /// The same, after a search had named the provider.
+    Search,
 }
 
 /// What becomes of a gossip message, and what else follows from it.
@@ -85,9 +116,8 @@ struct Entry {
     distance_km: f64,
     /// When this node first had the offer.
     since_ms: UnixMillis,
-    /// Date of the newest heartbeat.
-    beat_ms: UnixMillis,
-    fetched: bool,
+    beat: Option<VerifiedBeat>,
+    searched: bool,
     pace: Pace,
 }
 
@@ -114,7 +144,8 @@ pub(super) struct Book {
 pub(super) struct Line {
     pub(super) known: KnownOffer,
     pub(super) live: bool,
-    pub(super) fetched: bool,
+    /// It was not known before a search named it.
+    pub(super) searched: bool,
 }
 
 impl Book {
@@ -134,7 +165,7 @@ impl Book {
     pub(super) fn hear(&mut self, topic: Cell, bytes: &[u8], now_ms: UnixMillis) -> Heard {
         match wire::decode::<Gossip>(bytes, wire::MAX_GOSSIP_BYTES) {
             Ok(Gossip::Offer(signed)) => self.hear_offer(topic, signed, now_ms),
-            Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, &signed, now_ms),
+            Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, signed, now_ms),
             Err(_) => Heard::nothing(Verdict::Reject),
         }
     }
@@ -182,12 +213,12 @@ impl Book {
         }
     }
 
-    fn hear_beat(&mut self, topic: Cell, signed: &Signed<Heartbeat>, now_ms: UnixMillis) -> Heard {
+    fn hear_beat(&mut self, topic: Cell, signed: Signed<Heartbeat>, now_ms: UnixMillis) -> Heard {
         let provider = signed.signer();
         if self.equivocators.contains(&provider) {
             return Heard::nothing(Verdict::Ignore);
         }
-        let Ok(beat) = aitbc_crypto::open(signed, &self.network) else {
+        let Ok(beat) = VerifiedBeat::open(signed, &self.network) else {
             return Heard::nothing(Verdict::Reject);
         };
         let at_home = self
@@ -197,7 +228,7 @@ impl Book {
         if !at_home {
             return Heard::nothing(Verdict::Reject);
         }
-        match self.beat(provider, &beat, now_ms) {
+        match self.beat(beat, now_ms) {
             Ok(changed) => Heard { verdict: Verdict::Accept, changed, wanted: None },
             Err(Refused::Fault(OfferFault::UnknownOffer)) => {
                 Heard { verdict: Verdict::Ignore, changed: false, wanted: Some(provider) }
@@ -223,7 +254,7 @@ impl Book {
         // What others forward proves life at the time it was signed, and no later.
         let heard_ms = match source {
             Source::Gossip => offer.issued_ms.min(now_ms),
-            Source::Provider => now_ms,
+            Source::Provider | Source::Search => now_ms,
         };
         let Some(entry) = self.entries.get_mut(&provider) else {
             let distance_km = offer.cell.distance_km(&self.here);
@@ -233,8 +264,8 @@ impl Book {
             let known = KnownOffer { provider, offer, load: Load::default(), heard_ms };
             let mut pace = Pace::new(STATEMENT_BURST, STATEMENT_EVERY_MS, now_ms);
             pace.allow(now_ms);
-            let fetched = source == Source::Provider;
-            let entry = Entry { signed, known, distance_km, since_ms: now_ms, beat_ms: 0, fetched, pace };
+            let searched = source == Source::Search;
+            let entry = Entry { signed, known, distance_km, since_ms: now_ms, beat: None, searched, pace };
             self.entries.insert(provider, entry);
             return Ok(true);
         };
@@ -242,9 +273,7 @@ impl Book {
             std::cmp::Ordering::Less => Err(OfferFault::Stale.into()),
             std::cmp::Ordering::Equal if signed.payload() == entry.signed.payload() => {
                 let was_live = entry.gone_at_ms() > now_ms;
-                if source == Source::Provider {
-                    entry.known.heard_ms = entry.known.heard_ms.max(now_ms);
-                }
+                entry.known.heard_ms = entry.known.heard_ms.max(heard_ms);
                 Ok(!was_live && entry.gone_at_ms() > now_ms)
             }
             std::cmp::Ordering::Equal => {
@@ -269,13 +298,9 @@ impl Book {
         }
     }
 
-    /// Takes a heartbeat whose signature holds; true where the live offers changed.
-    pub(super) fn beat(
-        &mut self,
-        provider: NodeId,
-        beat: &Heartbeat,
-        now_ms: UnixMillis,
-    ) -> Result<bool, Refused> {
+    /// Takes a verified heartbeat; true where the live offers changed.
+    pub(super) fn beat(&mut self, verified: VerifiedBeat, now_ms: UnixMillis) -> Result<bool, Refused> {
+        let (beat, provider) = (&verified.beat, verified.signed.signer());
         if beat.issued_ms > now_ms.saturating_add(CLOCK_TOLERANCE_MS) {
             return Err(OfferFault::Future.into());
         }
@@ -288,18 +313,18 @@ impl Book {
             std::cmp::Ordering::Less => return Err(OfferFault::Stale.into()),
             std::cmp::Ordering::Equal => {}
         }
-        if beat.issued_ms <= entry.beat_ms {
+        if entry.beat.as_ref().is_some_and(|newest| beat.issued_ms <= newest.beat.issued_ms) {
             return Err(OfferFault::Stale.into());
         }
         if !entry.pace.allow(now_ms) {
             return Err(Refused::TooMany);
         }
         let was_live = entry.gone_at_ms() > now_ms;
-        entry.beat_ms = beat.issued_ms;
         entry.known.heard_ms = entry.known.heard_ms.max(beat.issued_ms.min(now_ms));
-        let load = Load { running: beat.running, queued: beat.queued };
+        let load = verified.load();
         let changed = load != entry.known.load || was_live != (entry.gone_at_ms() > now_ms);
         entry.known.load = load;
+        entry.beat = Some(verified);
         Ok(changed)
     }
 
@@ -332,12 +357,40 @@ impl Book {
         self.entries.get_mut(provider).is_some_and(|entry| std::mem::take(&mut entry.known.heard_ms) > 0)
     }
 
+    /// What is known of providers in `cells`, to tell somebody else: those of the first cells first, among them those
+    /// that were heard last; at most [`MAX_KNOWN`] and 32 KiB.
+    pub(super) fn near(&self, cells: &[Cell], asker: &NodeId, now_ms: UnixMillis) -> Vec<Statements> {
+        let mut matches: Vec<(usize, &Entry)> = self
+            .entries
+            .values()
+            .filter(|entry| entry.known.provider != *asker && entry.known.offer.expires_ms > now_ms)
+            .filter_map(|entry| {
+                let first = cells.iter().position(|cell| cell.contains(&entry.known.offer.cell))?;
+                Some((first, entry))
+            })
+            .collect();
+        matches.sort_by_key(|(first, entry)| (*first, std::cmp::Reverse(entry.known.heard_ms)));
+        let mut bytes = 0;
+        matches
+            .into_iter()
+            .take(MAX_KNOWN)
+            .take_while(|(_, entry)| {
+                bytes += entry.signed.payload().len() + 2 * Heartbeat::MAX_BYTES;
+                bytes <= MAX_TOLD_BYTES
+            })
+            .map(|(_, entry)| Statements {
+                offer: entry.signed.clone(),
+                heartbeat: entry.beat.as_ref().map(|beat| beat.signed.clone()),
+            })
+            .collect()
+    }
+
     /// Everybody known, in no order.
     pub(super) fn lines(&self, now_ms: UnixMillis) -> impl Iterator<Item = Line> {
         self.entries.values().map(move |entry| Line {
             known: entry.known.clone(),
             live: entry.gone_at_ms() > now_ms,
-            fetched: entry.fetched,
+            searched: entry.searched,
         })
     }
 

@@ -2,8 +2,9 @@
 
 use super::{
     OffersSnapshot,
-    book::{Book, Refused, VerifiedOffer},
-    fetch,
+    book::{Book, Refused, Source},
+    catch_up::CatchUp,
+    fetch::{self, FetchError, FetchedOffer, Neighbourhood},
     metrics::RoutingMetrics,
     pace::PeerPaces,
     subscriptions::Subscriptions,
@@ -14,11 +15,15 @@ use crate::{
     storage::Store,
 };
 use aitbc_protocol::{
-    NetworkId, NodeId,
+    NetworkId, NodeId, UnixMillis,
     geo::{Cell, Location},
-    offer::{Equivocation, Heartbeat},
+    offer::{Equivocation, Statements},
 };
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -42,7 +47,8 @@ const WANTED: usize = 64;
 const ASK_EVERY_MS: f64 = 60_000.0;
 
 enum Command {
-    Learn { offer: VerifiedOffer, beat: Option<Heartbeat>, reply: oneshot::Sender<Result<(), Refused>> },
+    Learn { fetched: Box<FetchedOffer>, reply: oneshot::Sender<Result<(), Refused>> },
+    Near { cells: Vec<Cell>, asker: NodeId, reply: oneshot::Sender<Vec<Statements>> },
     Silent(NodeId),
 }
 
@@ -64,14 +70,23 @@ impl BookHandle {
         self.snapshot.clone()
     }
 
-    /// Teaches the book an offer that its provider handed over itself. Once the node stops, nothing is learnt and that
-    /// is no fault of the offer.
-    pub(super) async fn learn(&self, offer: VerifiedOffer, beat: Option<Heartbeat>) -> Result<(), Refused> {
+    /// Teaches the book an offer that a provider handed over itself after a search had named it. Once the node stops,
+    /// nothing is learnt and that is no fault of the offer.
+    pub(super) async fn learn(&self, fetched: FetchedOffer) -> Result<(), Refused> {
         let (reply, taken) = oneshot::channel();
-        if self.commands.send(Command::Learn { offer, beat, reply }).await.is_err() {
+        if self.commands.send(Command::Learn { fetched: Box::new(fetched), reply }).await.is_err() {
             return Ok(());
         }
         taken.await.unwrap_or(Ok(()))
+    }
+
+    /// What is known of providers in `cells`, for `asker`; nothing from a book that is too busy or has stopped.
+    pub(super) async fn near(&self, cells: Vec<Cell>, asker: NodeId) -> Vec<Statements> {
+        let (reply, known) = oneshot::channel();
+        if self.commands.try_send(Command::Near { cells, asker, reply }).is_err() {
+            return Vec::new();
+        }
+        known.await.unwrap_or_default()
     }
 
     /// Tells that a provider could not be reached.
@@ -106,8 +121,11 @@ pub(super) fn start(
             book: Book::new(parts.id.clone(), parts.here, caught),
             subscriptions: Subscriptions::new(&parts.here),
             subscribed: Vec::new(),
+            heard: Vec::new(),
             asked: PeerPaces::new(1.0, ASK_EVERY_MS),
             wanted: VecDeque::new(),
+            catch_up: CatchUp::default(),
+            asking: false,
             fetches: JoinSet::new(),
             publish,
             publish_at: None,
@@ -137,16 +155,25 @@ async fn load_equivocators(store: Store) -> Vec<NodeId> {
     }
 }
 
-type Fetched = (NodeId, Result<fetch::FetchedOffer, fetch::FetchError>);
+/// What was asked of a peer, and its answer.
+enum Fetched {
+    Own(Result<FetchedOffer, FetchError>),
+    Near(Result<Neighbourhood, FetchError>),
+}
 
 struct Actor {
     book: Book,
     subscriptions: Subscriptions,
     /// What the network was last told.
     subscribed: Vec<Cell>,
+    /// Those of them whose topics are truly heard: none without gossip.
+    heard: Vec<Cell>,
     asked: PeerPaces,
     wanted: VecDeque<NodeId>,
-    fetches: JoinSet<Fetched>,
+    catch_up: CatchUp,
+    /// A peer is being asked for the neighbourhood.
+    asking: bool,
+    fetches: JoinSet<(NodeId, Fetched)>,
     publish: watch::Sender<Arc<OffersSnapshot>>,
     /// When the next snapshot is due; `None` while nothing changed.
     publish_at: Option<Instant>,
@@ -174,8 +201,8 @@ impl Actor {
                 Some(command) = inbox.recv() => self.handle_command(command),
                 _ = review.tick() => self.handle_review().await,
                 Some(done) = self.fetches.join_next(), if !self.fetches.is_empty() => {
-                    if let Ok((provider, result)) = done {
-                        self.handle_fetched(provider, result);
+                    if let Ok((peer, fetched)) = done {
+                        self.handle_fetched(peer, fetched);
                     }
                 }
                 Some(message) = gossip.recv() => self.handle_gossip(message).await,
@@ -187,11 +214,13 @@ impl Actor {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Learn { offer, beat, reply } => {
-                let result = self.learn(offer, beat.as_ref());
+            Command::Learn { fetched, reply } => {
+                let result = self.learn(*fetched, Source::Search);
                 // The asker may have lost interest; the book keeps the offer all the same.
                 let _ = reply.send(result);
             }
+            // The asker may have gone.
+            Command::Near { cells, asker, reply } => drop(reply.send(self.book.near(&cells, &asker, now_ms()))),
             Command::Silent(provider) => {
                 let changed = self.book.silence(&provider);
                 self.mark(changed);
@@ -199,12 +228,11 @@ impl Actor {
         }
     }
 
-    fn learn(&mut self, offer: VerifiedOffer, beat: Option<&Heartbeat>) -> Result<(), Refused> {
+    fn learn(&mut self, fetched: FetchedOffer, source: Source) -> Result<(), Refused> {
         let now_ms = now_ms();
-        let provider = offer.provider();
-        let changed = self.book.take(offer, super::book::Source::Provider, now_ms)?;
+        let changed = self.book.take(fetched.offer, source, now_ms)?;
         // A heartbeat that came along is only news of the load; an old one is no fault.
-        let loaded = beat.is_some_and(|beat| self.book.beat(provider, beat, now_ms).unwrap_or(false));
+        let loaded = fetched.beat.is_some_and(|beat| self.book.beat(beat, now_ms).unwrap_or(false));
         // Whoever learnt something reads it from the snapshot next.
         if changed || loaded {
             self.publish_snapshot();
@@ -233,15 +261,33 @@ impl Actor {
         let changed = self.book.expire(now_ms);
         self.mark(changed);
         let cells: Vec<Cell> = self.book.cells().collect();
-        self.subscriptions.review(&cells, now_ms);
+        if self.subscriptions.review(&cells, now_ms) {
+            self.catch_up.restart();
+        }
         let wish = self.subscriptions.cells();
         if wish != self.subscribed {
             match self.network.subscribe(wish.clone()).await {
-                Ok(()) => self.subscribed = wish,
+                Ok(heard) => (self.subscribed, self.heard) = (wish, heard),
                 // The next review tries again.
                 Err(error) => debug!(%error, "cannot change the subscriptions"),
             }
         }
+        // What is asked for is what gossip should have brought.
+        if !self.asking && !self.heard.is_empty() && self.subscriptions.lacks(&cells) {
+            self.ask_around(now_ms);
+        }
+    }
+
+    /// Asks one connected peer what it has heard of the neighbourhood.
+    fn ask_around(&mut self, now_ms: UnixMillis) {
+        let connected: HashSet<NodeId> = self.network.peers().borrow().iter().map(|peer| peer.peer).collect();
+        let Some(peer) = self.catch_up.next(&connected, now_ms) else { return };
+        self.asking = true;
+        let (network, id, cells) = (self.network.clone(), self.id.clone(), self.heard.clone());
+        self.fetches.spawn(async move {
+            let result = fetch::fetch_near(&network, &id, peer, cells).await;
+            (peer, Fetched::Near(result))
+        });
     }
 
     fn fetch_wanted(&mut self) {
@@ -251,19 +297,35 @@ impl Actor {
             let (network, id) = (self.network.clone(), self.id.clone());
             self.fetches.spawn(async move {
                 let result = fetch::fetch_offer(&network, &id, provider, Vec::new()).await;
-                (provider, result)
+                (provider, Fetched::Own(result))
             });
         }
     }
 
-    fn handle_fetched(&mut self, provider: NodeId, result: Result<fetch::FetchedOffer, fetch::FetchError>) {
-        match result {
-            Ok(fetched) => {
-                if let Err(error) = self.learn(fetched.offer, fetched.beat.as_ref()) {
-                    debug!(peer = %provider, %error, "offer not taken");
+    fn handle_fetched(&mut self, peer: NodeId, fetched: Fetched) {
+        let (own, known) = match fetched {
+            Fetched::Own(Ok(own)) => (Some(own), Vec::new()),
+            Fetched::Near(Ok(Neighbourhood { own, known, broken })) => {
+                self.asking = false;
+                if broken {
+                    warn!(%peer, "it told of offers that do not hold: it is not asked again");
+                    self.catch_up.distrust(peer);
                 }
+                (own, known)
             }
-            Err(error) => debug!(peer = %provider, %error, "offer not fetched"),
+            Fetched::Own(Err(error)) => return debug!(%peer, %error, "offer not fetched"),
+            Fetched::Near(Err(error)) => {
+                self.asking = false;
+                return debug!(%peer, %error, "it does not tell of its neighbourhood");
+            }
+        };
+        let own = own.into_iter().map(|own| (own, Source::Provider));
+        let me = self.network.local_id();
+        let known = known.into_iter().map(|known| (known, Source::Gossip));
+        for (fetched, source) in own.chain(known).filter(|(fetched, _)| fetched.offer.provider() != me) {
+            if let Err(error) = self.learn(fetched, source) {
+                debug!(%peer, %error, "offer not taken");
+            }
         }
     }
 
@@ -289,8 +351,8 @@ impl Actor {
         self.publish_at = None;
         let mut snapshot = OffersSnapshot::default();
         for line in self.book.lines(now_ms()) {
-            if line.fetched {
-                snapshot.fetched.insert(line.known.provider);
+            if line.searched {
+                snapshot.searched.insert(line.known.provider);
             }
             if line.live { &mut snapshot.offers } else { &mut snapshot.silent }.push(line.known);
         }

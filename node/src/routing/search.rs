@@ -2,7 +2,12 @@
 //!
 //! No prompt leaves this node here: what is asked of others is which cell, and whose offer.
 
-use super::{JobUpdate, Shared, book::Refused, fetch, fetch::FetchError};
+use super::{
+    JobUpdate, Shared,
+    book::{Refused, VerifiedBeat},
+    fetch,
+    fetch::FetchError,
+};
 use crate::network::{FoundProvider, NetworkError};
 use aitbc_protocol::{
     NodeId,
@@ -129,7 +134,7 @@ impl SearchMemory {
 
 enum Event {
     LookedUp,
-    Fetched(NodeId, Result<fetch::FetchedOffer, FetchError>),
+    Fetched(NodeId, Box<Result<fetch::FetchedOffer, FetchError>>),
 }
 
 struct Search<'a> {
@@ -172,7 +177,7 @@ impl Search<'_> {
         let mut live: Vec<&KnownOffer> = snapshot.offers.iter().collect();
         live.sort_by_cached_key(|known| known.offer.cell.distance_km(&self.goal.from) as u64);
         for known in live {
-            let through = if snapshot.fetched.contains(&known.provider) { "dht" } else { "gossip" };
+            let through = if snapshot.searched.contains(&known.provider) { "dht" } else { "gossip" };
             self.add(known.clone(), through).await;
         }
         let recent = self.goal.model.as_ref().is_some_and(|model| self.shared.searches.recent(model));
@@ -250,7 +255,7 @@ impl Search<'_> {
                     Event::LookedUp => lookups -= 1,
                     Event::Fetched(provider, result) => {
                         fetches -= 1;
-                        self.take_offer(provider, result).await;
+                        self.take_offer(provider, *result).await;
                     }
                 },
             }
@@ -272,15 +277,10 @@ impl Search<'_> {
                 return;
             }
         };
-        match self.shared.book.learn(fetched.offer.clone(), fetched.beat.clone()).await {
-            Ok(()) => {
-                let load = fetched.beat.map_or_else(Default::default, |beat| aitbc_protocol::offer::Load {
-                    running: beat.running,
-                    queued: beat.queued,
-                });
-                let known = fetched.offer.known(load, crate::clock::now_ms());
-                self.add(known, "dht").await;
-            }
+        let load = fetched.beat.as_ref().map(VerifiedBeat::load).unwrap_or_default();
+        let known = fetched.offer.known(load, crate::clock::now_ms());
+        match self.shared.book.learn(fetched).await {
+            Ok(()) => self.add(known, "dht").await,
             // An older offer than the one known: the provider is known already, by gossip.
             Err(Refused::Fault(fault)) => debug!(peer = %provider, %fault, "offer not taken"),
             Err(Refused::TooMany) => {}
@@ -348,7 +348,7 @@ fn step_cells(step: SearchStep) -> impl Iterator<Item = (bool, u8, u32, Cell)> +
 async fn fetch_one(shared: &Shared, provider: FoundProvider) -> Event {
     let FoundProvider { node, addresses } = provider;
     let result = fetch::fetch_offer(&shared.network, &shared.config.network, node, addresses).await;
-    Event::Fetched(node, result)
+    Event::Fetched(node, Box::new(result))
 }
 
 async fn look_up(shared: &Shared, cell: Cell, names: mpsc::Sender<FoundProvider>) -> Event {

@@ -39,17 +39,20 @@ impl Subscriptions {
         self.rings[..self.heard].concat()
     }
 
+    /// Whether the cells heard show fewer offers than they should, going by the cells of the offers known.
+    pub(super) fn lacks(&self, offers: &[Cell]) -> bool {
+        shown(&self.rings[self.heard - 1], offers) < ENOUGH
+    }
+
     /// Judges by the cells of the offers known; true where the cells to hear changed.
     pub(super) fn review(&mut self, offers: &[Cell], now_ms: UnixMillis) -> bool {
-        let shown =
-            |ring: &[Cell]| offers.iter().filter(|offer| ring.iter().any(|cell| cell.contains(offer))).count();
-        if shown(&self.rings[self.heard - 1]) < ENOUGH {
+        if self.lacks(offers) {
             self.plenty_since_ms = None;
             let wider = self.heard < self.rings.len();
             self.heard += usize::from(wider);
             return wider;
         }
-        if self.heard == 1 || shown(&self.rings[self.heard - 2]) < PLENTY {
+        if self.heard == 1 || shown(&self.rings[self.heard - 2], offers) < PLENTY {
             self.plenty_since_ms = None;
             return false;
         }
@@ -61,6 +64,11 @@ impl Subscriptions {
         self.heard -= 1;
         true
     }
+}
+
+/// How many of `offers` lie in `ring`.
+fn shown(ring: &[Cell], offers: &[Cell]) -> usize {
+    offers.iter().filter(|offer| ring.iter().any(|cell| cell.contains(offer))).count()
 }
 
 #[cfg(test)]

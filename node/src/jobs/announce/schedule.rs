@@ -1,7 +1,7 @@
 //! When which statement is due.
 
 use aitbc_protocol::offer::{HEARTBEAT_MS, Load};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// An offer is renewed this long before a third of its lifetime is over.
@@ -12,6 +12,8 @@ const BETWEEN_OFFERS: Duration = Duration::from_secs(2);
 const FOR_NEWCOMERS: Duration = Duration::from_secs(30);
 /// Least time between offers on the coarse topics.
 const BETWEEN_COARSE: Duration = Duration::from_secs(10 * 60);
+/// Time after which an offer that nobody heard on a coarse topic is published there again.
+const UNHEARD: Duration = Duration::from_secs(2);
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS);
 /// Least time between heartbeats, however the load changes.
@@ -33,9 +35,8 @@ pub(super) struct Due {
 pub(super) struct Schedule {
     slots: u32,
     offered: Option<Instant>,
-    coarse: Option<Instant>,
-    /// The newest offer has not been on the coarse topics.
-    coarse_owed: bool,
+    /// The coarse topics, by precision.
+    coarse: BTreeMap<u8, Coarse>,
     dht_owed: bool,
     beaten: Option<(Instant, Load)>,
     not_before: Option<Instant>,
@@ -43,14 +44,24 @@ pub(super) struct Schedule {
     next: Option<Instant>,
 }
 
+/// What was said on one coarse topic.
+#[derive(Debug, Default)]
+struct Coarse {
+    /// When somebody last heard an offer there.
+    told: Option<Instant>,
+    /// When one was last published that nobody heard.
+    unheard: Option<Instant>,
+    /// The newest offer has not been heard there.
+    owed: bool,
+}
+
 impl Schedule {
-    /// Nothing said yet, of a provider with `slots` slots.
-    pub(super) fn new(slots: u32) -> Self {
+    /// Nothing said yet, of a provider with `slots` slots and coarse topics of these precisions.
+    pub(super) fn new(slots: u32, coarse: impl IntoIterator<Item = u8>) -> Self {
         Self {
             slots,
             offered: None,
-            coarse: None,
-            coarse_owed: false,
+            coarse: coarse.into_iter().map(|precision| (precision, Coarse::default())).collect(),
             dht_owed: true,
             beaten: None,
             not_before: None,
@@ -94,7 +105,9 @@ impl Schedule {
     /// An offer was made.
     pub(super) fn offered(&mut self, now: Instant) {
         self.offered = Some(now);
-        self.coarse_owed = true;
+        for coarse in self.coarse.values_mut() {
+            coarse.owed = true;
+        }
         self.not_before = None;
     }
 
@@ -110,16 +123,28 @@ impl Schedule {
         self.next = None;
     }
 
-    /// Whether the newest offer goes to the coarse topics now.
-    pub(super) fn coarse_due(&mut self, now: Instant) -> bool {
-        let at = self.coarse.map_or(now, |coarse| coarse + BETWEEN_COARSE);
-        self.coarse_owed && self.reached(at, now)
+    /// The precisions of the coarse topics to which the newest offer goes now.
+    pub(super) fn coarse_due(&mut self, now: Instant) -> Vec<u8> {
+        let owed = self.coarse.iter().filter(|(_, coarse)| coarse.owed);
+        let dates: Vec<(u8, Instant)> = owed
+            .map(|(precision, coarse)| {
+                let after_told = coarse.told.map(|told| told + BETWEEN_COARSE);
+                let after_unheard = coarse.unheard.map(|unheard| unheard + UNHEARD);
+                (*precision, after_told.max(after_unheard).unwrap_or(now))
+            })
+            .collect();
+        dates.into_iter().filter(|(_, at)| self.reached(*at, now)).map(|(precision, _)| precision).collect()
     }
 
-    /// It went there. Where nobody was `heard`, nobody heard it either: the next one need not wait.
-    pub(super) fn told_coarsely(&mut self, now: Instant, heard: bool) {
-        self.coarse_owed = false;
-        self.coarse = heard.then_some(now);
+    /// It went to the topic of this precision. Where nobody heard it, it goes there again until somebody does.
+    pub(super) fn told_coarsely(&mut self, precision: u8, now: Instant, heard: bool) {
+        if let Some(coarse) = self.coarse.get_mut(&precision) {
+            if heard {
+                *coarse = Coarse { told: Some(now), unheard: None, owed: false };
+            } else {
+                coarse.unheard = Some(now);
+            }
+        }
     }
 
     /// Whether the cells are to be announced in the DHT.
@@ -151,11 +176,13 @@ mod tests {
     const IDLE: Load = Load { running: 0, queued: 0 };
 
     fn started(slots: u32, now: Instant) -> Schedule {
-        let mut schedule = Schedule::new(slots);
+        let mut schedule = Schedule::new(slots, [2, 3]);
         assert_eq!(schedule.due(now, true, false, IDLE), Due { offer: true, heartbeat: true });
         schedule.offered(now);
-        assert!(schedule.coarse_due(now) && schedule.dht_due(now));
-        schedule.told_coarsely(now, true);
+        assert_eq!(schedule.coarse_due(now), [2, 3]);
+        assert!(schedule.dht_due(now));
+        schedule.told_coarsely(2, now, true);
+        schedule.told_coarsely(3, now, true);
         schedule.in_dht();
         schedule.beaten(now, IDLE);
         schedule
@@ -173,8 +200,8 @@ mod tests {
         assert_eq!(schedule.wake(start + seconds(1)), start + seconds(2));
         assert!(schedule.due(start + seconds(2), true, false, IDLE).offer);
         schedule.offered(start + seconds(2));
-        assert!(!schedule.coarse_due(start + seconds(2)));
-        assert!(schedule.coarse_due(start + seconds(600)));
+        assert!(schedule.coarse_due(start + seconds(2)).is_empty());
+        assert_eq!(schedule.coarse_due(start + seconds(600)), [2, 3]);
     }
 
     #[test]
@@ -188,13 +215,21 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_that_nobody_heard_does_not_hold_back_the_next() {
+    fn an_offer_that_nobody_heard_is_said_again_where_nobody_did() {
         let start = Instant::now();
-        let mut schedule = started(4, start);
-        schedule.told_coarsely(start, false);
-        assert!(!schedule.coarse_due(start + seconds(1)), "the same offer is not repeated");
-        schedule.offered(start + seconds(2));
-        assert!(schedule.coarse_due(start + seconds(2)));
+        let mut schedule = Schedule::new(4, [2, 3]);
+        assert!(schedule.due(start, true, false, IDLE).offer);
+        schedule.offered(start);
+        assert_eq!(schedule.coarse_due(start), [2, 3]);
+        schedule.told_coarsely(2, start, true);
+        schedule.told_coarsely(3, start, false);
+        schedule.beaten(start, IDLE);
+        schedule.due(start + seconds(1), false, false, IDLE);
+        assert!(schedule.coarse_due(start + seconds(1)).is_empty());
+        assert_eq!(schedule.wake(start + seconds(1)), start + seconds(2));
+        assert_eq!(schedule.coarse_due(start + seconds(2)), [3]);
+        schedule.told_coarsely(3, start + seconds(2), true);
+        assert!(schedule.coarse_due(start + seconds(4)).is_empty());
     }
 
     #[test]
@@ -212,7 +247,7 @@ mod tests {
     #[test]
     fn who_has_nothing_to_say_does_not_wake_for_what_is_past() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(1);
+        let mut schedule = Schedule::new(1, []);
         schedule.failed(start);
         schedule.rest();
         let later = start + seconds(60);
@@ -222,7 +257,7 @@ mod tests {
     #[test]
     fn a_failure_is_tried_again_after_a_while() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(1);
+        let mut schedule = Schedule::new(1, []);
         assert!(schedule.due(start, true, false, IDLE).offer);
         schedule.failed(start);
         assert_eq!(schedule.wake(start), start + seconds(5), "also before anything else is asked");

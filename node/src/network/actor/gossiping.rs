@@ -1,9 +1,8 @@
 //! Gossip between the behaviour and whoever judges it.
 
-use super::{
-    GossipMessage, NetworkError, Verdict,
-    actor::Actor,
-    gossip,
+use super::Actor;
+use crate::network::{
+    GossipMessage, NetworkError, Verdict, gossip,
     metrics::{Fate, FateLabels},
     node_id,
 };
@@ -36,14 +35,15 @@ impl Actor {
         self.topics = heard;
     }
 
-    /// Publishes `bytes` on the topic of `cell`.
-    pub(super) fn publish(&mut self, cell: Cell, bytes: Vec<u8>) -> Result<(), NetworkError> {
+    /// Publishes `bytes` on the topic of `cell`; whether anybody who hears it is connected.
+    pub(super) fn publish(&mut self, cell: Cell, bytes: Vec<u8>) -> Result<bool, NetworkError> {
         let topic = gossip::topic(&self.config.network, &cell);
         let got = bytes.len();
-        let Some(behaviour) = self.swarm.behaviour_mut().gossip.as_mut() else { return Ok(()) };
+        let Some(behaviour) = self.swarm.behaviour_mut().gossip.as_mut() else { return Ok(false) };
         match behaviour.publish(topic, bytes) {
-            // What was said already need not be said again, and nobody listening is not an error.
-            Ok(_) | Err(PublishError::Duplicate | PublishError::NoPeersSubscribedToTopic) => Ok(()),
+            // What was said already need not be said again.
+            Ok(_) | Err(PublishError::Duplicate) => Ok(true),
+            Err(PublishError::NoPeersSubscribedToTopic) => Ok(false),
             Err(PublishError::MessageTooLarge) => {
                 Err(NetworkError::Wire(WireError::TooLarge { limit: MAX_GOSSIP_BYTES, got }))
             }

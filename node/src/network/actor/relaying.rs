@@ -1,6 +1,7 @@
 //! What follows from being reachable or not: the part this node takes in the DHT, and relays to be reached through.
 
-use super::{actor::Actor, addresses::is_relayed};
+use super::Actor;
+use crate::network::addresses::is_relayed;
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, kad, multiaddr::Protocol};
 
 /// Relays a private node listens through: a second one for when the first goes.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::routing::fixtures::{key, network, offer, paris};
 use aitbc_crypto::{SecretKey, seal};
-use aitbc_protocol::{envelope::NetworkId, offer::OFFER_LIFETIME_MS};
+use aitbc_protocol::{envelope::NetworkId, offer::OFFER_LIFETIME_MS, text::Line};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -243,4 +243,53 @@ fn a_full_book_prefers_the_near() {
         !book.lines(NOW).any(|line| line.known.provider == key(3).node_id()),
         "no room for one more so far away"
     );
+}
+
+#[test]
+fn others_are_told_of_the_nearest_cells_first_and_of_no_more_than_fits() {
+    let mut book = book();
+    let place = |latitude, longitude| {
+        Cell::at(&aitbc_protocol::geo::Location::new(latitude, longitude).expect("in range"), 4)
+    };
+    let (lille, sydney) = (place(50.63, 3.06), place(-33.87, 151.21));
+    for n in 0..60 {
+        let cell = if n < 20 { home() } else { lille };
+        book.hear(cell, &gossip_offer(&key(n), &Offer { cell, ..offer(1, NOW) }), NOW);
+    }
+    book.hear(home(), &gossip_beat(&key(3), 1, NOW + 500), NOW + 500);
+    book.hear(sydney, &gossip_offer(&key(60), &Offer { cell: sydney, ..offer(1, NOW) }), NOW);
+    let near = [home(), home().coarsened(2), lille.coarsened(2)];
+    let told = book.near(&near, &key(0).node_id(), NOW + 1_000);
+    assert_eq!(told.len(), MAX_KNOWN);
+    let signers: Vec<NodeId> = told.iter().map(|statements| statements.offer.signer()).collect();
+    assert_eq!(signers[0], key(3).node_id(), "heard last");
+    assert!(told[0].heartbeat.is_some());
+    assert!((1..20).all(|n| signers[..19].contains(&key(n).node_id())), "Paris before Lille");
+    assert!(!signers.contains(&key(0).node_id()), "not of the asker itself");
+    let reply = aitbc_protocol::offer::OfferReply { own: Some(told[0].clone()), known: told };
+    wire::encode(&reply, wire::MAX_OFFER_FRAME).expect("fits a frame");
+    assert!(
+        book.near(&near, &key(0).node_id(), NOW + OFFER_LIFETIME_MS).is_empty(),
+        "what has expired is not told"
+    );
+}
+
+#[test]
+fn an_answer_fits_its_frame_whatever_offers_are_known() {
+    let mut book = book();
+    let long = |n: usize| Line::<96>::new("x".repeat(n)).expect("a line");
+    for n in 0..40 {
+        let device = aitbc_protocol::offer::Device { name: long(96), ..crate::routing::fixtures::device() };
+        let model = aitbc_protocol::offer::ModelOffer { device, ..crate::routing::fixtures::model_offer() };
+        let large = Offer { models: vec![model; 32], ..offer(1, NOW) };
+        book.hear(home(), &gossip_offer(&key(n), &large), NOW);
+    }
+    let told = book.near(&[home()], &key(99).node_id(), NOW);
+    assert!((1..MAX_KNOWN).contains(&told.len()), "{}", told.len());
+    let own = Signed::from_parts(key(1).node_id(), [0; 64], vec![0; Offer::MAX_BYTES]);
+    let reply = aitbc_protocol::offer::OfferReply {
+        own: Some(Statements { offer: own, heartbeat: told[0].heartbeat.clone() }),
+        known: told,
+    };
+    wire::encode(&reply, wire::MAX_OFFER_FRAME).expect("fits a frame");
 }

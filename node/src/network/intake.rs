@@ -1,8 +1,8 @@
 //! Takes incoming streams of one protocol: one task each, within the limits of a [`Gate`].
 
-use super::gate::{Busy, Gate, Limits};
-use crate::network::IncomingStream;
+use super::IncomingStream;
 use aitbc_protocol::NodeId;
+use gate::Gate;
 use std::collections::HashMap;
 use tokio::{
     sync::mpsc,
@@ -11,13 +11,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use gate::{Busy, Limits};
+
+mod gate;
+
 /// Streams that are being told to come back later; beyond them streams are dropped without a word.
 const REFUSALS: usize = 32;
 
 /// Serves `streams` until `closing` is cancelled or the network is gone, and then until the tasks it started have
 /// ended. `handle` is told where a stream is over the limits, so that it can say so without reading it. Dropping the
 /// future aborts the tasks.
-pub(super) async fn serve<F>(
+pub(crate) async fn serve<F>(
     mut streams: mpsc::Receiver<IncomingStream>,
     limits: Limits,
     closing: CancellationToken,

@@ -11,22 +11,22 @@ const MOST_PEERS: usize = 8192;
 
 /// What one protocol allows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Streams at a time, over all peers.
-    pub(super) streams: usize,
+    pub(crate) streams: usize,
     /// Streams at a time of one peer.
-    pub(super) per_peer: usize,
+    pub(crate) per_peer: usize,
     /// Streams that one peer may open at once after a rest.
-    pub(super) burst: u32,
+    pub(crate) burst: u32,
     /// Time that each stream uses up: the inverse of the lasting rate.
-    pub(super) interval: Duration,
+    pub(crate) interval: Duration,
 }
 
 /// Why a stream is not served now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Busy {
+pub(crate) struct Busy {
     /// When to try again.
-    pub(super) retry_ms: u32,
+    pub(crate) retry_ms: u32,
 }
 
 #[derive(Debug)]
