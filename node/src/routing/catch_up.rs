@@ -34,17 +34,16 @@ impl CatchUp {
         self.asked.retain(|peer, _| connected.contains(peer));
         let trusted = |peer: &&NodeId| !self.distrusted.contains(peer);
         let fresh = connected.iter().filter(trusted).find(|peer| !self.asked.contains_key(peer)).copied();
-        let peer = match fresh {
-            Some(peer) => peer,
-            None => {
-                let last = self.asked.values().copied().max().unwrap_or_default();
-                let oldest = *self.asked.iter().filter(|(peer, _)| trusted(peer)).min_by_key(|(_, at)| **at)?.0;
-                if now_ms < last.saturating_add(self.pause_ms) {
-                    return None;
-                }
-                self.pause_ms = (2 * self.pause_ms).min(LAST_PAUSE_MS);
-                oldest
+        let peer = if let Some(peer) = fresh {
+            peer
+        } else {
+            let last = self.asked.values().copied().max().unwrap_or_default();
+            let oldest = *self.asked.iter().filter(|(peer, _)| trusted(peer)).min_by_key(|(_, at)| **at)?.0;
+            if now_ms < last.saturating_add(self.pause_ms) {
+                return None;
             }
+            self.pause_ms = (2 * self.pause_ms).min(LAST_PAUSE_MS);
+            oldest
         };
         self.asked.insert(peer, now_ms);
         Some(peer)
