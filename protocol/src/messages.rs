@@ -57,12 +57,18 @@ pub enum ToClient {
     Rejected(Rejection),
     /// A piece of the answer.
     Chunk(Chunk),
-    /// The job ended. Last message but for nothing: the client answers with its last `Ack`.
+    /// The job ended. The client answers with its last `Ack`.
     Finished {
         /// What is owed and for what.
         receipt: Signed<Receipt>,
         /// What went wrong, where `finish` is `failed`.
         failure: Option<Line<160>>,
+    },
+    /// The receipt is paid and the last cheque on the disk: nothing is left to settle. The last message of a job, and
+    /// said in words, for a stream also ends where its connection breaks.
+    Paid {
+        /// Everything paid for the job.
+        total: MicroCredits,
     },
     /// Answer to `Settle`: what both sides now hold about the job.
     Settled {

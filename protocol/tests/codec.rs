@@ -232,6 +232,7 @@ fn to_client() -> impl Strategy<Value = ToClient> {
         chunk().prop_map(ToClient::Chunk),
         (sealed(receipt()), proptest::option::of(line()))
             .prop_map(|(receipt, failure)| ToClient::Finished { receipt, failure }),
+        any::<u64>().prop_map(|total| ToClient::Paid { total: MicroCredits(total) }),
         (any::<u64>(), proptest::option::of(sealed(receipt())))
             .prop_map(|(paid, receipt)| ToClient::Settled { paid: MicroCredits(paid), receipt }),
     ]

@@ -274,6 +274,9 @@ impl Nodes {
         self.client.take_receipt(quote().nonce, receipt, Some(seen)).await.expect("an honest receipt");
         let cheque = self.cheque(tokens).await;
         scene.send(ToProvider::Ack { next: tokens, cheque }).await;
+        let total = price(&quote().price, quote().prompt_tokens, tokens).unwrap();
+        let said = receive(&mut scene.client).await;
+        assert!(matches!(said, Some(ToClient::Paid { total: paid }) if paid == total), "{said:?}");
         assert!(receive(&mut scene.client).await.is_none(), "the stream is closed once the last cheque is taken");
     }
 }
@@ -506,7 +509,9 @@ async fn an_engine_that_fails_before_the_first_token_has_sold_nothing() {
     let (_, receipt, failure) = scene.finished().await;
     assert_eq!((receipt.total, receipt.finish), (MicroCredits::ZERO, Finish::Failed));
     assert_eq!(failure.unwrap().as_str(), "the engine stopped");
-    assert!(receive(&mut scene.client).await.is_none(), "nothing is owed, nothing is waited for");
+    let said = receive(&mut scene.client).await;
+    let nothing = matches!(said, Some(ToClient::Paid { total: MicroCredits::ZERO }));
+    assert!(nothing, "nothing is owed, nothing is waited for: {said:?}");
     scene.joined().await;
     assert_eq!(nodes.provider_state().await, JobState::Failed);
 }
@@ -593,7 +598,8 @@ async fn vectors_are_paid_by_the_prompt() {
     nodes.client.take_receipt(quote.nonce, signed, Some(seen)).await.unwrap();
     let cheque = nodes.cheque(0).await;
     scene.send(ToProvider::Ack { next: 0, cheque }).await;
-    assert!(receive(&mut scene.client).await.is_none());
+    let said = receive(&mut scene.client).await;
+    assert!(matches!(said, Some(ToClient::Paid { total }) if total == quote.max_total), "{said:?}");
     scene.joined().await;
     assert_eq!(nodes.provider_state().await, JobState::Completed);
 }

@@ -41,8 +41,14 @@ impl Run {
         match timeout(SHORT_ANSWER, sending).await {
             Ok(Ok(mut writer)) => {
                 self.last_cheque(total).await;
-                // Closing tells the client that everything it sent has been taken.
-                if timeout(SHORT_ANSWER, writer.close()).await.is_ok_and(|closed| closed.is_ok()) {
+                let paid = self.paid_sum();
+                let last_words = async {
+                    if paid >= total {
+                        writer.send(&ToClient::Paid { total: paid }, wire::MAX_JOB_FRAME).await?;
+                    }
+                    writer.close().await
+                };
+                if timeout(SHORT_ANSWER, last_words).await.is_ok_and(|said| said.is_ok()) {
                     self.goodbye().await;
                 }
             }

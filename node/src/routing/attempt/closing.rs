@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// How long a provider may take to store the last cheque and close.
+/// How long a provider may take to store the last cheque and to say so.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// How an attempt ended for the ledger.
@@ -150,9 +150,10 @@ impl Run<'_> {
                 return false;
             }
         }
-        // A provider closes once it has stored the cheque: before that the job is not settled on both sides.
-        let closed = timeout(CLOSING, self.reader.receive::<ToClient>(wire::MAX_JOB_FRAME)).await;
-        if !matches!(closed, Ok(Ok(None))) {
+        // Only the provider's word says that it has stored the cheque: a stream also ends where its connection breaks.
+        let paid = self.payments.paid().max(receipt.total);
+        let said = timeout(CLOSING, self.reader.receive::<ToClient>(wire::MAX_JOB_FRAME)).await;
+        if !matches!(said, Ok(Ok(Some(ToClient::Paid { total }))) if total == paid) {
             debug!("the provider did not confirm the last cheque");
             return false;
         }

@@ -100,6 +100,7 @@ impl Peer<'_> {
         while self.paid < self.tokens.len() as u32 {
             self.take_ack().await;
         }
+        self.send(&ToClient::Paid { total: receipt.total }).await;
         self.stream.close().await.expect("the client is still there");
     }
 }
@@ -505,6 +506,28 @@ async fn a_provider_that_stalls_is_left() {
     }
 }
 
+/// The end of a stream is not the provider's word: a connection that breaks ends it in the same way.
+#[tokio::test]
+async fn only_the_providers_word_settles_the_last_cheque() {
+    for said in [None, Some(MicroCredits::ZERO)] {
+        let deal = plain();
+        let played = play(&deal, async |peer| {
+            peer.admit().await;
+            peer.generate(5).await;
+            let receipt = deal.receipt(5, peer.output(), Finish::Stop);
+            peer.finish(&deal.provider, &receipt).await;
+            peer.take_ack().await;
+            if let Some(total) = said {
+                peer.send(&ToClient::Paid { total }).await;
+            }
+            peer.stream.close().await.unwrap();
+        })
+        .await;
+        assert!(matches!(played.report.ended, Ended::Whole(Finish::Stop)), "{:?}", played.report.ended);
+        assert_eq!((played.report.settled, played.record.state), (false, JobState::Delivered), "{said:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_owes_nothing() {
     let deal = plain();
@@ -528,6 +551,7 @@ async fn an_engine_that_fails_before_the_first_token_costs_nothing() {
             ..deal.receipt(0, OutputDigest::Tokens(Digest::of_tokens(&[])), Finish::Failed)
         };
         peer.finish(&deal.provider, &receipt).await;
+        peer.send(&ToClient::Paid { total: MicroCredits::ZERO }).await;
         peer.stream.close().await.unwrap();
         assert!(peer.receive().await.is_none(), "no cheque");
     })
@@ -621,6 +645,7 @@ async fn vectors_come_whole_or_not_at_all() {
             peer.finish(&deal.provider, &receipt).await;
             if whole {
                 peer.take_ack().await;
+                peer.send(&ToClient::Paid { total: receipt.total }).await;
                 peer.stream.close().await.unwrap();
             }
         })
