@@ -23,7 +23,7 @@ export CMAKE_C_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export CMAKE_CXX_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help setup packages venv build model demo test lint bench docs clean
+.PHONY: help setup packages lab-packages venv build model demo testnet test lint bench docs clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -47,6 +47,23 @@ packages:
 	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends \
 		build-essential cmake clang libclang-dev pkg-config ccache protobuf-compiler python3 python3-venv python3-pip ca-certificates
 
+# What the NAT laboratory and the Docker testnet need, where packages can be installed unasked. Their tests say what is
+# missing elsewhere.
+lab-packages:
+	@command -v apt-get >/dev/null && [ "$$(uname)" = Linux ] || exit 0; \
+	missing=(); \
+	[ -x /usr/sbin/nft ] || command -v nft >/dev/null || missing+=(nftables); \
+	[ -x /usr/sbin/ip ] || command -v ip >/dev/null || missing+=(iproute2); \
+	if docker info >/dev/null 2>&1; then \
+		command -v debootstrap >/dev/null || missing+=(debootstrap); \
+		docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || missing+=(docker-compose); \
+	fi; \
+	[ $${#missing[@]} -eq 0 ] && exit 0; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo --non-interactive"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	{ $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $${missing[@]}; } \
+		|| echo "not installed: $${missing[*]}" >&2
+
 # The OpenAI client that the tests drive the API with.
 venv: $(VENV)/.openai
 $(VENV)/.openai: tests/python/requirements.txt | packages
@@ -63,7 +80,10 @@ model: build
 demo: model ## Build, fetch the model, and run the main job between four nodes
 	$(AITBC) demo
 
-test: setup ## Everything that must pass
+testnet: model lab-packages ## Bring up five nodes behind four kinds of NAT in Docker
+	AITBC=$(abspath $(AITBC)) testnet/up
+
+test: setup lab-packages ## Everything that must pass
 	export AITBC_TEST_MODEL="$$($(AITBC) --json models show smollm2:135m | python3 -c 'import json,sys; print(json.load(sys.stdin)["installed"])')"; \
 	export AITBC_TEST_PYTHON=$(VENV)/bin/python; \
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi

@@ -5,6 +5,7 @@
 
 mod client;
 mod demo;
+mod doctor;
 mod down;
 mod find;
 mod init;
@@ -12,8 +13,11 @@ mod jobs;
 mod key;
 mod models;
 mod narrate;
+mod netcheck;
+mod open_files;
 mod output;
 mod peers;
+mod ping;
 mod receipts;
 mod run;
 mod status;
@@ -95,6 +99,12 @@ enum Command {
     Receipts(receipts::Args),
     /// List connected peers
     Peers,
+    /// Show how this node is connected, and what that means for it
+    Netcheck(netcheck::Args),
+    /// Check everything that keeps a node from working; fails if anything does
+    Doctor(doctor::Args),
+    /// Measure the round trip to a peer, and name the kind of path
+    Ping(ping::Args),
     /// Fetch, list, show and remove models
     Models(models::Args),
     /// Show or back up the node's key
@@ -146,6 +156,9 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Jobs(args) => jobs::run(&global, args).await,
         Command::Receipts(args) => receipts::run(&global, args).await,
         Command::Peers => peers::run(&global).await,
+        Command::Netcheck(args) => netcheck::run(&global, &args).await,
+        Command::Doctor(args) => doctor::run(&global, &args).await,
+        Command::Ping(args) => ping::run(&global, args).await,
         Command::Models(args) => models::run(&global, args).await,
         Command::Key(args) => key::run(&global, args),
         Command::Demo(args) => demo::run(&global, args).await,

@@ -5,9 +5,9 @@
 //!      |            |                                    |
 //!   intake       intake      a task a stream         announce    offers, heartbeats, DHT
 //!      |            |
-//!   quotes    admission -- settle
+//!   quotes    admission -- settle, resuming
 //!      |            |         |
-//!      |           run -------+     one loop a job: engine events out, cheques in
+//!      |           run -------+     one loop a job: engine events out, cheques in, over one stream after the other
 //!      |            |         |
 //!     desk --------desk     ledger      slots promised and taken; money
 //! ```
@@ -52,10 +52,11 @@ mod desk;
 mod estimate;
 mod metrics;
 mod quotes;
+mod resuming;
 mod run;
 mod settle;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// How long a peer may take to send the first message of a stream.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -123,6 +124,8 @@ pub struct RunningJob {
     pub tokens: u32,
     /// Waiting for a cheque.
     pub paused: bool,
+    /// Waiting for its client, whose path was lost.
+    pub parked: bool,
 }
 
 /// What others in this process may know of the provider side.

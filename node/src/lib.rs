@@ -23,6 +23,7 @@ pub mod http;
 pub mod jobs;
 pub mod market;
 pub mod models;
+pub mod netcheck;
 pub mod network;
 pub mod node;
 pub mod routing;

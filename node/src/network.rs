@@ -21,7 +21,7 @@ use aitbc_protocol::{NetworkId, NodeId, geo::Cell, wire::WireError};
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use serde::Serialize;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
 pub use handle::NetworkHandle;
+pub use report::{HolePunches, NetworkReport, Observed, RelayInfo};
 pub use streams::{FramedStream, IncomingStream, StreamError};
 
 mod actor;
@@ -44,11 +45,15 @@ pub(crate) mod intake;
 mod metrics;
 mod peer_table;
 mod peers;
+mod probe;
 mod reach;
 mod reachability;
 pub mod record_store;
+mod relay_limits;
+mod report;
 pub mod streams;
-mod token_bucket;
+pub(crate) mod token_bucket;
+mod visits;
 
 /// How the network is started.
 #[derive(Clone, Debug)]
@@ -82,8 +87,8 @@ pub struct PeerInfo {
     pub peer: NodeId,
     /// Address of the best connection.
     pub address: String,
-    /// `direct` or `relayed`.
-    pub path: String,
+    /// What kind of connection that is.
+    pub path: PathKind,
     /// `quic`, `tcp`.
     pub transport: String,
     /// Latest measured round trip in milliseconds.
@@ -92,6 +97,53 @@ pub struct PeerInfo {
     pub agent: String,
     /// Gossip score.
     pub score: f64,
+    /// All connections to it.
+    pub paths: Vec<PathInfo>,
+}
+
+/// How a connection came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathKind {
+    /// One end dialled the other.
+    Direct,
+    /// The peer came in through a port that this node's router forwards. The peer's end calls it direct.
+    PortMapped,
+    /// Both ends dialled at the same time (DCUtR).
+    HolePunched,
+    /// Through a relay.
+    Relayed,
+}
+
+impl PathKind {
+    /// Its name, as documents show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::PortMapped => "port-mapped",
+            Self::HolePunched => "hole-punched",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+/// One connection to a peer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PathInfo {
+    /// What kind.
+    pub path: PathKind,
+    /// `quic`, `tcp`.
+    pub transport: String,
+    /// The far end.
+    pub address: String,
+    /// Whether this node dialled it.
+    pub outbound: bool,
+    /// Latest measured round trip in milliseconds.
+    pub round_trip_ms: Option<f64>,
+    /// Probes whose answer took over a second and three round trips.
+    pub late: u32,
+    /// Its age in seconds.
+    pub age_s: u64,
 }
 
 /// What the node knows about how others reach it.
@@ -145,6 +197,8 @@ pub enum Protocol {
     Quote,
     /// `/aitbc/job/1`
     Job,
+    /// `/aitbc/reach/1`
+    Reach,
 }
 
 /// Why something on the network did not work; each names what to look at.
@@ -206,6 +260,8 @@ pub struct Incoming {
     pub quote: mpsc::Receiver<IncomingStream>,
     /// Streams of `/aitbc/job/1`.
     pub job: mpsc::Receiver<IncomingStream>,
+    /// Streams of `/aitbc/reach/1`.
+    pub reach: mpsc::Receiver<IncomingStream>,
 }
 
 /// Messages of gossip that may wait for a verdict.
@@ -236,8 +292,10 @@ pub async fn start(
     let (offer_queue, offer) = mpsc::channel(STREAM_QUEUE);
     let (quote_queue, quote) = mpsc::channel(STREAM_QUEUE);
     let (job_queue, job) = mpsc::channel(STREAM_QUEUE);
-    let queues = streams::IncomingQueues { offer: offer_queue, quote: quote_queue, job: job_queue };
-    let mut swarm = behaviour::swarm(&config, keypair, queues).map_err(|error| fail(error.as_ref()))?;
+    let (reach_queue, reach) = mpsc::channel(STREAM_QUEUE);
+    let queues =
+        streams::IncomingQueues { offer: offer_queue, quote: quote_queue, job: job_queue, reach: reach_queue };
+    let mut swarm = behaviour::swarm(&config, keypair, queues, metrics).map_err(|error| fail(error.as_ref()))?;
     let listeners = listen(&mut swarm, &config.listen)?;
 
     let (commands, inbox) = mpsc::channel(handle::COMMANDS);
@@ -254,12 +312,15 @@ pub async fn start(
         peers: peers::Peers::default(),
         reaching: reach::Reaching::default(),
         own: reachability::OwnAddresses::new(&config.network, &config.external),
+        visits: visits::Visits::default(),
+        checks: actor::checking::Checks::default(),
         discovery: discovery::Discovery::new(now),
         bootstrap,
         table,
         topics: BTreeSet::new(),
         forwarders: gossip::ForwarderLimits::default(),
-        reservations: HashMap::new(),
+        reservations: actor::relaying::Reservations::new(now),
+        missing: actor::missing::MissingPeers::default(),
         server_mode: None,
         scores_at: now,
         peers_changed: false,
@@ -271,7 +332,7 @@ pub async fn start(
     let all = listening.wait_for(|addresses| addresses.len() >= listeners);
     let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
-    Ok((handle, Incoming { gossip, offer, quote, job }))
+    Ok((handle, Incoming { gossip, offer, quote, job, reach }))
 }
 
 /// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that
@@ -303,13 +364,17 @@ fn snapshots() -> (actor::Publisher, handle::Snapshots) {
     let (listening, listening_seen) = watch::channel(Arc::default());
     let (peers, peers_seen) = watch::channel(Arc::default());
     let (reachability, reachability_seen) = watch::channel(Reachability::default());
+    let (candidates, candidates_seen) = watch::channel(Arc::default());
+    let (offline, offline_seen) = watch::channel(Arc::default());
     let snapshots = handle::Snapshots {
         addresses: addresses_seen,
         listening: listening_seen,
         peers: peers_seen,
         reachability: reachability_seen,
+        candidates: candidates_seen,
+        offline: offline_seen,
     };
-    (actor::Publisher { addresses, listening, peers, reachability }, snapshots)
+    (actor::Publisher { addresses, listening, peers, reachability, candidates, offline }, snapshots)
 }
 
 /// The libp2p name of a node.

@@ -1,7 +1,7 @@
 //! The only wiring: starts every subsystem in order, and ends them in reverse.
 //!
 //! ```text
-//! store -> ledger -> network -> engine -> routing -> jobs -> api
+//! store -> ledger -> network -> engine -> routing -> jobs -> netcheck -> api
 //! ```
 //!
 //! A node that sells nothing runs the provider side all the same, with no model: clients of earlier jobs must be able
@@ -12,6 +12,7 @@ use crate::{
     engine::{self, EngineConfig, EngineHandle},
     jobs::{self, JobsConfig, JobsHandle, JobsParts},
     market::{Ledger, LedgerError},
+    netcheck,
     network::{self, NetworkConfig, NetworkError, NetworkHandle},
     routing::{self, Routing, RoutingConfig, RoutingParts},
     storage::{StorageError, Store},
@@ -157,7 +158,8 @@ impl Node {
             job_streams: incoming.job,
         };
         let (jobs, jobs_task) = jobs::start(config.jobs, parts, &metrics, stop.clone(), DRAIN);
-        let tasks = vec![("jobs", jobs_task), ("routing", routing_task)];
+        let netcheck_task = netcheck::start(network.clone(), incoming.reach, stop.clone());
+        let tasks = vec![("jobs", jobs_task), ("routing", routing_task), ("netcheck", netcheck_task)];
         let closing = CancellationToken::new();
         let (mut address, mut api_task) = (None, None);
         if let Some(api_config) = config.api {

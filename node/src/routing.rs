@@ -28,6 +28,7 @@ mod metrics;
 pub(crate) mod offer_streams;
 mod offers;
 mod pace;
+mod paths;
 mod payments;
 mod quotes;
 mod search;
@@ -238,6 +239,20 @@ pub enum JobUpdate {
         job_total: MicroCredits,
         /// Tokens it pays for.
         tokens: u32,
+    },
+    /// The path to a provider was lost; the job waits there while this node looks for another path.
+    PathLost {
+        /// To whom.
+        provider: NodeId,
+        /// How.
+        reason: String,
+    },
+    /// The job goes on with the same provider by another path. Nothing is missing, and nothing comes twice.
+    Resumed {
+        /// Who.
+        provider: NodeId,
+        /// Milliseconds since the path was lost.
+        after_ms: u64,
     },
     /// A provider failed; the job goes on elsewhere after the tokens at hand.
     FailedOver {

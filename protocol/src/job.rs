@@ -288,7 +288,7 @@ pub enum Finish {
     Failed,
 }
 
-/// Why a provider does not quote or does not start. Each names what would have to change.
+/// Why a provider does not quote, does not start or does not go on. Each names what would have to change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Rejection {
@@ -328,6 +328,15 @@ pub enum Rejection {
     /// The quote is older than it may be.
     #[error("the quote has expired")]
     QuoteExpired,
+    /// The provider does not hold the job that is to be resumed, or not for this client.
+    #[error("the provider does not hold this job: it has ended there, or the provider restarted")]
+    UnknownJob,
+    /// The job has been resumed by this attempt or a later one.
+    #[error("attempt {newest} to resume the job came before this one")]
+    StaleAttempt {
+        /// The newest attempt.
+        newest: u32,
+    },
     /// The request breaks a rule.
     #[error("invalid request: {0}")]
     Invalid(Line<160>),

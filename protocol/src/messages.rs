@@ -42,6 +42,22 @@ pub enum ToProvider {
         /// The client's newest cheque for that job, if it ever signed one.
         cheque: Option<Signed<Cheque>>,
     },
+    /// First message of a stream that goes on with a job whose stream broke. Only the client of its quote may send it;
+    /// the higher attempt wins and cuts the older stream. Its newest cheque, which may have been lost on the way,
+    /// follows as an `Ack`.
+    Resume {
+        /// The job.
+        job: JobId,
+        /// The quote it runs under.
+        quote: Nonce,
+        /// Grows with every stream of the job; the one that opened it is attempt 0.
+        attempt: u32,
+        /// Chunks received so far: the number of the first one that is missing.
+        next: u32,
+    },
+    /// The client has the whole answer and its receipt, and has paid: the provider forgets the job. Without it a
+    /// provider whose stream broke would wait for a client that misses nothing.
+    Done,
 }
 
 /// What a provider sends on a job stream.
@@ -53,11 +69,13 @@ pub enum ToClient {
         /// Jobs before it in the engine's queue.
         queued: u32,
     },
-    /// The job is not admitted; nothing is owed.
+    /// The job is not admitted, and nothing is owed; or it is not resumed or settled.
     Rejected(Rejection),
+    /// Answer to `Resume`: the chunks from `next` on follow, and the receipt where the job has ended meanwhile.
+    Resumed,
     /// A piece of the answer.
     Chunk(Chunk),
-    /// The job ended. The client answers with its last `Ack`.
+    /// The job ended. The client answers with its last `Ack`, where one is still due, and with `Done`.
     Finished {
         /// What is owed and for what.
         receipt: Signed<Receipt>,

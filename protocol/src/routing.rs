@@ -29,6 +29,8 @@ pub struct Candidate<'a> {
     pub distance_km: f64,
     /// Measured round trip in milliseconds, if there is a connection.
     pub round_trip_ms: Option<f64>,
+    /// For how many milliseconds it has not been found since its last connection broke; nothing while it is not missed.
+    pub offline_ms: Option<u64>,
     /// Share of this client's own recent jobs with it that failed, 0 to 1; 0 for a stranger.
     pub failures: f64,
 }
@@ -72,6 +74,11 @@ impl Policy {
 pub enum Exclusion {
     /// It failed this job already.
     FailedBefore,
+    /// Its last connection broke and it was not found again.
+    Offline {
+        /// For how many milliseconds.
+        for_ms: u64,
+    },
     /// Other weights than the client insists on.
     OtherWeights,
     /// The model is only declared and the client wants more.
@@ -112,6 +119,7 @@ impl fmt::Display for Exclusion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FailedBefore => formatter.write_str("it failed this job already"),
+            Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
             Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
             Self::OnlyDeclared => formatter.write_str("it only forwards to another server (allow with declared)"),
             Self::TooLittleTrust => formatter.write_str("less trust than asked for"),
@@ -265,6 +273,9 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     let needed = policy.context_needed();
     if policy.exclude.contains(&candidate.provider) {
         return Some(Exclusion::FailedBefore);
+    }
+    if let Some(for_ms) = candidate.offline_ms {
+        return Some(Exclusion::Offline { for_ms });
     }
     if policy.weights.is_some_and(|weights| weights != candidate.offer.weights) {
         return Some(Exclusion::OtherWeights);

@@ -11,6 +11,10 @@ pub const OFFER_PROTOCOL: &str = "/aitbc/offer/1";
 pub const QUOTE_PROTOCOL: &str = "/aitbc/quote/1";
 /// Jobs: chunks one way, acknowledgements and cheques the other; settlement of unfinished ones.
 pub const JOB_PROTOCOL: &str = "/aitbc/job/1";
+/// Probes of one connection: a number out, the same number back.
+pub const PROBE_PROTOCOL: &str = "/aitbc/probe/1";
+/// Whether a node can be reached, tried by others.
+pub const REACH_PROTOCOL: &str = "/aitbc/reach/1";
 /// Kademlia.
 pub const KAD_PROTOCOL: &str = "/aitbc/kad/1";
 /// What identify names; peers of other networks are told apart by the suffix `/<network>`.
@@ -26,6 +30,8 @@ pub const MAX_OFFER_FRAME: usize = 64 * 1024;
 pub const MAX_QUOTE_FRAME: usize = 1024 * 1024;
 /// Largest frame on job streams, in bytes.
 pub const MAX_JOB_FRAME: usize = 1024 * 1024;
+/// Largest frame on reach streams, in bytes.
+pub const MAX_REACH_FRAME: usize = 8 * 1024;
 /// Largest gossip message, in bytes.
 pub const MAX_GOSSIP_BYTES: usize = 32 * 1024;
 

@@ -10,6 +10,7 @@ use aitbc_protocol::{
         Statements, TrustTier,
     },
     quote::{Quote, TokenPrice},
+    reach::{Dialled, MAX_CHECKED, ReachReply, ReachRequest, Refusal},
     receipt::{Cheque, OutputDigest, Receipt, Timings},
     text::Line,
     wire::{self, WireError},
@@ -212,6 +213,8 @@ fn rejection() -> impl Strategy<Value = Rejection> {
         any::<u64>().prop_map(|uc| Rejection::Debt(MicroCredits(uc))),
         line().prop_map(Rejection::Invalid),
         any::<u32>().prop_map(|retry_ms| Rejection::RateLimited { retry_ms }),
+        Just(Rejection::UnknownJob),
+        any::<u32>().prop_map(|newest| Rejection::StaleAttempt { newest }),
     ]
 }
 
@@ -222,6 +225,9 @@ fn to_provider() -> impl Strategy<Value = ToProvider> {
         Just(ToProvider::Cancel),
         (job_id(), nonce(), proptest::option::of(sealed(cheque())))
             .prop_map(|(job, quote, cheque)| ToProvider::Settle { job, quote, cheque }),
+        (job_id(), nonce(), any::<u32>(), any::<u32>())
+            .prop_map(|(job, quote, attempt, next)| ToProvider::Resume { job, quote, attempt, next }),
+        Just(ToProvider::Done),
     ]
 }
 
@@ -229,6 +235,7 @@ fn to_client() -> impl Strategy<Value = ToClient> {
     prop_oneof![
         any::<u32>().prop_map(|queued| ToClient::Accepted { queued }),
         rejection().prop_map(ToClient::Rejected),
+        Just(ToClient::Resumed),
         chunk().prop_map(ToClient::Chunk),
         (sealed(receipt()), proptest::option::of(line()))
             .prop_map(|(receipt, failure)| ToClient::Finished { receipt, failure }),
@@ -240,6 +247,25 @@ fn to_client() -> impl Strategy<Value = ToClient> {
 
 fn gossip() -> impl Strategy<Value = Gossip> {
     prop_oneof![sealed(offer()).prop_map(Gossip::Offer), sealed(heartbeat()).prop_map(Gossip::Heartbeat)]
+}
+
+fn reach_request() -> impl Strategy<Value = ReachRequest> {
+    prop_oneof![
+        Just(ReachRequest::Ping),
+        vec(line(), 0..=MAX_CHECKED).prop_map(|addresses| ReachRequest::Check { addresses }),
+        (node(), vec(line(), 0..=MAX_CHECKED))
+            .prop_map(|(node, addresses)| ReachRequest::Dial { node, addresses }),
+    ]
+}
+
+fn reach_reply() -> impl Strategy<Value = ReachReply> {
+    let dialled = (line(), proptest::option::of(line())).prop_map(|(address, error)| Dialled { address, error });
+    let refusals = vec![Refusal::Nobody, Refusal::Acquainted, Refusal::Addresses, Refusal::Busy];
+    prop_oneof![
+        any::<u64>().prop_map(|now_ms| ReachReply::Pong { now_ms }),
+        (node(), vec(dialled, 0..=MAX_CHECKED)).prop_map(|(by, results)| ReachReply::Dialled { by, results }),
+        proptest::sample::select(refusals).prop_map(ReachReply::Refused),
+    ]
 }
 
 /// Everything that must hold of any encoded message, whatever its type.
@@ -300,6 +326,8 @@ codec! {
         sealed(quote()).prop_map(QuoteReply::Quote),
         rejection().prop_map(QuoteReply::Rejected),
     ], wire::MAX_QUOTE_FRAME;
+    reach_requests: reach_request(), wire::MAX_REACH_FRAME;
+    reach_replies: reach_reply(), wire::MAX_REACH_FRAME;
     messages_to_the_provider: to_provider(), wire::MAX_JOB_FRAME;
     messages_to_the_client: to_client(), wire::MAX_JOB_FRAME;
     statements_offer: offer(), wire::MAX_OFFER_FRAME;
@@ -315,6 +343,7 @@ proptest! {
         let _ = wire::decode::<ToClient>(&bytes, 1024);
         let _ = wire::decode::<ToProvider>(&bytes, 1024);
         let _ = wire::decode::<QuoteReply>(&bytes, 1024);
+        let _ = wire::decode::<ReachReply>(&bytes, 1024);
         let _ = wire::decode_payload::<Offer>(&bytes, 1024);
         let _ = wire::decode_payload::<Receipt>(&bytes, 1024);
     }

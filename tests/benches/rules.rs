@@ -49,6 +49,7 @@ fn ranking(criterion: &mut Criterion) {
             tier: TrustTier::Declared,
             distance_km: (index * 104_729 % 12_000) as f64,
             round_trip_ms: index.is_multiple_of(3).then_some((index % 250) as f64),
+            offline_ms: None,
             failures: 0.0,
         })
         .collect();

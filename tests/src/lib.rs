@@ -1,9 +1,15 @@
-//! Harness of the cross-crate tests: real processes, bare peers for attacks, waiting for conditions.
+//! Harness of the cross-crate tests: real processes, bare peers for attacks, a NAT laboratory, waiting for conditions.
 
+pub mod door;
+#[cfg(target_os = "linux")]
+pub mod lab;
 pub mod peer;
 pub mod process;
+pub mod proxy;
+pub mod relayed;
 pub mod wait;
 
 pub use peer::Peer;
 pub use process::{Process, ProcessBuilder};
+pub use proxy::Proxy;
 pub use wait::eventually;

@@ -1,6 +1,9 @@
 //! Real `aitbc` processes with homes of their own.
 
-use crate::wait::eventually;
+use crate::{
+    door::{Door, Inside},
+    wait::eventually,
+};
 use aitbc_protocol::NodeId;
 use futures::StreamExt;
 use serde_json::Value;
@@ -23,12 +26,17 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The binary under test, built beside the tests.
 pub fn binary() -> PathBuf {
+    beside("aitbc")
+}
+
+/// A program that was built beside the tests.
+pub(crate) fn beside(name: &str) -> PathBuf {
     let mut directory = std::env::current_exe().expect("a test has a path");
     directory.pop();
     if directory.ends_with("deps") {
         directory.pop();
     }
-    let binary = directory.join(format!("aitbc{}", std::env::consts::EXE_SUFFIX));
+    let binary = directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(binary.exists(), "{} is not there: run cargo build --workspace first", binary.display());
     binary
 }
@@ -49,7 +57,19 @@ pub fn models_dir() -> PathBuf {
 
 /// A command of the binary under test without the settings of whoever runs the tests.
 pub fn command(home: &Path) -> Command {
-    let mut command = Command::new(binary());
+    command_through(&[], home)
+}
+
+/// The same behind words of another program that ends by becoming it.
+fn command_through(entry: &[String], home: &Path) -> Command {
+    let mut command = match entry {
+        [] => Command::new(binary()),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary());
+            command
+        }
+    };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("AITBC_") {
             command.env_remove(name);
@@ -82,6 +102,8 @@ pub struct Process {
     pub api: String,
     child: Child,
     arguments: Vec<String>,
+    inside: Option<Inside>,
+    door: Option<Door>,
     http: reqwest::Client,
 }
 
@@ -90,26 +112,31 @@ pub struct Process {
 pub struct ProcessBuilder {
     name: String,
     arguments: Vec<String>,
+    inside: Option<Inside>,
 }
 
 impl ProcessBuilder {
     /// A node on network `local`, on loopback, with ports that the system chooses.
     pub fn new(name: &str, location: &str) -> Self {
-        let arguments = [
-            "up",
-            "--json",
+        Self::on(name, "local", location, "/ip4/127.0.0.1/udp/0/quic-v1,/ip4/127.0.0.1/tcp/0")
+    }
+
+    /// A node in another network namespace, on a network where private addresses mean nothing.
+    pub fn inside(name: &str, listen: &str, inside: Inside) -> Self {
+        Self { inside: Some(inside), ..Self::on(name, "laboratory", "50.1,8.7", listen) }
+    }
+
+    fn on(name: &str, network: &str, location: &str, listen: &str) -> Self {
+        let fixed = "up --json --end-with-parent --mdns=false --upnp=false --api-listen 127.0.0.1:0";
+        let arguments = fixed.split(' ').map(str::to_owned).collect();
+        Self { name: name.to_owned(), arguments, inside: None }.arguments(&[
             "--network",
-            "local",
-            "--end-with-parent",
-            "--mdns=false",
-            "--upnp=false",
-            "--api-listen",
-            "127.0.0.1:0",
+            network,
             "--location",
             location,
-        ];
-        Self { name: name.to_owned(), arguments: arguments.map(str::to_owned).to_vec() }
-            .arguments(&["--listen", "/ip4/127.0.0.1/udp/0/quic-v1,/ip4/127.0.0.1/tcp/0"])
+            "--listen",
+            listen,
+        ])
     }
 
     /// More arguments.
@@ -147,7 +174,7 @@ impl ProcessBuilder {
 
     /// Starts the node in a home that may hold an earlier life.
     pub async fn start_in(self, home: TempDir) -> Process {
-        let (child, ready) = launch(&self.name, home.path(), &self.arguments).await;
+        let (child, ready) = launch(&self.name, home.path(), &self.arguments, self.inside.as_ref()).await;
         let http = aitbc_node::http::client_builder().no_proxy().build().expect("a client");
         let mut process = Process {
             name: self.name,
@@ -157,16 +184,19 @@ impl ProcessBuilder {
             api: String::new(),
             child,
             arguments: self.arguments,
+            inside: self.inside,
+            door: None,
             http,
         };
-        process.take(&ready);
+        process.take(&ready).await;
         process
     }
 }
 
-async fn launch(name: &str, home: &Path, arguments: &[String]) -> (Child, Value) {
+async fn launch(name: &str, home: &Path, arguments: &[String], inside: Option<&Inside>) -> (Child, Value) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(home.join("log")).expect("a log file");
-    let mut child = command(home)
+    let entry = inside.map(|inside| inside.entry.as_slice()).unwrap_or_default();
+    let mut child = command_through(entry, home)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -185,10 +215,16 @@ async fn launch(name: &str, home: &Path, arguments: &[String]) -> (Child, Value)
 }
 
 impl Process {
-    fn take(&mut self, ready: &Value) {
+    async fn take(&mut self, ready: &Value) {
         let addresses = ready["listening"].as_array().map(Vec::as_slice).unwrap_or_default();
         self.addresses = addresses.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         ready["api"].as_str().expect("an API address").clone_into(&mut self.api);
+        if let Some(inside) = &self.inside {
+            let api = self.api.parse().expect("an address and a port");
+            let door = Door::open(inside.clone(), api).await;
+            self.api = door.address.to_string();
+            self.door = Some(door);
+        }
     }
 
     /// The process id.
@@ -207,9 +243,9 @@ impl Process {
             self.addresses.iter().filter_map(|address| address.split("/p2p/").next()).collect();
         let flag = self.arguments.iter().position(|argument| argument == "--listen").expect("set at start");
         self.arguments[flag + 1] = listen.join(",");
-        let (child, ready) = launch(&self.name, self.home.path(), &self.arguments).await;
+        let (child, ready) = launch(&self.name, self.home.path(), &self.arguments, self.inside.as_ref()).await;
         self.child = child;
-        self.take(&ready);
+        self.take(&ready).await;
     }
 
     /// Stops it where it is, as a machine that hangs; [`Process::thaw`] lets it go on.

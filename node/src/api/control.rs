@@ -10,7 +10,7 @@ use crate::{
     market,
     routing::{JobRequest, JobUpdate, RankedCandidate, RunningRequest},
 };
-use aitbc_protocol::{Digest, geo::Location, job::ModelName, receipt::ReceiptFile};
+use aitbc_protocol::{Digest, NodeId, geo::Location, job::ModelName, receipt::ReceiptFile};
 use axum::{
     Json, Router,
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -19,8 +19,8 @@ use axum::{
     routing::{get, post},
 };
 use documents::{
-    JobHeader, JobList, JobSummary, OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList,
-    ReceiptSummary, Status, Stopping,
+    JobHeader, JobList, JobSummary, Netcheck, OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter,
+    ReceiptList, ReceiptSummary, Status, Stopping,
 };
 use serde::Deserialize;
 use std::future::Future;
@@ -42,6 +42,8 @@ pub(super) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/aitbc/v1/status", get(status))
         .route("/aitbc/v1/peers", get(peers))
+        .route("/aitbc/v1/netcheck", get(netcheck))
+        .route("/aitbc/v1/ping", post(ping))
         .route("/aitbc/v1/offers", get(offers))
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
         .route("/aitbc/v1/receipts", get(receipts))
@@ -79,6 +81,25 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
 async fn peers(State(state): State<ApiState>) -> Json<PeerList> {
     let peers = state.parts().network.peers().borrow().clone();
     Json(PeerList { schema: "aitbc.peers/1", peers })
+}
+
+async fn netcheck(State(state): State<ApiState>) -> Result<Json<Netcheck>, Failure> {
+    let report = state.parts().network.report().await.map_err(|error| Failure::internal(error.to_string()))?;
+    Ok(Json(Netcheck { schema: "aitbc.netcheck/1", sentence: crate::netcheck::sentence(&report), report }))
+}
+
+/// The body of `POST /aitbc/v1/ping`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PingRequest {
+    peer: NodeId,
+}
+
+async fn ping(State(state): State<ApiState>, body: Payload) -> Result<Json<crate::netcheck::Ping>, Failure> {
+    let PingRequest { peer } = body.json()?;
+    let _place = state.place()?;
+    let answer = crate::netcheck::ping(&state.parts().network, peer).await;
+    answer.map(Json).map_err(|error| Failure::unreachable(error.to_string()))
 }
 
 async fn offers(State(state): State<ApiState>) -> Json<OfferList> {

@@ -150,6 +150,11 @@ impl Failure {
         Self::new(StatusCode::BAD_GATEWAY, "server_error", message).code("job_failed").retry(Retry::Never)
     }
 
+    /// A peer that does not answer: 502.
+    pub(super) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "server_error", message).code("peer_unreachable").retry(Retry::Soon)
+    }
+
     /// A request that breaks a rule of the protocol. `input` is the parameter that holds the text, `limit` the one
     /// that holds the number of tokens.
     pub(super) fn spec(error: &SpecError, input: &'static str, limit: &'static str) -> Self {

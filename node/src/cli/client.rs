@@ -103,6 +103,12 @@ impl Client {
         Ok(self.send(request).await?.json().await?)
     }
 
+    /// Asks for something and reads the answer.
+    pub(super) async fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Exit> {
+        let request = self.request(reqwest::Method::POST, path).json(body).timeout(Duration::from_secs(60));
+        Ok(self.send(request).await?.json().await?)
+    }
+
     /// Asks for something that has no answer.
     pub(super) async fn post(&self, path: &str) -> Result<(), Exit> {
         let request = self

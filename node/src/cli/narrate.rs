@@ -52,6 +52,12 @@ impl Narrator {
                 "cheque    number {sequence} to {}: {job_total} for this job so far, {tokens} tokens",
                 self.name(provider)
             ),
+            JobUpdate::PathLost { provider, reason } => {
+                eprintln!("lost      the path to {} ({reason}): looking for another", self.name(provider));
+            }
+            JobUpdate::Resumed { provider, after_ms } => {
+                eprintln!("resumed   on {} after {}", self.name(provider), output::duration(*after_ms));
+            }
             JobUpdate::FailedOver { from, reason, kept } => {
                 eprintln!(
                     "failover  {} failed ({reason}): going on elsewhere after {kept} tokens",

@@ -38,6 +38,11 @@ impl Exit {
         Self { code: 3, error }
     }
 
+    /// Something that did not happen in time.
+    pub(super) fn timeout(message: impl fmt::Display) -> Self {
+        Self { code: 5, error: anyhow::anyhow!("{message}") }
+    }
+
     /// A check that does not hold.
     pub(super) fn verification(message: impl fmt::Display) -> Self {
         Self { code: 6, error: anyhow::anyhow!("{message}") }
@@ -54,6 +59,12 @@ impl Exit {
             eprintln!("error: {:#}", self.error);
         }
         ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:#}", self.error)
     }
 }
 

@@ -145,8 +145,10 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
                 return Ok(());
             }
             if !json && !quiet {
-                if matches!(*update, JobUpdate::Receipt { .. } | JobUpdate::FailedOver { .. })
-                    && !answer.is_empty()
+                if matches!(
+                    *update,
+                    JobUpdate::Receipt { .. } | JobUpdate::FailedOver { .. } | JobUpdate::PathLost { .. }
+                ) && !answer.is_empty()
                 {
                     eprintln!();
                 }

@@ -237,6 +237,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     }
     settings.validate()?;
     warn_of_unknown_variables();
+    super::open_files::raise(settings.relay);
     let mut stop = Signals::new()?;
     let config = tokio::select! {
         config = node_config(&settings, &directories) => config?,

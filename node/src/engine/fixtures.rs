@@ -1,10 +1,13 @@
 //! Engines without processes, for tests of what is asked of them.
 
 use super::{
-    Backend, EngineHandle, EngineModel, EngineState, EngineStatus, Generation, Shared, loading,
+    Backend, EngineEvent, EngineHandle, EngineModel, EngineState, EngineStatus, Generation, Shared, loading,
     supervisor::{INBOX, Request},
 };
-use aitbc_protocol::{Digest, job::JobSpec};
+use aitbc_protocol::{
+    Digest,
+    job::{Finish, JobSpec},
+};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,6 +29,54 @@ pub(crate) fn asked(models: Vec<EngineModel>) -> (EngineHandle, mpsc::Receiver<(
     let status = watch::channel(Arc::new(statuses)).1;
     let shared = Shared { status, backends, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
     (EngineHandle { shared: Arc::new(shared) }, noted)
+}
+
+/// A ready engine of `model` that says `tokens` tokens to everything, as far as it is allowed, and holds text back to
+/// the end: token 7 is the text " 7".
+pub(crate) fn saying(model: EngineModel, tokens: u32) -> EngineHandle {
+    let (requests, mut inbox) = mpsc::channel(INBOX);
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let speaking = tasks.clone();
+    tasks.spawn(async move {
+        while let Some(request) = inbox.recv().await {
+            match request {
+                Request::Count { reply, .. } => reply.send(Ok(1)).expect("somebody waits"),
+                Request::Generate { credit, reply, .. } => {
+                    let (events, told) = mpsc::channel(INBOX);
+                    let (granter, grants) = mpsc::channel(INBOX);
+                    speaking.spawn(say(tokens, credit, events, grants));
+                    // Whoever asked may have left.
+                    let _ = reply.send(Ok(Generation::new(told, granter)));
+                }
+                Request::Grant { .. } | Request::Cancel { .. } => {}
+            }
+        }
+    });
+    let backend = Backend::Child { model: model.model.clone(), weights: model.weights, requests };
+    let status = loading(&model.model);
+    let status = vec![EngineStatus { state: EngineState::Ready, models: vec![model], ..status }];
+    let status = watch::channel(Arc::new(status)).1;
+    let backends = vec![backend];
+    let shared = Shared { status, backends, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    EngineHandle { shared: Arc::new(shared) }
+}
+
+async fn say(tokens: u32, mut credit: u32, events: mpsc::Sender<EngineEvent>, mut grants: mpsc::Receiver<u32>) {
+    if events.send(EngineEvent::Started).await.is_err() {
+        return;
+    }
+    for id in 0..tokens {
+        while credit == 0 {
+            let Some(more) = grants.recv().await else { return };
+            credit += more;
+        }
+        credit -= 1;
+        let token = EngineEvent::Token { id: Some(id), text: format!(" {id}"), logprobs: None };
+        if events.send(token).await.is_err() {
+            return;
+        }
+    }
+    let _ = events.send(EngineEvent::Finished { finish: Finish::Stop, text: " end".to_owned() }).await;
 }
 
 async fn answer(weights: Digest, mut inbox: mpsc::Receiver<Request>, note: mpsc::Sender<(Digest, JobSpec)>) {

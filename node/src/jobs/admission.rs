@@ -1,11 +1,13 @@
-//! Serves `/aitbc/job/1`: admits a job under its quote, or settles one that ended without its last words.
+//! Serves `/aitbc/job/1`: admits a job under its quote, lets one go on whose stream broke, or settles one that ended
+//! without its last words.
 
 use super::{
     ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER,
     delivery::Binding,
     desk::Ticket,
     quotes::with_weights,
-    run::{Job, Surroundings, run_job},
+    resuming,
+    run::{Job, KEPT, Surroundings, run_job},
     settle,
 };
 use crate::{
@@ -41,8 +43,13 @@ pub(super) async fn serve(provider: Arc<Provider>, incoming: IncomingStream, tur
             let span = tracing::info_span!("settle", %job, peer = %peer.short());
             settle::serve(&provider.ledger, &provider.desk, stream, quote, cheque).instrument(span).await;
         }
-        Ok(Ok(Some(ToProvider::Ack { .. } | ToProvider::Cancel))) => {
-            let out_of_turn = Rejection::Invalid(Line::lossy("a job stream starts with open or settle"));
+        Ok(Ok(Some(ToProvider::Resume { job, quote, attempt, next }))) => {
+            let span = tracing::info_span!("resume", %job, peer = %peer.short());
+            let Provider { desk, metrics, .. } = &*provider;
+            resuming::serve(desk, metrics, stream, quote, attempt, next).instrument(span).await;
+        }
+        Ok(Ok(Some(ToProvider::Ack { .. } | ToProvider::Cancel | ToProvider::Done))) => {
+            let out_of_turn = Rejection::Invalid(Line::lossy("a job stream starts with open, resume or settle"));
             reject(&provider, &mut stream, out_of_turn).await;
         }
         Ok(Ok(None)) | Err(_) => {}
@@ -152,6 +159,7 @@ impl Provider {
                 metrics: self.metrics.clone(),
                 closing: self.closing.clone(),
                 patience: self.config.payment_patience,
+                kept: KEPT,
             };
             let job = Job { quote, execution, binding, ticket, since, since_ms };
             run_job(job, generation, stream, surroundings).await;

@@ -2,17 +2,12 @@
 
 use aitbc_protocol::{
     Digest,
-    job::{Chunk, Input, Logprobs, MAX_EMBEDDING_INPUTS, WINDOW_TOKENS},
+    job::{Chunk, Input, WINDOW_TOKENS},
     quote::Quote,
     receipt::OutputDigest,
+    resume::{Kept, ResumeFault, Token},
 };
 use sha2::{Digest as _, Sha256};
-use std::collections::VecDeque;
-
-/// Text after which a chunk takes no more: pieces of an upstream server can be long, and a frame has its limit.
-const CHUNK_TEXT_BYTES: usize = 64 * 1024;
-/// Numbers after which a chunk takes no more vectors: half a frame, at five bytes a number.
-const CHUNK_NUMBERS: usize = 100_000;
 
 /// What a receipt binds the answer by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +31,6 @@ impl Binding {
     }
 }
 
-/// One generated token.
-#[derive(Debug)]
-pub(super) struct Token {
-    pub(super) id: Option<u32>,
-    pub(super) text: String,
-    pub(super) logprobs: Option<Logprobs>,
-}
-
 /// The state of one answer on its way. Whatever the engine does, no more than a window of unpaid tokens and no more
 /// than the quote allows leave it.
 #[derive(Debug)]
@@ -55,12 +42,8 @@ pub(super) struct Delivery {
     paid: u32,
     /// Tokens that the engine was allowed.
     granted: u32,
-    /// Tokens taken from the engine, those waiting included.
-    taken: u32,
-    /// Tokens handed to the stream.
-    delivered: u32,
-    waiting: VecDeque<Chunk>,
-    /// A token the engine made beyond its allowance.
+    kept: Kept,
+    /// A token for which there is no room: the engine made it beyond its allowance, or too much is kept.
     held: Option<Token>,
     binding: Binding,
     digest: Sha256,
@@ -75,18 +58,16 @@ impl Delivery {
             limit: quote.max_completion_tokens,
             paid: 0,
             granted: window,
-            taken: 0,
-            delivered: 0,
-            waiting: VecDeque::new(),
+            kept: Kept::default(),
             held: None,
             binding,
             digest: Sha256::new(),
         }
     }
 
-    /// Tokens handed to the stream.
+    /// Tokens handed to a stream.
     pub(super) fn delivered(&self) -> u32 {
-        self.delivered
+        self.kept.delivered()
     }
 
     /// Tokens paid.
@@ -99,101 +80,81 @@ impl Delivery {
         self.held.is_none()
     }
 
-    /// True once all that was generated has been handed over.
-    pub(super) fn is_drained(&self) -> bool {
-        self.waiting.is_empty()
+    /// True once all that was generated has been handed to a stream.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.kept.is_delivered()
     }
 
     /// True while nothing more may go out before a cheque comes.
     pub(super) fn is_paused(&self) -> bool {
-        self.taken < self.limit && self.taken >= self.paid.saturating_add(self.window)
+        self.held.is_some() || self.is_unpaid()
+    }
+
+    fn is_unpaid(&self) -> bool {
+        let taken = self.kept.tokens();
+        taken < self.limit && taken >= self.paid.saturating_add(self.window)
     }
 
     /// Takes a token of the engine. False where the quote has no more tokens: the answer ends before it.
     pub(super) fn token(&mut self, token: Token) -> bool {
-        if self.taken >= self.limit {
+        if self.kept.tokens() >= self.limit {
             return false;
         }
-        if self.is_paused() {
-            self.held = Some(token);
-        } else {
-            self.enqueue(token);
-        }
+        self.take(token);
         true
     }
 
-    fn enqueue(&mut self, token: Token) {
-        let first = self.taken;
-        self.taken += 1;
-        let chunk = self.open_chunk(first);
-        chunk.count += 1;
-        chunk.tokens.extend(token.id);
-        chunk.text.push_str(&token.text);
-        chunk.logprobs.extend(token.logprobs);
+    fn take(&mut self, token: Token) {
+        if self.is_unpaid() || !self.kept.has_room_for(&token) {
+            self.held = Some(token);
+        } else {
+            self.kept.token(token);
+        }
     }
 
-    /// Takes text that belongs to no token of its own: what was held back for a stop sequence that did not come. It
-    /// goes out by itself: a client that has to continue elsewhere keeps the text of chunks with tokens only, for the
-    /// next engine says this part again.
+    /// Takes text that belongs to no token of its own.
     pub(super) fn text(&mut self, text: &str) {
-        if !text.is_empty() {
-            self.waiting.push_back(Chunk { text: text.to_owned(), ..empty_chunk(self.taken) });
-        }
+        self.kept.text(text);
     }
 
     /// Takes the vectors of an embedding job.
     pub(super) fn vectors(&mut self, vectors: Vec<Vec<f32>>) {
-        let mut numbers = CHUNK_NUMBERS;
-        for vector in vectors.into_iter().take(MAX_EMBEDDING_INPUTS) {
-            if numbers.saturating_add(vector.len()) > CHUNK_NUMBERS || self.waiting.is_empty() {
-                numbers = 0;
-                self.waiting.push_back(empty_chunk(self.taken));
-            }
-            numbers += vector.len();
-            if let Some(chunk) = self.waiting.back_mut() {
-                chunk.embeddings.push(vector);
-            }
-        }
+        self.kept.vectors(vectors);
     }
 
-    /// The newest waiting chunk if it takes another token, or a new one.
-    fn open_chunk(&mut self, first: u32) -> &mut Chunk {
-        let open = |chunk: &Chunk| {
-            chunk.count < WINDOW_TOKENS && chunk.text.len() < CHUNK_TEXT_BYTES && chunk.embeddings.is_empty()
-        };
-        if !self.waiting.back().is_some_and(open) {
-            self.waiting.push_back(empty_chunk(first));
-        }
-        self.waiting.back_mut().expect("a chunk was pushed if there was none")
-    }
-
-    /// Hands over the next chunk: everything that has come since the last one, at most 64 tokens.
-    pub(super) fn next_chunk(&mut self) -> Option<Chunk> {
-        let chunk = self.waiting.pop_front()?;
-        self.delivered += chunk.count;
-        match self.binding {
-            Binding::Tokens => chunk.tokens.iter().for_each(|token| self.digest.update(token.to_le_bytes())),
-            Binding::Text => self.digest.update(&chunk.text),
-            Binding::Vectors => {
-                chunk.embeddings.iter().flatten().for_each(|number| self.digest.update(number.to_le_bytes()));
+    /// Hands over the next chunk: everything that has come since the last one, at most 64 tokens. Tells whether it
+    /// goes out for the first time.
+    pub(super) fn next_chunk(&mut self) -> Option<(Chunk, bool)> {
+        let (chunk, fresh) = self.kept.next_chunk()?;
+        if fresh {
+            match self.binding {
+                Binding::Tokens => chunk.tokens.iter().for_each(|token| self.digest.update(token.to_le_bytes())),
+                Binding::Text => self.digest.update(&chunk.text),
+                Binding::Vectors => {
+                    chunk.embeddings.iter().flatten().for_each(|number| self.digest.update(number.to_le_bytes()));
+                }
             }
         }
-        Some(chunk)
+        Some((chunk.clone(), fresh))
     }
 
-    /// Drops what was not handed over: the client has left.
-    pub(super) fn discard(&mut self) {
-        self.waiting.clear();
-        self.held = None;
+    /// The client goes on over a new stream, from chunk `next` on.
+    pub(super) fn resume(&mut self, attempt: u32, next: u32) -> Result<(), ResumeFault> {
+        self.kept.resume(attempt, next)
     }
 
-    /// The first `tokens` tokens are paid. Returns how many more the engine may make.
+    /// Drops what was not handed over: the client has left. Returns whether there was anything.
+    pub(super) fn discard(&mut self) -> bool {
+        let held = self.held.take().is_some();
+        self.kept.discard() || held
+    }
+
+    /// The first `tokens` tokens are paid, and need not be kept any more. Returns how many more the engine may make.
     pub(super) fn pay(&mut self, tokens: u32) -> u32 {
         self.paid = self.paid.max(tokens);
-        if !self.is_paused()
-            && let Some(token) = self.held.take()
-        {
-            self.enqueue(token);
+        self.kept.acknowledge(self.paid);
+        if let Some(token) = self.held.take() {
+            self.take(token);
         }
         let allowed = self.paid.saturating_add(self.window).min(self.limit.max(self.granted));
         let more = allowed.saturating_sub(self.granted);
@@ -212,10 +173,6 @@ impl Delivery {
     }
 }
 
-fn empty_chunk(first: u32) -> Chunk {
-    Chunk { first, count: 0, tokens: vec![], text: String::new(), logprobs: vec![], embeddings: vec![] }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,20 +187,24 @@ mod tests {
         Token { id: Some(id), text: format!("<{id}>"), logprobs: None }
     }
 
+    fn next(delivery: &mut Delivery) -> Chunk {
+        delivery.next_chunk().unwrap().0
+    }
+
     #[test]
     fn tokens_that_wait_together_go_out_together() {
         let mut delivery = delivery(Binding::Tokens);
         assert!((0..3).all(|id| delivery.token(token(id))));
-        let chunk = delivery.next_chunk().unwrap();
+        let chunk = next(&mut delivery);
         assert_eq!((chunk.first, chunk.count, chunk.tokens), (0, 3, vec![0, 1, 2]));
         assert!(delivery.token(token(3)));
         delivery.text("tail");
-        let chunk = delivery.next_chunk().unwrap();
+        let chunk = next(&mut delivery);
         assert_eq!((chunk.first, chunk.count, chunk.text.as_str()), (3, 1, "<3>"));
         // By itself: an engine that continues after these tokens says it again.
-        let chunk = delivery.next_chunk().unwrap();
+        let chunk = next(&mut delivery);
         assert_eq!((chunk.first, chunk.count, chunk.text.as_str()), (4, 0, "tail"));
-        assert!(delivery.is_drained());
+        assert!(delivery.is_delivered());
         assert_eq!(delivery.output(), OutputDigest::Tokens(Digest::of_tokens(&[0, 1, 2, 3])));
     }
 
@@ -254,10 +215,10 @@ mod tests {
         assert!(delivery.is_paused());
         assert!(delivery.token(token(99)));
         assert!(!delivery.has_room());
-        assert_eq!(delivery.next_chunk().unwrap().count, WINDOW_TOKENS);
+        assert_eq!(next(&mut delivery).count, WINDOW_TOKENS);
         assert!(delivery.next_chunk().is_none());
         assert_eq!(delivery.pay(1), 1);
-        assert_eq!(delivery.next_chunk().unwrap().tokens, [99]);
+        assert_eq!(next(&mut delivery).tokens, [99]);
         assert!(delivery.is_paused());
     }
 
@@ -267,7 +228,7 @@ mod tests {
         assert!(delivery.token(token(0)) && delivery.token(token(1)));
         assert!(!delivery.is_paused(), "a whole answer waits for nothing");
         assert!(!delivery.token(token(2)));
-        assert_eq!(delivery.next_chunk().unwrap().count, 2);
+        assert_eq!(next(&mut delivery).count, 2);
         assert_eq!(delivery.pay(2), 0, "nothing more is allowed");
     }
 
@@ -275,9 +236,9 @@ mod tests {
     fn what_is_discarded_is_neither_delivered_nor_bound() {
         let mut delivery = delivery(Binding::Text);
         assert!(delivery.token(token(0)));
-        delivery.next_chunk().unwrap();
+        next(&mut delivery);
         assert!(delivery.token(token(1)));
-        delivery.discard();
+        assert!(delivery.discard());
         assert_eq!(delivery.delivered(), 1);
         assert_eq!(delivery.output(), OutputDigest::Text(Digest::of(b"<0>")));
     }
@@ -288,7 +249,7 @@ mod tests {
         let vectors: Vec<_> = (0..3_u8).map(|number| vec![f32::from(number); 60_000]).collect();
         delivery.vectors(vectors.clone());
         let mut sent = Vec::new();
-        while let Some(chunk) = delivery.next_chunk() {
+        while let Some((chunk, _)) = delivery.next_chunk() {
             let message = aitbc_protocol::messages::ToClient::Chunk(chunk.clone());
             assert!(aitbc_protocol::wire::encode(&message, aitbc_protocol::wire::MAX_JOB_FRAME).is_ok());
             sent.extend(chunk.embeddings);
@@ -297,6 +258,30 @@ mod tests {
         let bytes: Vec<u8> = vectors.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
         assert_eq!(delivery.output(), OutputDigest::Vectors(Digest::of(&bytes)));
         assert_eq!(delivery.delivered(), 0, "vectors are billed by the prompt");
+    }
+
+    #[test]
+    fn a_chunk_that_goes_out_again_is_bound_and_counted_once() {
+        let mut delivery = delivery(Binding::Tokens);
+        assert!(delivery.token(token(0)));
+        next(&mut delivery);
+        delivery.resume(1, 0).unwrap();
+        assert_eq!(delivery.next_chunk().map(|(chunk, fresh)| (chunk.tokens, fresh)), Some((vec![0], false)));
+        assert_eq!(delivery.delivered(), 1);
+        assert_eq!(delivery.output(), OutputDigest::Tokens(Digest::of_tokens(&[0])));
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_kept_waits_for_an_acknowledgement() {
+        let mut delivery = delivery(Binding::Text);
+        let long = |id| Token { text: "x".repeat(400 * 1024), ..token(id) };
+        assert!((0..3).all(|id| delivery.token(long(id))));
+        assert!(delivery.is_paused() && !delivery.has_room(), "two fill the mebibyte");
+        while delivery.next_chunk().is_some() {}
+        assert_eq!(delivery.delivered(), 2);
+        delivery.pay(2);
+        assert!(!delivery.is_paused());
+        assert_eq!(next(&mut delivery).first, 2);
     }
 
     proptest! {
@@ -315,7 +300,7 @@ mod tests {
                             id += 1;
                         }
                     },
-                    1 => if let Some(chunk) = delivery.next_chunk() {
+                    1 => if let Some((chunk, _)) = delivery.next_chunk() {
                         prop_assert_eq!(chunk.first, next);
                         prop_assert_eq!(chunk.tokens, (next..next + chunk.count).collect::<Vec<_>>());
                         next += chunk.count;

@@ -6,6 +6,7 @@
 use super::{
     RunningJob,
     estimate::{Demand, Usage, estimate},
+    resuming::Resumption,
 };
 use crate::engine::EngineModel;
 use aitbc_protocol::{
@@ -21,7 +22,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Used quotes remembered, so that a replay is refused before it costs anything. They are forgotten when they expire,
@@ -45,10 +46,13 @@ pub(super) struct Entry {
     model: ModelName,
     started: AtomicBool,
     paused: AtomicBool,
+    parked: AtomicBool,
     tokens: AtomicU32,
     /// False once the job has left the device and only its last cheque is waited for.
     holds_slot: AtomicBool,
-    /// Ends the job: its client has come back on another stream.
+    /// Takes the next stream of the job: its client goes on with it.
+    door: mpsc::Sender<Resumption>,
+    /// Ends the job: its client has come back to settle.
     interrupt: CancellationToken,
     /// Cancelled once the receipt is on disk, or will not be.
     recorded: CancellationToken,
@@ -135,6 +139,7 @@ impl Desk {
         state.promises.remove(&quote.nonce);
         let tokens = quote.prompt_tokens.saturating_add(quote.max_completion_tokens);
         state.estimate(self.slots, model, if quote.max_completion_tokens == 0 { 0 } else { tokens })?;
+        let (door, streams) = mpsc::channel(1);
         let entry = Arc::new(Entry {
             job: quote.job,
             quote: quote.nonce,
@@ -142,15 +147,17 @@ impl Desk {
             model: quote.model.clone(),
             started: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             tokens: AtomicU32::new(0),
             holds_slot: AtomicBool::new(true),
+            door,
             interrupt: CancellationToken::new(),
             recorded: CancellationToken::new(),
         });
         let queued = state.load().queued;
         state.jobs.insert(quote.nonce, Arc::clone(&entry));
         self.publish_load(&state);
-        Ok(Ticket { desk: self.clone(), entry, queued, expires_ms: quote.expires_ms })
+        Ok(Ticket { desk: self.clone(), entry, queued, door: streams, expires_ms: quote.expires_ms })
     }
 
     /// Ends the job that runs under `quote`, if `client` is its client. The result is cancelled once its receipt is on
@@ -160,6 +167,12 @@ impl Desk {
         let entry = state.jobs.get(quote).filter(|entry| entry.client == *client)?;
         entry.interrupt.cancel();
         Some(entry.recorded.clone())
+    }
+
+    /// Where the job that runs under `quote` takes its next stream, if `client` is its client.
+    pub(super) fn door(&self, quote: &Nonce, client: &NodeId) -> Option<mpsc::Sender<Resumption>> {
+        let state = self.state();
+        state.jobs.get(quote).filter(|entry| entry.client == *client).map(|entry| entry.door.clone())
     }
 
     /// Jobs on the device, for people, in a fixed order.
@@ -175,6 +188,7 @@ impl Desk {
                 model: entry.model.clone(),
                 tokens: entry.tokens.load(Relaxed),
                 paused: entry.paused.load(Relaxed),
+                parked: entry.parked.load(Relaxed),
             })
             .collect();
         running.sort_by_key(|running| running.job);
@@ -226,11 +240,13 @@ pub(super) struct Ticket {
     entry: Arc<Entry>,
     /// Jobs that waited in the engine when this one came.
     pub(super) queued: u32,
+    /// Streams on which the client comes back; one at a time waits.
+    pub(super) door: mpsc::Receiver<Resumption>,
     expires_ms: UnixMillis,
 }
 
 impl Ticket {
-    /// Cancelled when the client comes back on another stream.
+    /// Cancelled when the client comes back to settle.
     pub(super) fn interrupted(&self) -> CancellationToken {
         self.entry.interrupt.clone()
     }
@@ -251,9 +267,10 @@ impl Ticket {
     }
 
     /// How far the job is.
-    pub(super) fn progress(&self, tokens: u32, paused: bool) {
+    pub(super) fn progress(&self, tokens: u32, paused: bool, parked: bool) {
         self.entry.tokens.store(tokens, Relaxed);
         self.entry.paused.store(paused, Relaxed);
+        self.entry.parked.store(parked, Relaxed);
     }
 
     /// The job has left the device: its slot is free.

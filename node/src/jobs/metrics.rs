@@ -37,6 +37,9 @@ pub(super) struct JobMetrics {
     ended: Family<OutcomeLabel, Counter>,
     tokens: Counter,
     rejected: Family<ReasonLabel, Counter>,
+    parked: Gauge,
+    resumed: Counter,
+    resumes_refused: Counter,
     first_token: Histogram,
 }
 
@@ -50,6 +53,9 @@ impl JobMetrics {
             ended: Family::default(),
             tokens: Counter::default(),
             rejected: Family::default(),
+            parked: Gauge::default(),
+            resumed: Counter::default(),
+            resumes_refused: Counter::default(),
             first_token: Histogram::new(buckets),
         };
         metrics.register(|registry| {
@@ -57,6 +63,17 @@ impl JobMetrics {
             registry.register("jobs", "Jobs run for others, by outcome", this.ended.clone());
             registry.register("jobs_tokens", "Tokens delivered to others", this.tokens.clone());
             registry.register("jobs_rejected", "Requests refused, by reason", this.rejected.clone());
+            registry.register("jobs_parked", "Jobs waiting for a client whose path was lost", this.parked.clone());
+            registry.register(
+                "jobs_resumed",
+                "Streams on which a client went on with its job",
+                this.resumed.clone(),
+            );
+            registry.register(
+                "jobs_resumes_refused",
+                "Streams on which a client could not go on",
+                this.resumes_refused.clone(),
+            );
             registry.register(
                 "jobs_first_token_seconds",
                 "Time from admission to the first token sent",
@@ -67,9 +84,23 @@ impl JobMetrics {
     }
 
     /// A job holds a slot until the result is dropped.
-    pub(super) fn start(&self) -> RunningGuard {
-        self.running.inc();
-        RunningGuard(self.running.clone())
+    pub(super) fn start(&self) -> Counted {
+        Counted::in_gauge(&self.running)
+    }
+
+    /// A job waits for its client until the result is dropped.
+    pub(super) fn park(&self) -> Counted {
+        Counted::in_gauge(&self.parked)
+    }
+
+    /// A client went on with its job on another stream.
+    pub(super) fn resumed(&self) {
+        self.resumed.inc();
+    }
+
+    /// A client could not.
+    pub(super) fn resume_refused(&self) {
+        self.resumes_refused.inc();
     }
 
     /// A job ended.
@@ -104,6 +135,8 @@ impl JobMetrics {
             Rejection::QuoteMismatch(_) => "quote_mismatch",
             Rejection::QuoteUsed => "quote_used",
             Rejection::QuoteExpired => "quote_expired",
+            Rejection::UnknownJob => "unknown_job",
+            Rejection::StaleAttempt { .. } => "stale_attempt",
             Rejection::Invalid(_) => "invalid",
             Rejection::Unsupported(_) => "unsupported",
             Rejection::EngineUnavailable(_) => "engine_unavailable",
@@ -113,11 +146,18 @@ impl JobMetrics {
     }
 }
 
-/// Counts one running job for as long as it lives.
+/// Counts one job in a gauge for as long as it lives.
 #[derive(Debug)]
-pub(super) struct RunningGuard(Gauge);
+pub(super) struct Counted(Gauge);
 
-impl Drop for RunningGuard {
+impl Counted {
+    fn in_gauge(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }

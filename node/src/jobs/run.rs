@@ -1,35 +1,45 @@
-//! One job on its stream: tokens of the engine go out, cheques come in, and the job ends with a receipt, whatever
-//! ends it.
+//! One job: tokens of the engine go out, cheques come in, and the job ends with a receipt, whatever ends it.
+//!
+//! The job outlives its stream. Where that breaks the job is parked: the engine goes on to the end of the unpaid
+//! window, what went out is kept, and the client has [`KEPT`] to come back on another stream and to say what it misses.
+//! That lasts until the client says that it has the receipt. It settles where it does not come back.
 
 use super::{
     SHORT_ANSWER,
-    delivery::{Binding, Delivery, Token},
+    delivery::{Binding, Delivery},
     desk::Ticket,
     metrics::{JobMetrics, Outcome},
+    resuming::Resumption,
 };
 use crate::{
-    engine::{EngineError, EngineEvent, Generation},
+    engine::{EngineEvent, Generation},
     market::{Ledger, LedgerError},
-    network::{
-        FramedStream, StreamError,
-        streams::{FrameReader, FrameWriter},
-    },
+    network::{FramedStream, StreamError},
 };
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
-    Signed, UnixMillis,
-    job::Finish,
+    UnixMillis,
+    job::{Finish, Rejection},
     quote::Quote,
-    receipt::{Cheque, Execution},
+    receipt::Execution,
+    resume::KEPT_MS,
     text::Line,
     wire,
 };
+use conclude::Concluded;
 use futures::future::BoxFuture;
+use link::Link;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 mod conclude;
+mod events;
+mod link;
+mod paying;
+
+/// How long a job waits for a client whose stream broke.
+pub(super) const KEPT: Duration = Duration::from_millis(KEPT_MS);
 
 /// An admitted job.
 #[derive(Debug)]
@@ -52,6 +62,8 @@ pub(super) struct Surroundings {
     pub(super) closing: CancellationToken,
     /// How long the job waits at an unpaid window, or for a client that does not read.
     pub(super) patience: Duration,
+    /// How long it waits for a client whose stream broke.
+    pub(super) kept: Duration,
 }
 
 /// Why a job ended.
@@ -76,18 +88,13 @@ impl End {
     }
 }
 
-enum Writer {
-    Idle(FrameWriter),
-    Sending(BoxFuture<'static, Result<FrameWriter, StreamError>>),
-    Gone,
-}
-
 /// What a job waits for.
 enum Step {
     Closing,
     Interrupted,
+    Resumed(Resumption),
     Paid(Result<u32, LedgerError>),
-    Sent(Result<FrameWriter, StreamError>),
+    Sent(Result<(), StreamError>),
     Message(Result<Option<ToProvider>, StreamError>),
     Event(Option<EngineEvent>),
     Stalled,
@@ -99,14 +106,21 @@ struct Run {
     interrupted: CancellationToken,
     delivery: Delivery,
     generation: Option<Generation>,
-    reader: Option<FrameReader>,
-    writer: Writer,
+    link: Link,
     cheque: Option<Taking>,
     /// A cheque has been taken: the prompt and [`Delivery::paid`] tokens are paid.
     any_cheque: bool,
+    /// What is on its way to the client goes out for the first time.
+    fresh: bool,
     ending: Option<End>,
-    /// When the client last took something or paid more than before.
+    concluded: Option<Concluded>,
+    /// The node is stopping.
+    closing: bool,
+    /// Since when it is the client's turn.
     progress: Instant,
+    /// When the client last took something that it had not had before, or paid more than before. A client that only
+    /// comes back gains [`Surroundings::kept`] from here on, however often it does.
+    earned: Instant,
     timings: Moments,
 }
 
@@ -120,10 +134,10 @@ struct Moments {
 /// A cheque on its way to the disk.
 type Taking = BoxFuture<'static, Result<u32, LedgerError>>;
 
-/// Runs a job to its end: until its receipt is on disk and the last cheque has come, or will not come. `job` has been
-/// recorded in the ledger and `generation` has been allowed one window.
+/// Runs a job to its end: until its receipt is on disk and the client has it with all that it misses, or will not come
+/// for it. `job` has been recorded in the ledger and `generation` has been allowed one window.
 pub(super) async fn run_job(job: Job, generation: Generation, stream: FramedStream, around: Surroundings) {
-    let (reader, writer) = stream.split();
+    let now = Instant::now();
     let accepted = ToClient::Accepted { queued: job.ticket.queued };
     let mut run = Run {
         interrupted: job.ticket.interrupted(),
@@ -131,49 +145,54 @@ pub(super) async fn run_job(job: Job, generation: Generation, stream: FramedStre
         job,
         around,
         generation: Some(generation),
-        reader: Some(reader),
-        writer: send(writer, accepted),
+        link: Link::open(stream, accepted),
         cheque: None,
         any_cheque: false,
+        fresh: true,
         ending: None,
-        progress: Instant::now(),
+        concluded: None,
+        closing: false,
+        progress: now,
+        earned: now,
         timings: Moments::default(),
     };
-    let end = run.until_end().await;
-    run.conclude(end).await;
-}
-
-fn send(mut writer: FrameWriter, message: ToClient) -> Writer {
-    Writer::Sending(Box::pin(async move {
-        writer.send(&message, wire::MAX_JOB_FRAME).await?;
-        Ok(writer)
-    }))
+    run.run_to_end().await;
+    run.job.ticket.door.close();
+    while let Ok(late) = run.job.ticket.door.try_recv() {
+        late.refuse(Rejection::UnknownJob);
+    }
 }
 
 impl Run {
-    /// One step after the other until the job has ended and all that is still to be sent is on its way.
-    async fn until_end(&mut self) -> End {
+    /// One step after the other until the client has all of it, or will not come for it.
+    async fn run_to_end(&mut self) {
         loop {
             self.send_next();
-            self.job.ticket.progress(self.delivery.delivered(), self.is_paused());
-            let quiet = self.delivery.is_drained() && self.cheque.is_none();
-            if quiet
-                && !matches!(self.writer, Writer::Sending(_))
-                && let Some(end) = self.ending.take()
-            {
-                return end;
+            self.job.ticket.progress(self.delivery.delivered(), self.is_paused(), self.link.is_parked());
+            if self.has_ended() {
+                if !self.conclude().await {
+                    return;
+                }
+                continue;
+            }
+            if self.concluded.is_some() && (self.link.is_gone() || self.link.is_closed()) {
+                return;
             }
             match self.step().await {
-                Step::Closing => self.end(End::failed("the provider is stopping")),
-                Step::Interrupted => self.lose("the client came back on another stream"),
+                Step::Closing => self.close(),
+                Step::Interrupted => self.abandon("the client came back on another stream", End::cancelled()),
+                Step::Resumed(resumption) => self.resume(resumption),
                 Step::Paid(paid) => self.paid(paid).await,
-                Step::Sent(Ok(writer)) => {
-                    self.writer = Writer::Idle(writer);
-                    self.progress = Instant::now();
-                }
+                Step::Sent(Ok(())) => self.sent(),
                 Step::Message(Ok(Some(message))) => self.message(message),
-                Step::Message(Ok(None)) => self.lose("the client left"),
-                Step::Sent(Err(error)) | Step::Message(Err(error)) => self.lose(&error.to_string()),
+                Step::Message(Ok(None)) => self.client_closed(),
+                Step::Message(Err(error @ StreamError::Wire(_))) => {
+                    self.abandon(&error.to_string(), End::cancelled());
+                }
+                Step::Sent(Err(error @ StreamError::Wire(_))) => {
+                    self.abandon(&error.to_string(), End::failed("the answer does not fit a message"));
+                }
+                Step::Sent(Err(error)) | Step::Message(Err(error)) => self.park(&error.to_string()),
                 Step::Event(event) => {
                     self.event(event);
                     self.take_ready();
@@ -185,187 +204,154 @@ impl Run {
 
     /// What happens next. Cheques and messages come before tokens, so that a cancelled job stops at once.
     async fn step(&mut self) -> Step {
-        let live = self.ending.is_none();
+        // One cheque at a time: while one is being written, the next waits in the stream.
         let hears = self.cheque.is_none();
-        let takes = live && self.delivery.has_room();
-        let patience = self.patience();
-        let Self { around, interrupted, cheque, writer, reader, generation, progress, .. } = self;
+        let takes = self.ending.is_none() && self.delivery.has_room();
+        let here = !self.link.is_gone();
+        let deadline = self.deadline();
+        let Self { job, around, interrupted, cheque, link, generation, closing, .. } = self;
+        let (reader, writer) = link.sides();
         tokio::select! {
             biased;
-            () = around.closing.cancelled(), if live => Step::Closing,
-            () = interrupted.cancelled(), if live => Step::Interrupted,
+            () = around.closing.cancelled(), if !*closing => Step::Closing,
+            () = interrupted.cancelled(), if here => Step::Interrupted,
+            Some(resumption) = job.ticket.door.recv(), if here => Step::Resumed(resumption),
             Some(paid) = async { Some(cheque.as_mut()?.await) } => Step::Paid(paid),
-            Some(sent) = async { match writer {
-                Writer::Sending(sending) => Some(sending.await),
-                Writer::Idle(_) | Writer::Gone => None,
-            } } => Step::Sent(sent),
-            // One cheque at a time: while one is being written, the next waits in the stream.
-            Some(message) = async { Some(reader.as_mut()?.receive(wire::MAX_JOB_FRAME).await) }, if hears => {
+            Some(sent) = async { writer?.sent().await } => Step::Sent(sent),
+            Some(message) = async { Some(reader?.receive(wire::MAX_JOB_FRAME).await) }, if hears => {
                 Step::Message(message)
             }
             Some(event) = async { Some(generation.as_mut()?.events.recv().await) }, if takes => Step::Event(event),
-            () = sleep_until(*progress + patience) => Step::Stalled,
+            () = sleep_until(deadline), if here => Step::Stalled,
         }
     }
 
-    /// How long the client may do nothing: less once only the last words are to be said.
-    fn patience(&self) -> Duration {
+    /// Until when the client may do nothing: less once only the last words are to be said.
+    fn deadline(&self) -> Instant {
         let patience = self.around.patience;
-        if self.ending.is_some() { patience.min(SHORT_ANSWER) } else { patience }
+        match (&self.link, &self.concluded) {
+            (Link::Parked { since, .. }, _) => *since + self.around.kept,
+            (_, Some(concluded)) => self.progress + concluded.patience(self.closing),
+            (_, None) if self.ending.is_some() => self.progress + patience.min(SHORT_ANSWER),
+            (_, None) => self.progress + patience,
+        }
     }
 
     fn is_paused(&self) -> bool {
         self.ending.is_none() && self.delivery.is_paused()
     }
 
-    /// Sends the next chunk if the last one is out.
+    /// True once nothing more of the answer comes and all of it has gone out, or will not: the receipt is due.
+    fn has_ended(&self) -> bool {
+        let quiet = self.cheque.is_none() && !self.link.is_sending();
+        self.concluded.is_none() && self.ending.is_some() && quiet && self.delivery.is_delivered()
+    }
+
+    /// Sends what is next if the last message is out.
     fn send_next(&mut self) {
-        if !matches!(self.writer, Writer::Idle(_)) {
+        if !self.link.is_idle() {
             return;
         }
-        let Some(chunk) = self.delivery.next_chunk() else { return };
-        let Writer::Idle(writer) = std::mem::replace(&mut self.writer, Writer::Gone) else { return };
-        if self.timings.first_token_ms.is_none() {
-            let elapsed = self.job.since.elapsed();
-            self.timings.first_token_ms = Some(milliseconds(elapsed));
-            self.around.metrics.first_token(elapsed.as_secs_f64());
+        let Some((chunk, fresh)) = self.delivery.next_chunk() else { return self.send_last() };
+        self.fresh = fresh;
+        if fresh {
+            if self.timings.first_token_ms.is_none() {
+                let elapsed = self.job.since.elapsed();
+                self.timings.first_token_ms = Some(milliseconds(elapsed));
+                self.around.metrics.first_token(elapsed.as_secs_f64());
+            }
+            self.around.metrics.delivered(chunk.count);
         }
-        self.around.metrics.delivered(chunk.count);
-        self.writer = send(writer, ToClient::Chunk(chunk));
+        self.link.send(ToClient::Chunk(chunk));
     }
 
-    /// Ends the job; only the first reason counts. The device stops at its next step.
+    /// A message is out.
+    fn sent(&mut self) {
+        if self.fresh { self.earn() } else { self.touch() }
+    }
+
+    /// The client has come a step further.
+    fn earn(&mut self) {
+        self.earned = Instant::now();
+        self.progress = self.earned;
+    }
+
+    /// It is the client's turn again, without having come further.
+    fn touch(&mut self) {
+        self.progress = Instant::now().min(self.earned + self.around.kept);
+    }
+
+    /// Ends the job. The device stops at its next step. Only the first reason counts, unless an answer that was whole
+    /// breaks off before all of it has gone out.
     fn end(&mut self, end: End) {
         self.generation = None;
-        if end.finish == Finish::Cancelled {
-            self.delivery.discard();
+        self.job.ticket.left_device();
+        let leaves = end.finish == Finish::Cancelled || self.link.is_gone();
+        let cut = leaves && self.delivery.discard();
+        match &self.ending {
+            Some(first) if !cut || first.outcome != Outcome::Completed => {}
+            _ => self.ending = Some(end),
         }
-        self.ending.get_or_insert(end);
     }
 
-    /// Ends the job without a client to talk to.
-    fn lose(&mut self, why: &str) {
-        tracing::debug!(why, "the stream is given up");
-        self.writer = Writer::Gone;
-        self.reader = None;
-        self.delivery.discard();
-        self.end(End::cancelled());
-    }
-
-    fn stalled(&mut self) {
-        if matches!(self.writer, Writer::Sending(_)) {
-            self.lose("the client does not read");
-        } else if self.is_paused() {
-            self.end(End::unpaid(&format!("no cheque came within {:?}", self.around.patience)));
-        } else {
-            // It is the engine that takes its time.
+    /// The node stops.
+    fn close(&mut self) {
+        self.closing = true;
+        self.end(End::failed("the provider is stopping"));
+        if self.link.is_parked() {
+            self.abandon("the provider is stopping", End::cancelled());
+        }
+        if self.concluded.is_some() {
             self.progress = Instant::now();
         }
     }
 
-    fn message(&mut self, message: ToProvider) {
-        match message {
-            ToProvider::Ack { next, cheque } => match self.acknowledged(next, cheque) {
-                Ok(taking) => self.cheque = Some(taking),
-                Err(end) => self.end(end),
-            },
-            ToProvider::Cancel => self.end(End::cancelled()),
-            ToProvider::Open { .. } | ToProvider::Settle { .. } => {
-                self.end(End::unpaid("a second job on the same stream"));
-            }
+    /// Waits for the client to come back: its stream broke.
+    fn park(&mut self, why: &str) {
+        let over = self.concluded.as_ref().is_some_and(|concluded| concluded.confirmed);
+        if over || self.closing {
+            return self.abandon(why, End::cancelled());
         }
+        tracing::debug!(why, "parked");
+        self.link = Link::Parked { since: Instant::now(), _counted: self.around.metrics.park() };
     }
 
-    /// Hands a cheque to the ledger, if it is for what it acknowledges.
-    fn acknowledged(&self, next: u32, cheque: Signed<Cheque>) -> Result<Taking, End> {
-        if cheque.read_unverified().map(|cheque| cheque.tokens) != Ok(next) {
-            return Err(End::unpaid("the cheque is not for the tokens acknowledged"));
-        }
-        let ledger = self.around.ledger.clone();
-        let (quote, client) = (self.job.quote.nonce, self.job.quote.client);
-        let delivered = self.delivery.delivered();
-        Ok(Box::pin(async move { ledger.take_cheque(quote, client, cheque, delivered).await }))
+    /// Goes on without a client to talk to, to a receipt that it can settle for.
+    fn abandon(&mut self, why: &str, end: End) {
+        tracing::debug!(why, "the client is given up");
+        self.link = Link::Gone;
+        self.end(end);
     }
 
-    async fn paid(&mut self, paid: Result<u32, LedgerError>) {
-        self.cheque = None;
-        match paid {
-            Ok(tokens) => {
-                // A cheque that says nothing new buys no time: repeated, it would hold the slot for ever.
-                if !self.any_cheque || tokens > self.delivery.paid() {
-                    self.progress = Instant::now();
-                }
-                self.any_cheque = true;
-                let more = self.delivery.pay(tokens);
-                if more > 0
-                    && let Some(generation) = &self.generation
-                {
-                    generation.grant(more).await;
-                }
-            }
-            Err(error) => self.end(refused_cheque(&error)),
+    /// The client is back on another stream, if it is its newest one.
+    fn resume(&mut self, resumption: Resumption) {
+        let Resumption { attempt, next, .. } = resumption;
+        if let Err(fault) = self.delivery.resume(attempt, next) {
+            return resumption.refuse(fault.into());
         }
+        tracing::debug!(attempt, next, "resumed");
+        self.around.metrics.resumed();
+        self.fresh = false;
+        self.link = Link::open(resumption.accept(), ToClient::Resumed);
+        if let Some(concluded) = &mut self.concluded {
+            concluded.again();
+        }
+        self.touch();
     }
 
-    /// Takes what the engine has told already, so that tokens which came together go out together.
-    fn take_ready(&mut self) {
-        while self.delivery.has_room()
-            && let Some(event) = self.generation.as_mut().and_then(|generation| generation.events.try_recv().ok())
-        {
-            self.event(Some(event));
+    fn stalled(&mut self) {
+        if self.link.is_parked() {
+            self.abandon("the client did not come back", End::cancelled());
+        } else if self.link.is_sending() {
+            self.park("the client does not read");
+        } else if self.concluded.is_some() {
+            self.says_nothing();
+        } else if self.is_paused() {
+            self.end(End::unpaid(&format!("no cheque came within {:?}", self.around.patience)));
+        } else {
+            // It is the engine that takes its time.
+            self.earn();
         }
-    }
-
-    fn event(&mut self, event: Option<EngineEvent>) {
-        match event {
-            Some(EngineEvent::Started) => {
-                self.job.ticket.started();
-                self.timings.queued_ms.get_or_insert(milliseconds(self.job.since.elapsed()));
-            }
-            Some(EngineEvent::Token { id, text, logprobs }) => {
-                if !self.delivery.token(Token { id, text, logprobs }) {
-                    self.end(End { finish: Finish::Length, outcome: Outcome::Completed, failure: None });
-                }
-            }
-            Some(EngineEvent::Embeddings(vectors)) => self.delivery.vectors(vectors),
-            Some(EngineEvent::Finished { finish, text }) => {
-                self.delivery.text(&text);
-                self.end(match finish {
-                    Finish::Stop | Finish::Length => End { finish, outcome: Outcome::Completed, failure: None },
-                    Finish::Cancelled => End::cancelled(),
-                    Finish::Failed => End::failed("the engine failed"),
-                });
-            }
-            Some(EngineEvent::Failed(error)) => {
-                tracing::warn!(%error, "the engine failed");
-                self.end(End::failed(told(&error)));
-            }
-            None => self.end(End::failed("the engine stopped")),
-        }
-    }
-}
-
-/// What becomes of a job whose client pays with a cheque that the ledger does not take.
-fn refused_cheque(error: &LedgerError) -> End {
-    match error {
-        LedgerError::Cheque(_) | LedgerError::Signature(_) | LedgerError::UnknownJob | LedgerError::Ended(_) => {
-            End::unpaid(&format!("cheque refused: {error}"))
-        }
-        _ => {
-            tracing::error!(%error, "a cheque could not be recorded");
-            End::failed("the provider cannot record payments now")
-        }
-    }
-}
-
-/// What the client is told of an engine's failure; the rest is for the owner's log.
-fn told(error: &EngineError) -> &'static str {
-    match error {
-        EngineError::Crashed(_) => "the engine crashed",
-        EngineError::NotReady(_) => "the engine was stopped",
-        EngineError::ContextTooSmall { .. } => "the request does not fit the model's context",
-        EngineError::Unsupported(_) => "the engine does not support the request",
-        EngineError::UnknownModel(_) | EngineError::Full | EngineError::Failed(_) => "the engine failed",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     JobsConfig, Provider, QUOTE_LIMITS,
-    admission::record,
+    admission::{self, record},
     delivery::Binding,
     desk::{Desk, Ticket},
     job_limits,
@@ -14,7 +14,7 @@ use crate::{
     clock::now_ms,
     engine::{EngineError, EngineEvent, EngineHandle, EngineModel, Generation},
     market::Ledger,
-    network::{FramedStream, streams::StreamLimits},
+    network::{FramedStream, IncomingStream, streams::StreamLimits},
     routing::offer_streams::OFFER_LIMITS,
     storage::{Side, Store},
     telemetry::Metrics,
@@ -31,30 +31,39 @@ use aitbc_protocol::{
     text::Line,
     wire::MAX_JOB_FRAME,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{Semaphore, mpsc},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
+mod resuming;
+
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(30);
 
-pub(super) fn network() -> NetworkId {
+pub(crate) fn network() -> NetworkId {
     NetworkId::new(NetworkId::LOCAL).unwrap()
 }
 
-pub(super) fn provider_key() -> SecretKey {
+pub(crate) fn provider_key() -> SecretKey {
     SecretKey::from_bytes(&[1; 32])
 }
 
-pub(super) fn client_key() -> SecretKey {
+pub(crate) fn client_key() -> SecretKey {
     SecretKey::from_bytes(&[2; 32])
 }
 
-pub(super) fn spec() -> JobSpec {
+pub(crate) fn spec() -> JobSpec {
     JobSpec {
         model: "smollm2:135m".parse().unwrap(),
         weights: None,
@@ -67,7 +76,7 @@ pub(super) fn spec() -> JobSpec {
     }
 }
 
-pub(super) fn engine_model() -> EngineModel {
+pub(crate) fn engine_model() -> EngineModel {
     EngineModel {
         model: spec().model,
         weights: Digest([3; 32]),
@@ -86,7 +95,7 @@ fn execution() -> Execution {
     Execution { engine, quantisation, device, sampling: spec().sampling }
 }
 
-pub(super) fn config() -> JobsConfig {
+pub(crate) fn config() -> JobsConfig {
     JobsConfig {
         network: network(),
         cell: "u09t".parse::<Cell>().unwrap(),
@@ -97,7 +106,7 @@ pub(super) fn config() -> JobsConfig {
     }
 }
 
-pub(super) fn quote() -> Quote {
+pub(crate) fn quote() -> Quote {
     let token_price = TokenPrice { prompt: MicroCredits(1_000), completion: MicroCredits(3_000) };
     let issued_ms = now_ms();
     Quote {
@@ -173,6 +182,8 @@ struct Nodes {
     desk: Desk,
     metrics: Metrics,
     closing: CancellationToken,
+    /// How long a job waits for a client whose stream broke.
+    kept: Duration,
     _directories: [tempfile::TempDir; 2],
 }
 
@@ -182,6 +193,7 @@ struct Scene {
     client: FramedStream,
     task: JoinHandle<()>,
     seen: Vec<u32>,
+    chunks: u32,
 }
 
 fn ledger(key: SecretKey, metrics: &Metrics) -> (Ledger, tempfile::TempDir) {
@@ -209,12 +221,77 @@ pub(super) fn provider(engine: EngineHandle) -> (Provider, tempfile::TempDir) {
     (provider, directory)
 }
 
+/// A provider that serves the streams it is handed as if its network had brought them.
+pub(crate) struct TestProvider {
+    provider: Mutex<Arc<Provider>>,
+    tasks: Mutex<JoinSet<()>>,
+    served: AtomicUsize,
+    restart_before: AtomicUsize,
+    _directory: tempfile::TempDir,
+}
+
+impl TestProvider {
+    pub(crate) fn new(engine: EngineHandle) -> Self {
+        let (provider, directory) = provider(engine);
+        Self {
+            provider: Mutex::new(Arc::new(provider)),
+            tasks: Mutex::default(),
+            served: AtomicUsize::new(0),
+            restart_before: AtomicUsize::new(0),
+            _directory: directory,
+        }
+    }
+
+    /// Forgets its jobs before it serves the stream with this number; streams count from one.
+    pub(crate) fn restart_before_stream(&self, number: usize) {
+        self.restart_before.store(number, Relaxed);
+    }
+
+    pub(crate) fn serve(&self, stream: FramedStream) {
+        if self.served.fetch_add(1, Relaxed) + 1 == self.restart_before.load(Relaxed) {
+            self.tasks.lock().unwrap().abort_all();
+            let mut provider = self.provider.lock().unwrap();
+            *provider = Arc::new(provider.restarted());
+        }
+        let incoming = IncomingStream { peer: stream.peer(), stream };
+        let serving = admission::serve(Arc::clone(&self.provider.lock().unwrap()), incoming, Ok(()));
+        self.keep(serving);
+    }
+
+    /// Runs a task for as long as the provider lives.
+    pub(crate) fn keep(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap().spawn(task);
+    }
+
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.provider.lock().unwrap().ledger.clone()
+    }
+}
+
+impl Provider {
+    /// The same node with nothing in its memory.
+    fn restarted(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            key: self.key.clone(),
+            me: self.me,
+            engine: self.engine.clone(),
+            ledger: self.ledger.clone(),
+            desk: Desk::new(self.config.slots),
+            metrics: self.metrics.clone(),
+            counting: Semaphore::new(1),
+            stop: CancellationToken::new(),
+            closing: CancellationToken::new(),
+        }
+    }
+}
+
 fn nodes() -> Nodes {
     let metrics = Metrics::default();
     let (provider, first) = ledger(provider_key(), &metrics);
     let (client, second) = ledger(client_key(), &Metrics::default());
     let closing = CancellationToken::new();
-    Nodes { provider, client, desk: Desk::new(4), metrics, closing, _directories: [first, second] }
+    Nodes { provider, client, desk: Desk::new(4), metrics, closing, kept: LONG, _directories: [first, second] }
 }
 
 impl Nodes {
@@ -247,12 +324,13 @@ impl Nodes {
             metrics: JobMetrics::new(&self.metrics),
             closing: self.closing.clone(),
             patience,
+            kept: self.kept,
         };
         let task = tokio::spawn(run_job(job, Generation::new(receiver, granter), stream, around));
         assert!(matches!(receive(&mut client).await, Some(ToClient::Accepted { .. })));
         let engine = Script { events, grants, next: 0 };
         engine.say(EngineEvent::Started).await;
-        Scene { engine, client, task, seen: vec![] }
+        Scene { engine, client, task, seen: vec![], chunks: 0 }
     }
 
     async fn run(&self) -> Scene {
@@ -278,6 +356,7 @@ impl Nodes {
         let said = receive(&mut scene.client).await;
         assert!(matches!(said, Some(ToClient::Paid { total: paid }) if paid == total), "{said:?}");
         assert!(receive(&mut scene.client).await.is_none(), "the stream is closed once the last cheque is taken");
+        scene.send(ToProvider::Done).await;
     }
 }
 
@@ -297,6 +376,7 @@ impl Scene {
                 Some(ToClient::Chunk(chunk)) => {
                     assert_eq!(chunk.first as usize, self.seen.len(), "chunks are numbered without a gap");
                     self.seen.extend(chunk.tokens);
+                    self.chunks += 1;
                 }
                 other => panic!("expected tokens, got {other:?}"),
             }
@@ -308,7 +388,10 @@ impl Scene {
     async fn finished(&mut self) -> (Signed<Receipt>, Receipt, Option<Line<160>>) {
         loop {
             match receive(&mut self.client).await {
-                Some(ToClient::Chunk(chunk)) => self.seen.extend(chunk.tokens),
+                Some(ToClient::Chunk(chunk)) => {
+                    self.seen.extend(chunk.tokens);
+                    self.chunks += 1;
+                }
                 Some(ToClient::Finished { receipt, failure }) => {
                     let read = signing::open(&receipt, &network()).expect("a valid signature");
                     return (receipt, read, failure);
@@ -466,23 +549,6 @@ async fn a_cancelled_job_leaves_the_device_at_once_and_bills_what_was_sent() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_cancels_the_job() {
-    let nodes = nodes();
-    let mut scene = nodes.run().await;
-    scene.engine.tokens(7).await;
-    scene.read(7).await;
-    let Scene { engine, client, task, .. } = scene;
-    drop(client);
-    engine.dropped().await;
-    timeout(LONG, task).await.unwrap().unwrap();
-    let record = nodes.provider.job(Side::Provider, quote().nonce).await.unwrap().unwrap();
-    assert_eq!((record.state, record.finish), (JobState::Delivered, Some(Finish::Cancelled)));
-    let receipt = record.receipt.unwrap().read_unverified().unwrap();
-    assert_eq!(receipt.completion_tokens, 7);
-    assert!(nodes.desk.running().is_empty());
-}
-
-#[tokio::test]
 async fn a_crash_of_the_engine_is_a_typed_end_that_bills_what_came_before() {
     let nodes = nodes();
     let mut scene = nodes.run().await;
@@ -512,6 +578,7 @@ async fn an_engine_that_fails_before_the_first_token_has_sold_nothing() {
     let said = receive(&mut scene.client).await;
     let nothing = matches!(said, Some(ToClient::Paid { total: MicroCredits::ZERO }));
     assert!(nothing, "nothing is owed, nothing is waited for: {said:?}");
+    scene.send(ToProvider::Done).await;
     scene.joined().await;
     assert_eq!(nodes.provider_state().await, JobState::Failed);
 }
@@ -600,6 +667,7 @@ async fn vectors_are_paid_by_the_prompt() {
     scene.send(ToProvider::Ack { next: 0, cheque }).await;
     let said = receive(&mut scene.client).await;
     assert!(matches!(said, Some(ToClient::Paid { total }) if total == quote.max_total), "{said:?}");
+    scene.send(ToProvider::Done).await;
     scene.joined().await;
     assert_eq!(nodes.provider_state().await, JobState::Completed);
 }

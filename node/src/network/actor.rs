@@ -5,8 +5,8 @@
 //! answered at once.
 
 use super::{
-    GossipMessage, NetworkConfig, PeerInfo, Reachability,
-    addresses::{AddressPolicy, is_relayed, transport, without_peer},
+    GossipMessage, NetworkConfig, PathKind, PeerInfo, Reachability,
+    addresses::{AddressPolicy, is_relayed, source_ip, without_peer},
     behaviour::{Behaviour, BehaviourEvent, protocol_version},
     bootstrap::Bootstrap,
     discovery::Discovery,
@@ -15,16 +15,18 @@ use super::{
     metrics::{ConnectionLabels, NetworkMetrics},
     peer_table::{self, PeerTable},
     peers::{Connection, Peers},
+    probe::{self, Pace, Report},
     reach::Reaching,
-    reachability::OwnAddresses,
+    reachability::{self, OwnAddresses},
+    visits::Visits,
 };
-use aitbc_protocol::{geo::Cell, wire::KAD_PROTOCOL};
+use aitbc_protocol::{NodeId, UnixMillis, geo::Cell, wire::KAD_PROTOCOL};
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm, autonat,
     core::{ConnectedPoint, transport::ListenerId},
-    identify, mdns, ping, relay,
-    swarm::{ConnectionId, SwarmEvent},
+    dcutr, identify, mdns, relay,
+    swarm::{ConnectionError, ConnectionId, SwarmEvent},
     upnp,
 };
 use std::{
@@ -39,10 +41,13 @@ use tokio::{
 };
 
 mod bootstrapping;
+pub(super) mod checking;
 mod discovering;
 mod gossiping;
+pub(super) mod missing;
 mod reaching;
-mod relaying;
+pub(super) mod relaying;
+mod upgrading;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -66,6 +71,8 @@ pub(super) struct Publisher {
     pub(super) listening: watch::Sender<Arc<Vec<Multiaddr>>>,
     pub(super) peers: watch::Sender<Arc<Vec<PeerInfo>>>,
     pub(super) reachability: watch::Sender<Reachability>,
+    pub(super) candidates: watch::Sender<Arc<Vec<Multiaddr>>>,
+    pub(super) offline: watch::Sender<Arc<HashMap<NodeId, UnixMillis>>>,
 }
 
 /// Owns the swarm and all that is known of the network.
@@ -81,13 +88,15 @@ pub(super) struct Actor {
     pub(super) peers: Peers,
     pub(super) reaching: Reaching,
     pub(super) own: OwnAddresses,
+    pub(super) visits: Visits,
+    pub(super) checks: checking::Checks,
     pub(super) discovery: Discovery,
     pub(super) bootstrap: Bootstrap,
     pub(super) table: PeerTable,
     pub(super) topics: BTreeSet<Cell>,
     pub(super) forwarders: ForwarderLimits,
-    /// Relays this node listens through.
-    pub(super) reservations: HashMap<ListenerId, PeerId>,
+    pub(super) reservations: relaying::Reservations,
+    pub(super) missing: missing::MissingPeers,
     pub(super) server_mode: Option<bool>,
     pub(super) scores_at: Instant,
     pub(super) peers_changed: bool,
@@ -142,6 +151,9 @@ impl Actor {
             }
             Command::Judge { id, forwarder, verdict } => self.judge(&id, &super::peer_id(&forwarder), verdict),
             Command::Reach { peer, addresses, want } => self.reach(peer, &addresses, want),
+            Command::DialBack { node, address, reply } => self.dial_back(node, address, reply),
+            Command::Report { reply } => drop(reply.send(self.report(Instant::now()))),
+            Command::Checked { by, results } => self.checked(by, results, Instant::now()),
             Command::Shutdown { .. } => {} // ends the loop in `run`
         }
     }
@@ -149,6 +161,10 @@ impl Actor {
     fn on_tick(&mut self, now: Instant) {
         self.seek_peers(now);
         self.expire_attempts(now);
+        self.expire_checks(now);
+        self.set_paces();
+        self.seek_missing(now);
+        self.keep_reservations(now);
         self.tend_dht(now);
         if let Some((path, bytes)) = self.table.take_write(now, false) {
             tokio::task::spawn_blocking(move || write_table(&path, &bytes));
@@ -157,7 +173,7 @@ impl Actor {
             self.scores_at = now + SCORE_INTERVAL;
             self.peers.expire_bans(now);
             self.part_with_misbehaving(now);
-            self.keep_reservations();
+            self.open_relayed_again(false, now);
             let refused = self.swarm.behaviour().streams.refused();
             let counted = self.metrics.streams_refused.get();
             self.metrics.streams_refused.inc_by(refused.saturating_sub(counted));
@@ -171,16 +187,17 @@ impl Actor {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
-                let cause =
-                    cause.map_or_else(|| "the connection was closed".to_owned(), |cause| cause.to_string());
-                self.on_closed(peer_id, connection_id, num_established == 0, &cause);
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                self.on_closed(peer_id, connection_id, cause.as_ref());
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.metrics.dials_failed.inc();
                 tracing::debug!(?peer_id, %error, "dial failed");
-                self.bootstrap_dial_failed(connection_id, &error);
-                self.dial_failed(connection_id, peer_id, &error);
+                self.note_dialled(&error, Instant::now());
+                if !self.dial_back_failed(connection_id, &error) {
+                    self.bootstrap_dial_failed(connection_id, &error);
+                    self.dial_failed(connection_id, peer_id, &error);
+                }
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
@@ -196,7 +213,7 @@ impl Actor {
             }
             SwarmEvent::ListenerError { error, .. } => tracing::debug!(%error, "listener"),
             SwarmEvent::ExternalAddrConfirmed { address } => {
-                if self.own.confirmed(&address, "it was reached from outside") {
+                if self.own.hinted(&address, "it was reached from outside") {
                     self.addresses_changed();
                 } else {
                     self.swarm.remove_external_address(&address);
@@ -205,6 +222,10 @@ impl Actor {
             SwarmEvent::ExternalAddrExpired { address } => {
                 self.own.expired(&address);
                 self.addresses_changed();
+            }
+            SwarmEvent::NewExternalAddrCandidate { address } => {
+                self.own.observed(&address);
+                self.publish_candidates();
             }
             _ => {}
         }
@@ -215,14 +236,7 @@ impl Actor {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, &info);
             }
-            BehaviourEvent::Ping(ping::Event { peer, connection, result }) => match result {
-                Ok(round_trip) => {
-                    self.peers.measured(&peer, connection, round_trip);
-                    self.measured(&peer);
-                    self.peers_changed = true;
-                }
-                Err(error) => tracing::debug!(%peer, %error, "ping"),
-            },
+            BehaviourEvent::Probe(event) => self.on_probe(&event),
             BehaviourEvent::Kad(event) => self.on_kad(event),
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_neighbours(found),
@@ -233,13 +247,29 @@ impl Actor {
                 renewal: false,
                 ..
             }) => tracing::info!(relay = %relay_peer_id, "reachable through a relay"),
-            BehaviourEvent::Dcutr(event) => match event.result {
-                Ok(_) => {
-                    tracing::debug!(peer = %event.remote_peer_id, "a direct connection replaces the relayed one");
-                }
-                Err(error) => tracing::debug!(peer = %event.remote_peer_id, %error, "no direct connection"),
-            },
+            BehaviourEvent::Dcutr(event) => self.on_punched(&event),
+            BehaviourEvent::RelayServer(event) => self.metrics.count_relayed(&event),
             _ => {}
+        }
+    }
+
+    /// A hole was punched, or not.
+    fn on_punched(&mut self, event: &dcutr::Event) {
+        let peer = event.remote_peer_id;
+        self.checks.punched(event.result.is_ok(), Instant::now());
+        self.metrics.count_punch(event.result.is_ok());
+        match &event.result {
+            Ok(id) => {
+                let known = self.peers.connection(&peer, *id).map(|known| (known.transport, known.path));
+                if let Some((transport, before)) = known {
+                    self.count_connection(transport, before, -1);
+                    self.peers.punched(&peer, *id);
+                    self.count_connection(transport, PathKind::HolePunched, 1);
+                }
+                tracing::debug!(%peer, "a direct connection replaces the relayed one");
+                self.peers_changed = true;
+            }
+            Err(error) => tracing::debug!(%peer, %error, "no direct connection"),
         }
     }
 
@@ -251,34 +281,94 @@ impl Actor {
             ConnectedPoint::Listener { local_addr, .. } if is_relayed(local_addr) => local_addr,
             ConnectedPoint::Listener { send_back_addr, .. } => send_back_addr,
         };
-        let banned = self.peers.banned(&peer, Instant::now()).is_some();
-        if banned || !self.peers.established(peer, id, address, endpoint.is_dialer()) {
+        let now = Instant::now();
+        self.note_visit(peer, endpoint, now);
+        if self.dialled_back(id) {
+            return;
+        }
+        let banned = self.peers.banned(&peer, now).is_some();
+        let path = match endpoint {
+            _ if endpoint.is_relayed() => PathKind::Relayed,
+            ConnectedPoint::Listener { .. } if self.own.is_forwarded() => PathKind::PortMapped,
+            _ => PathKind::Direct,
+        };
+        if banned || !self.peers.established(peer, id, address, endpoint.is_dialer(), path) {
             tracing::debug!(%peer, banned, "connection not wanted");
             self.swarm.close_connection(id);
             return;
         }
-        tracing::debug!(%peer, %address, "connected");
-        self.count_connection(address, 1);
+        tracing::debug!(%peer, %address, path = path.name(), "connected");
+        let transport = self.peers.connection(&peer, id).map_or("tcp", |known| known.transport);
+        self.count_connection(transport, path, 1);
+        self.checks.connected(address);
         self.bootstrap.met(&peer);
+        self.missing.found(&peer, now);
         self.reached(peer, id);
+        self.close_older_relayed(peer);
         self.peers_changed = true;
     }
 
-    fn on_closed(&mut self, peer: PeerId, id: ConnectionId, last: bool, cause: &str) {
-        if let Some(Connection { address, .. }) = self.peers.closed(&peer, id) {
-            self.count_connection(&address, -1);
-        }
-        if last {
-            tracing::debug!(%peer, cause, "disconnected");
-            let reason = self.peers.banned(&peer, Instant::now()).unwrap_or(cause).to_owned();
-            self.lost(&peer, &reason);
+    fn on_probe(&mut self, event: &probe::Event) {
+        let probe::Event { peer, connection, report } = event;
+        match report {
+            Report::RoundTrip(round_trip) => {
+                self.peers.measured(peer, *connection, *round_trip);
+                self.measured(peer);
+            }
+            Report::Late => self.peers.late(peer, *connection),
+            Report::Dead(silent) => {
+                self.metrics.paths_dead.inc();
+                self.peers.died(peer, *connection);
+                tracing::debug!(%peer, ?silent, "a path is dead");
+            }
         }
         self.peers_changed = true;
     }
 
-    fn count_connection(&self, address: &Multiaddr, by: i64) {
-        let path = if is_relayed(address) { "relayed" } else { "direct" };
-        let labels = ConnectionLabels { transport: transport(address), path };
+    /// Probes what is in use often and the rest rarely.
+    fn set_paces(&mut self) {
+        let behaviour = self.swarm.behaviour_mut();
+        let relays: HashSet<&PeerId> = self.reservations.relays().collect();
+        for (peer, connection) in self.peers.connections_mut() {
+            let pace = match (behaviour.streams.is_used(connection.id), relays.contains(peer)) {
+                (true, _) => Pace::InUse,
+                (false, true) => Pace::Reserved,
+                (false, false) => Pace::Idle,
+            };
+            if std::mem::replace(&mut connection.pace, pace) != pace {
+                behaviour.probe.pace(*peer, connection.id, pace);
+            }
+        }
+    }
+
+    fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>) {
+        let Some((Connection { address, path, transport, dead, .. }, gone)) = self.peers.closed(&peer, id) else {
+            return;
+        };
+        let now = Instant::now();
+        self.count_connection(transport, path, -1);
+        if let Some(ip) = source_ip(&address) {
+            self.visits.spoke(ip, now);
+        }
+        self.peers_changed = true;
+        let Some(known) = gone else { return };
+        let broke = dead || matches!(cause, Some(ConnectionError::IO(_)));
+        let cause = cause.map(ToString::to_string);
+        let cause =
+            cause.as_deref().unwrap_or(if dead { "no probe came back" } else { "the connection was closed" });
+        tracing::debug!(%peer, cause, "disconnected");
+        let banned = self.peers.banned(&peer, now).map(str::to_owned);
+        if banned.is_none() && broke {
+            self.miss(peer, &address, &known, now);
+        }
+        self.lost(&peer, banned.as_deref().unwrap_or(cause));
+    }
+
+    fn count_connection(&self, transport: &'static str, path: PathKind, by: i64) {
+        let labels = ConnectionLabels { transport, path: path.name() };
+        if by > 0 {
+            self.metrics.paths_opened.get_or_create(&labels).inc();
+        }
         self.metrics.connections.get_or_create(&labels).inc_by(by);
     }
 
@@ -293,6 +383,7 @@ impl Actor {
             self.part_with(peer, reason, Instant::now());
             return;
         }
+        self.note_observed(peer, info);
         let policy = self.policy;
         let mut advertised: Vec<Multiaddr> = Vec::new();
         for address in info.listen_addrs.iter().map(without_peer).filter(|address| policy.admits(address)) {
@@ -316,6 +407,7 @@ impl Actor {
         let before = std::mem::replace(&mut known.advertised, advertised.clone());
         self.table.told(peer, &advertised);
         self.peers_changed = true;
+        self.reverse(peer, Instant::now());
         let serves_dht = info.protocols.iter().any(|protocol| protocol.as_ref() == KAD_PROTOCOL);
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
         // What it no longer claims goes, so that no peer fills memory by claiming ever new addresses.
@@ -361,9 +453,10 @@ impl Actor {
     fn on_probed(&mut self, event: autonat::v2::client::Event) {
         match event.result {
             Ok(()) => {
-                self.own.confirmed(&event.tested_addr, &format!("{} reached it (AutoNAT)", event.server));
+                self.own.hinted(&event.tested_addr, &format!("{} reached it (AutoNAT)", event.server));
             }
-            Err(error) => self.own.probe_failed(&event.tested_addr, &error.to_string()),
+            // A hint is not withdrawn for it: the server may have failed for reasons of its own.
+            Err(error) => tracing::debug!(address = %event.tested_addr, %error, "not reached (AutoNAT)"),
         }
         self.addresses_changed();
     }
@@ -371,7 +464,7 @@ impl Actor {
     fn on_router(&mut self, event: upnp::Event) {
         match event {
             upnp::Event::NewExternalAddr { external_addr, .. } => {
-                self.own.confirmed(&external_addr, "the router forwards it (UPnP)");
+                self.own.hinted(&external_addr, reachability::FORWARDED);
             }
             upnp::Event::ExpiredExternalAddr { external_addr, .. } => self.own.expired(&external_addr),
             upnp::Event::GatewayNotFound => self.own.router_refused("no router offers a port mapping (UPnP)"),
@@ -387,7 +480,7 @@ impl Actor {
             self.own.not_listening_on(address);
         }
         let because = reason.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
-        if let Some(relay) = self.reservation_closed(id) {
+        if let Some(relay) = self.reservations.closed(id, Instant::now()) {
             tracing::debug!(%relay, because, "no longer reachable through the relay");
         } else {
             tracing::error!(?addresses, because, "no longer listening (setting `listen`)");
@@ -397,6 +490,7 @@ impl Actor {
 
     /// Brings everything that depends on this node's own addresses up to date.
     pub(super) fn addresses_changed(&mut self) {
+        self.publish_candidates();
         let listening = self.own.listening();
         if self.publisher.listening.borrow().as_slice() != listening {
             self.publisher.listening.send_replace(Arc::new(listening.to_vec()));

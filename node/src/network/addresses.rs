@@ -2,7 +2,7 @@
 
 use aitbc_protocol::NetworkId;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Longest address taken from others, in bytes: what an offer can hold.
 const MAX_ADDRESS_BYTES: usize = 256;
@@ -77,6 +77,16 @@ pub(super) fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
+/// The relay that the address leads through.
+pub(super) fn relay_of(address: &Multiaddr) -> Option<PeerId> {
+    let parts: Vec<Protocol<'_>> = address.iter().collect();
+    let circuit = parts.iter().position(|part| *part == Protocol::P2pCircuit)?;
+    match parts.get(circuit.checked_sub(1)?)? {
+        Protocol::P2p(relay) => Some(*relay),
+        _ => None,
+    }
+}
+
 /// True if the address leads back to the same machine.
 pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     match address.iter().next() {
@@ -100,6 +110,30 @@ pub(super) fn source_ip(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
+    }
+}
+
+/// IP and port of a direct address.
+pub(super) fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let ip = source_ip(address)?;
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Udp(port) | Protocol::Tcp(port) => Some(port),
+        _ => None,
+    })?;
+    Some(SocketAddr::new(ip, port))
+}
+
+/// The network that an address belongs to: a /24 of IPv4, or a /48 of IPv6, what one site gets (RFC 6177).
+pub(super) fn subnet(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            IpAddr::from([a, b, c, 0])
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, ..] = ip.segments();
+            IpAddr::from([a, b, c, 0, 0, 0, 0, 0])
+        }
     }
 }
 
@@ -169,7 +203,8 @@ mod tests {
         let address: Multiaddr = format!("/ip4/8.8.8.8/tcp/1/p2p/{peer}/p2p-circuit/p2p/{peer}").parse().unwrap();
         assert!(is_relayed(&address));
         assert_eq!(source_ip(&address), None);
-        assert_eq!(peer_of(&address), Some(peer));
+        assert_eq!((peer_of(&address), relay_of(&address)), (Some(peer), Some(peer)));
+        assert_eq!(relay_of(&"/ip4/8.8.8.8/tcp/1".parse().unwrap()), None);
         assert_eq!(peer_of(&without_peer(&address)), None);
     }
 }

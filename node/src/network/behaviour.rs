@@ -1,13 +1,16 @@
 //! Everything this node speaks, composed.
 
-use super::{NetworkConfig, addresses::AddressPolicy, dht::Dht, gossip, record_store, streams};
+use super::{
+    NetworkConfig, addresses::AddressPolicy, dht::Dht, gossip, probe, record_store, relay_limits, streams,
+};
+use crate::telemetry::Metrics;
 use aitbc_protocol::wire::{IDENTIFY_PROTOCOL, KAD_PROTOCOL};
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat,
     connection_limits::{self, ConnectionLimits},
     dcutr, identify,
     identity::Keypair,
-    kad, mdns, memory_connection_limits, noise, ping, relay,
+    kad, mdns, memory_connection_limits, noise, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, upnp, yamux,
 };
@@ -27,8 +30,6 @@ const MAX_MEMORY: f64 = 0.9;
 /// How long a connection nobody uses stays: longer than Kademlia takes between two refreshes of its table (5 min), so
 /// that the neighbours it keeps asking need not be dialled each time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6 * 60);
-/// Between two measurements of a round trip.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a DHT lookup may take.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often provider records are renewed.
@@ -39,12 +40,6 @@ const RECORD_LIFETIME: Duration = Duration::from_secs(30 * 60);
 const REPLICATION: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not zero");
 /// Disjoint paths of a lookup, walked at the same time.
 const PATHS: NonZeroUsize = NonZeroUsize::new(4).expect("4 is not zero");
-/// What one circuit may carry: enough for a long answer, too little for anything but text.
-const CIRCUIT_BYTES: u64 = 16 * 1024 * 1024;
-/// How long one circuit may last.
-const CIRCUIT_DURATION: Duration = Duration::from_secs(30 * 60);
-/// Circuits at a time.
-const MAX_CIRCUITS: usize = 128;
 
 /// The protocols of a node. The limits come first: they refuse a connection before any other part sees it.
 #[derive(NetworkBehaviour)]
@@ -55,8 +50,8 @@ pub(super) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     /// Who is there, what it speaks, of which network it is.
     pub(super) identify: identify::Behaviour,
-    /// Round trips.
-    ping: ping::Behaviour,
+    /// Round trips, and which connections are dead.
+    pub(super) probe: probe::Behaviour,
     /// Providers by cell.
     pub(super) kad: Toggle<Dht>,
     /// Offers by cell.
@@ -89,17 +84,23 @@ pub(super) fn swarm(
     config: &NetworkConfig,
     key: Keypair,
     incoming: streams::IncomingQueues,
+    metrics: &Metrics,
 ) -> Result<Swarm<Behaviour>, Box<dyn std::error::Error + Send + Sync>> {
-    let swarm = SwarmBuilder::with_existing_identity(key)
+    let builder = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)?
         .with_quic()
         .with_dns()?
-        .with_relay_client(noise::Config::new, yamux::Config::default)?
-        .with_behaviour(|key, relay_client| behaviour(config, key, relay_client, incoming))?
-        .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial())
-        .build();
-    Ok(swarm)
+        .with_relay_client(noise::Config::new, yamux::Config::default)?;
+    metrics.register(|registry| {
+        // Bytes each way by transport, as `aitbc_network_libp2p_bandwidth_bytes`.
+        let builder = builder.with_bandwidth_metrics(registry.sub_registry_with_prefix("network"));
+        let swarm = builder
+            .with_behaviour(|key, relay_client| behaviour(config, key, relay_client, incoming))?
+            .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial())
+            .build();
+        Ok(swarm)
+    })
 }
 
 fn behaviour(
@@ -132,7 +133,7 @@ fn behaviour(
         connections: connection_limits::Behaviour::new(limits),
         memory: memory_connection_limits::Behaviour::with_max_percentage(MAX_MEMORY),
         identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+        probe: probe::Behaviour::default(),
         kad: config.dht.then(|| kademlia(config, local)).into(),
         gossip: config.gossip.then(|| gossip::behaviour(&config.network)).into(),
         mdns: mdns.into(),
@@ -140,7 +141,7 @@ fn behaviour(
         autonat_client: autonat::v2::client::Behaviour::default(),
         autonat_server: autonat::v2::server::Behaviour::default(),
         relay_client,
-        relay_server: config.relay.then(|| relay::Behaviour::new(local, relay_limits())).into(),
+        relay_server: config.relay.then(|| relay::Behaviour::new(local, relay_limits::config())).into(),
         dcutr: dcutr::Behaviour::new(local),
         streams: streams::Behaviour::new(streams::StreamLimits::default(), incoming),
     }
@@ -165,13 +166,4 @@ fn kademlia(config: &NetworkConfig, local: PeerId) -> Dht {
     let store = record_store::CellStore::new(local, config.network.clone());
     let kademlia = kad::Behaviour::with_config(local, store, kademlia);
     Dht::new(kademlia, AddressPolicy::of(&config.network))
-}
-
-fn relay_limits() -> relay::Config {
-    relay::Config {
-        max_circuits: MAX_CIRCUITS,
-        max_circuit_bytes: CIRCUIT_BYTES,
-        max_circuit_duration: CIRCUIT_DURATION,
-        ..relay::Config::default()
-    }
 }

@@ -1,16 +1,17 @@
 //! What the rest of the node holds of the network: it sends commands and reads snapshots.
 
 use super::{
-    FoundProvider, FramedStream, NetworkError, PeerInfo, Protocol, Reachability, StreamError, Verdict, gossip,
+    FoundProvider, FramedStream, NetworkError, NetworkReport, PeerInfo, Protocol, Reachability, StreamError,
+    Verdict, gossip,
 };
 use aitbc_protocol::{
-    NodeId,
+    NodeId, UnixMillis,
     geo::Cell,
     offer::Gossip,
     wire::{self, MAX_GOSSIP_BYTES},
 };
 use libp2p::{Multiaddr, gossipsub::MessageId};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Commands that may wait for the network task.
@@ -25,6 +26,9 @@ pub(super) enum Command {
     Publish { cell: Cell, bytes: Vec<u8>, reply: oneshot::Sender<Result<bool, NetworkError>> },
     Judge { id: MessageId, forwarder: NodeId, verdict: Verdict },
     Reach { peer: NodeId, addresses: Vec<Multiaddr>, want: Want },
+    DialBack { node: NodeId, address: Multiaddr, reply: oneshot::Sender<Result<(), String>> },
+    Report { reply: oneshot::Sender<NetworkReport> },
+    Checked { by: NodeId, results: Vec<(Multiaddr, Option<String>)> },
     Shutdown { reply: oneshot::Sender<()> },
 }
 
@@ -63,6 +67,8 @@ pub(super) struct Snapshots {
     pub(super) listening: watch::Receiver<Arc<Vec<Multiaddr>>>,
     pub(super) peers: watch::Receiver<Arc<Vec<PeerInfo>>>,
     pub(super) reachability: watch::Receiver<Reachability>,
+    pub(super) candidates: watch::Receiver<Arc<Vec<Multiaddr>>>,
+    pub(super) offline: watch::Receiver<Arc<HashMap<NodeId, UnixMillis>>>,
 }
 
 /// Sends commands to the network task. Cheap to clone; the task ends with [`NetworkHandle::shutdown`], or when the
@@ -99,6 +105,39 @@ impl NetworkHandle {
     /// How others reach this node.
     pub fn reachability(&self) -> watch::Receiver<Reachability> {
         self.snapshots.reachability.clone()
+    }
+
+    /// Peers that could not be found for ten seconds after their last connection broke, and since when.
+    pub fn offline(&self) -> watch::Receiver<Arc<HashMap<NodeId, UnixMillis>>> {
+        self.snapshots.offline.clone()
+    }
+
+    /// Addresses that others see this node under and that are to be checked, the newest first.
+    pub fn candidates(&self) -> watch::Receiver<Arc<Vec<Multiaddr>>> {
+        self.snapshots.candidates.clone()
+    }
+
+    /// Dials `address` from a new port, to see whether `node` answers there. The error says what happened instead.
+    pub async fn dial_back(&self, node: NodeId, address: Multiaddr) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::DialBack { node, address, reply }).map_err(|error| error.to_string())?;
+        answer.await.map_err(|_| NetworkError::Stopped.to_string())?
+    }
+
+    /// What the network knows of the way it is connected.
+    pub async fn report(&self) -> Result<NetworkReport, NetworkError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Report { reply })?;
+        answer.await.map_err(|_| NetworkError::Stopped)
+    }
+
+    /// Reports what `by` found when it dialled addresses of this node, with an error where it did not get through.
+    pub async fn checked(
+        &self,
+        by: NodeId,
+        results: Vec<(Multiaddr, Option<String>)>,
+    ) -> Result<(), NetworkError> {
+        self.commands.send(Command::Checked { by, results }).await.map_err(|_| NetworkError::Stopped)
     }
 
     /// Replaces the set of cells under which this node announces itself in the DHT; the network republishes them

@@ -2,6 +2,7 @@
 
 use super::Verdict;
 use crate::telemetry::Metrics;
+use libp2p::relay;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{
@@ -17,6 +18,24 @@ use prometheus_client::{
 pub(super) struct ConnectionLabels {
     pub(super) transport: &'static str,
     pub(super) path: &'static str,
+}
+
+/// Whether a peer sees this node under the port that it listens on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct PortLabels {
+    pub(super) port: &'static str,
+}
+
+/// How an attempt to punch a hole ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct PunchLabels {
+    pub(super) outcome: &'static str,
+}
+
+/// What a relay refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RefusedLabels {
+    pub(super) what: &'static str,
 }
 
 /// What became of a gossip message.
@@ -70,6 +89,13 @@ pub(super) struct NetworkMetrics {
     pub(super) records: Gauge,
     pub(super) streams_refused: Counter,
     pub(super) dials_failed: Counter,
+    pub(super) paths_opened: Family<ConnectionLabels, Counter>,
+    pub(super) paths_dead: Counter,
+    observed: Family<PortLabels, Counter>,
+    punches: Family<PunchLabels, Counter>,
+    relay_reservations: Gauge,
+    relay_circuits: Gauge,
+    relay_refused: Family<RefusedLabels, Counter>,
 }
 
 impl NetworkMetrics {
@@ -84,6 +110,13 @@ impl NetworkMetrics {
             records: Gauge::default(),
             streams_refused: Counter::default(),
             dials_failed: Counter::default(),
+            paths_opened: Family::default(),
+            paths_dead: Counter::default(),
+            observed: Family::default(),
+            punches: Family::default(),
+            relay_reservations: Gauge::default(),
+            relay_circuits: Gauge::default(),
+            relay_refused: Family::default(),
         };
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("network");
@@ -103,7 +136,58 @@ impl NetworkMetrics {
                 this.streams_refused.clone(),
             );
             registry.register("dials_failed", "Connection attempts that failed", this.dials_failed.clone());
+            registry.register("paths_opened", "Connections made so far", this.paths_opened.clone());
+            registry.register(
+                "paths_dead",
+                "Connections closed because no probe came back",
+                this.paths_dead.clone(),
+            );
+            registry.register(
+                "observed",
+                "What peers said they see of this node: the port that it listens on, or another one",
+                this.observed.clone(),
+            );
+            registry.register("hole_punches", "Attempts to punch a hole by how they ended", this.punches.clone());
+            registry.register(
+                "relay_reservations",
+                "Nodes that are reachable through this one",
+                this.relay_reservations.clone(),
+            );
+            registry.register("relay_circuits", "Connections carried for others", this.relay_circuits.clone());
+            registry.register(
+                "relay_refused",
+                "Reservations and circuits that were refused",
+                this.relay_refused.clone(),
+            );
         });
         this
+    }
+
+    /// An attempt to punch a hole ended.
+    pub(super) fn count_punch(&self, through: bool) {
+        let outcome = if through { "through" } else { "failed" };
+        self.punches.get_or_create(&PunchLabels { outcome }).inc();
+    }
+
+    /// Something happened to a reservation or a circuit here.
+    pub(super) fn count_relayed(&self, event: &relay::Event) {
+        let refused = |what| self.relay_refused.get_or_create(&RefusedLabels { what }).inc();
+        match event {
+            relay::Event::ReservationReqAccepted { renewed: false, .. } => drop(self.relay_reservations.inc()),
+            relay::Event::ReservationClosed { .. } | relay::Event::ReservationTimedOut { .. } => {
+                self.relay_reservations.dec();
+            }
+            relay::Event::ReservationReqDenied { .. } => drop(refused("reservation")),
+            relay::Event::CircuitReqAccepted { .. } => drop(self.relay_circuits.inc()),
+            relay::Event::CircuitClosed { .. } => drop(self.relay_circuits.dec()),
+            relay::Event::CircuitReqDenied { .. } => drop(refused("circuit")),
+            _ => {}
+        }
+    }
+
+    /// A peer said under which port it sees this node.
+    pub(super) fn count_observed(&self, listening: bool) {
+        let port = if listening { "listening" } else { "other" };
+        self.observed.get_or_create(&PortLabels { port }).inc();
     }
 }

@@ -1,15 +1,16 @@
 //! Connected peers with their connections, and the peers this node will not talk to for a while.
 
 use super::{
-    PeerInfo,
-    addresses::{is_relayed, source_ip, transport, without_peer},
+    PathInfo, PathKind, PeerInfo,
+    addresses::{relay_of, source_ip, transport, without_peer},
     node_id,
+    probe::Pace,
 };
 use aitbc_protocol::NodeId;
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -22,16 +23,34 @@ pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) address: Multiaddr,
     pub(super) outbound: bool,
+    pub(super) path: PathKind,
+    /// What it runs over here: of a relayed connection, the way to the relay, whatever its address says.
+    pub(super) transport: &'static str,
+    pub(super) since: Instant,
+    /// The latest.
     pub(super) round_trip: Option<Duration>,
+    /// Probes whose answer was late.
+    pub(super) late: u32,
+    pub(super) pace: Pace,
+    /// No probe came back: it is being closed.
+    pub(super) dead: bool,
 }
 
 impl Connection {
     pub(super) fn is_relayed(&self) -> bool {
-        is_relayed(&self.address)
+        self.path == PathKind::Relayed
     }
 
-    pub(super) fn path(&self) -> &'static str {
-        if self.is_relayed() { "relayed" } else { "direct" }
+    fn info(&self) -> PathInfo {
+        PathInfo {
+            path: self.path,
+            transport: self.transport.to_owned(),
+            address: self.address.to_string(),
+            outbound: self.outbound,
+            round_trip_ms: self.round_trip.map(|time| time.as_secs_f64() * 1000.0),
+            late: self.late,
+            age_s: self.since.elapsed().as_secs(),
+        }
     }
 }
 
@@ -46,6 +65,18 @@ pub(super) struct Peer {
     pub(super) relay: bool,
     /// The addresses that its last identify named and this node believed, and the one it was reached under.
     pub(super) advertised: Vec<Multiaddr>,
+    /// When it was last dialled directly because it was reached over a relay.
+    pub(super) reversed: Option<Instant>,
+    /// Under which address it sees this node over each transport, its own beside it.
+    pub(super) sees: Vec<Sight>,
+}
+
+/// What a peer sees of this node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight {
+    pub(super) quic: bool,
+    pub(super) peer: SocketAddr,
+    pub(super) me: SocketAddr,
 }
 
 impl Peer {
@@ -54,9 +85,19 @@ impl Peer {
         self.connections
             .iter()
             .min_by_key(|connection| {
-                (connection.is_relayed(), connection.round_trip.unwrap_or(Duration::MAX), connection.id)
+                (
+                    connection.dead,
+                    connection.is_relayed(),
+                    connection.round_trip.unwrap_or(Duration::MAX),
+                    connection.id,
+                )
             })
             .expect("a peer is forgotten with its last connection")
+    }
+
+    /// Who it is.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
     }
 
     /// All connections.
@@ -86,29 +127,42 @@ impl Peers {
         id: ConnectionId,
         address: &Multiaddr,
         outbound: bool,
+        path: PathKind,
     ) -> bool {
         let Some(node) = node_id(&peer) else { return false };
+        let over_relay = relay_of(address).and_then(|relay| self.get(&relay)).map(|relay| relay.best().transport);
+        let transport = over_relay.unwrap_or_else(|| transport(address));
         let entry = self.connected.entry(peer).or_insert_with(|| Peer {
             node,
             connections: Vec::new(),
             agent: String::new(),
             relay: false,
             advertised: Vec::new(),
+            reversed: None,
+            sees: Vec::new(),
         });
-        let address = without_peer(address);
-        entry.connections.push(Connection { id, address, outbound, round_trip: None });
+        entry.connections.push(Connection {
+            id,
+            address: without_peer(address),
+            transport,
+            outbound,
+            path,
+            since: Instant::now(),
+            round_trip: None,
+            late: 0,
+            pace: Pace::default(),
+            dead: false,
+        });
         true
     }
 
-    /// Forgets a connection, and the peer with its last one. Returns what it was.
-    pub(super) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<Connection> {
+    /// Forgets a connection, and the peer with its last one. Returns what it was, and the peer if it is gone.
+    pub(super) fn closed(&mut self, peer: &PeerId, id: ConnectionId) -> Option<(Connection, Option<Peer>)> {
         let entry = self.connected.get_mut(peer)?;
         let position = entry.connections.iter().position(|connection| connection.id == id)?;
         let connection = entry.connections.swap_remove(position);
-        if entry.connections.is_empty() {
-            self.connected.remove(peer);
-        }
-        Some(connection)
+        let gone = if entry.connections.is_empty() { self.connected.remove(peer) } else { None };
+        Some((connection, gone))
     }
 
     /// What is known of a connected peer.
@@ -121,20 +175,57 @@ impl Peers {
         self.connected.get_mut(peer)
     }
 
+    /// A connection.
+    pub(super) fn connection(&self, peer: &PeerId, id: ConnectionId) -> Option<&Connection> {
+        self.get(peer)?.connections.iter().find(|connection| connection.id == id)
+    }
+
+    fn connection_mut(&mut self, peer: &PeerId, id: ConnectionId) -> Option<&mut Connection> {
+        self.connected.get_mut(peer)?.connections.iter_mut().find(|connection| connection.id == id)
+    }
+
     /// Notes a measured round trip.
     pub(super) fn measured(&mut self, peer: &PeerId, id: ConnectionId, round_trip: Duration) {
-        if let Some(connection) = self
-            .connected
-            .get_mut(peer)
-            .and_then(|peer| peer.connections.iter_mut().find(|connection| connection.id == id))
-        {
+        if let Some(connection) = self.connection_mut(peer, id) {
             connection.round_trip = Some(round_trip);
         }
+    }
+
+    /// Notes that the answer to a probe is late.
+    pub(super) fn late(&mut self, peer: &PeerId, id: ConnectionId) {
+        if let Some(connection) = self.connection_mut(peer, id) {
+            connection.late = connection.late.saturating_add(1);
+        }
+    }
+
+    /// Notes that a connection is dead.
+    pub(super) fn died(&mut self, peer: &PeerId, id: ConnectionId) {
+        if let Some(connection) = self.connection_mut(peer, id) {
+            connection.dead = true;
+        }
+    }
+
+    /// Notes that a hole was punched for a connection.
+    pub(super) fn punched(&mut self, peer: &PeerId, id: ConnectionId) {
+        if let Some(connection) = self.connection_mut(peer, id) {
+            connection.path = PathKind::HolePunched;
+        }
+    }
+
+    /// Every connection with its peer.
+    pub(super) fn connections_mut(&mut self) -> impl Iterator<Item = (&PeerId, &mut Connection)> {
+        self.connected.iter_mut().flat_map(|(id, peer)| peer.connections.iter_mut().map(move |it| (id, it)))
     }
 
     /// Where a peer's direct connection comes from.
     pub(super) fn source_ip(&self, peer: &PeerId) -> Option<IpAddr> {
         source_ip(&self.get(peer)?.best().address)
+    }
+
+    /// Whether a peer is connected directly from `ip`.
+    pub(super) fn is_connected_from(&self, ip: IpAddr) -> bool {
+        let mut connections = self.connected.values().flat_map(|peer| &peer.connections);
+        connections.any(|connection| source_ip(&connection.address) == Some(ip))
     }
 
     /// All connected peers.
@@ -177,11 +268,12 @@ impl Peers {
                 PeerInfo {
                     peer: peer.node,
                     address: best.address.to_string(),
-                    path: best.path().to_owned(),
-                    transport: transport(&best.address).to_owned(),
+                    path: best.path,
+                    transport: best.transport.to_owned(),
                     round_trip_ms: best.round_trip.map(|time| time.as_secs_f64() * 1000.0),
                     agent: peer.agent.clone(),
                     score: score(id),
+                    paths: peer.connections.iter().map(Connection::info).collect(),
                 }
             })
             .collect();
@@ -204,18 +296,24 @@ mod tests {
         let mut peers = Peers::default();
         let relayed: Multiaddr = format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit").parse().unwrap();
         let ids = [1, 2, 3].map(ConnectionId::new_unchecked);
-        assert!(peers.established(peer, ids[0], &relayed, true));
+        assert!(peers.established(peer, ids[0], &relayed, true, PathKind::Relayed));
         peers.measured(&peer, ids[0], Duration::from_millis(1));
         assert_eq!(peers.source_ip(&peer), None);
-        assert!(peers.established(peer, ids[1], &"/ip4/9.9.9.9/tcp/1".parse().unwrap(), true));
+        let direct = PathKind::Direct;
+        assert!(peers.established(peer, ids[1], &"/ip4/9.9.9.9/tcp/1".parse().unwrap(), true, direct));
         assert_eq!(peers.get(&peer).unwrap().best().id, ids[1]);
-        assert!(peers.established(peer, ids[2], &"/ip4/9.9.9.9/udp/1/quic-v1".parse().unwrap(), true));
+        assert!(peers.established(peer, ids[2], &"/ip4/9.9.9.9/udp/1/quic-v1".parse().unwrap(), true, direct));
         peers.measured(&peer, ids[2], Duration::from_millis(5));
         assert_eq!(peers.get(&peer).unwrap().best().id, ids[2]);
         let snapshot = peers.snapshot(|_| 1.5);
-        assert_eq!((snapshot[0].path.as_str(), snapshot[0].transport.as_str()), ("direct", "quic"));
+        assert_eq!((snapshot[0].path, snapshot[0].transport.as_str()), (PathKind::Direct, "quic"));
+        peers.died(&peer, ids[2]);
+        assert_eq!(peers.get(&peer).unwrap().best().id, ids[1], "a dead one is the last to be used");
+        peers.punched(&peer, ids[1]);
+        assert_eq!(peers.snapshot(|_| 0.0)[0].path, PathKind::HolePunched);
         for id in ids {
-            assert!(peers.closed(&peer, id).is_some());
+            let (_, gone) = peers.closed(&peer, id).unwrap();
+            assert_eq!(gone.is_some(), id == ids[2], "the last takes the peer with it");
         }
         assert_eq!(peers.len(), 0);
     }
@@ -224,7 +322,8 @@ mod tests {
     fn peers_with_other_keys_are_turned_away() {
         let mut peers = Peers::default();
         let address = "/ip4/9.9.9.9/tcp/1".parse().unwrap();
-        assert!(!peers.established(PeerId::random(), ConnectionId::new_unchecked(1), &address, true));
+        let id = ConnectionId::new_unchecked(1);
+        assert!(!peers.established(PeerId::random(), id, &address, true, PathKind::Direct));
         assert_eq!(peers.len(), 0);
     }
 

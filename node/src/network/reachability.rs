@@ -1,17 +1,58 @@
-//! How others reach this node: the addresses that lead here, and the verdict with its reason.
+//! How others reach this node: the addresses that lead here, what shows that they do, and the verdict with its reason.
+//!
+//! Only a stranger that got through proves an address ([`super::visits`]). AutoNAT and the router are hints: the first
+//! takes a NAT that lets in whoever was spoken to for none, the second may itself be behind another NAT.
 
 use super::{
     Reachability,
-    addresses::{AddressPolicy, is_loopback, is_relayed, transport, without_peer},
+    addresses::{AddressPolicy, is_loopback, is_relayed, socket_address, source_ip, transport, without_peer},
 };
 use aitbc_protocol::{NetworkId, offer::MAX_ADDRESSES};
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, PeerId};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
-/// Probes that must fail, with none that worked, before a node takes itself for private: one server may itself be
+/// Checks of an address that must fail, with none that worked, before it counts as closed: who dialled may itself be
 /// behind a broken network.
-const FAILURES_FOR_PRIVATE: u32 = 2;
+const FAILURES: u32 = 2;
+/// How long a proof holds: checks run every 15 minutes, so that two of them may be lost.
+const PROOF: Duration = Duration::from_secs(40 * 60);
+/// Peers that must see this node under another IP address before the one it had counts no longer: one may lie.
+const WITNESSES: usize = 2;
+/// The hint of an address that the router forwards.
+pub(super) const FORWARDED: &str = "the router forwards it (UPnP)";
 /// Most addresses kept of each kind.
-const MAX_KEPT: usize = 32;
+const MAX_KEPT: usize = 16;
+
+/// An address that others see this node under, and what is known of it.
+#[derive(Debug)]
+struct Candidate {
+    address: Multiaddr,
+    /// A stranger got through, when and who.
+    proof: Option<(Instant, String)>,
+    /// AutoNAT or the router says that it leads here.
+    hint: Option<String>,
+    /// Checks that failed since the last one that did not.
+    failures: u32,
+    reason: String,
+}
+
+impl Candidate {
+    fn new(address: Multiaddr) -> Self {
+        Self { address, proof: None, hint: None, failures: 0, reason: String::new() }
+    }
+
+    fn is_proven(&self) -> bool {
+        self.proof.is_some()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.proof.is_none() && self.failures >= FAILURES
+    }
+}
 
 /// Owns what is known of this node's own addresses.
 #[derive(Debug)]
@@ -19,12 +60,15 @@ pub(super) struct OwnAddresses {
     policy: AddressPolicy,
     local: bool,
     configured: Vec<Multiaddr>,
-    confirmed: Vec<(Multiaddr, String)>,
+    /// The newest last.
+    candidates: Vec<Candidate>,
     relayed: Vec<Multiaddr>,
     listening: Vec<Multiaddr>,
-    failures: u32,
-    last_failure: String,
     router: &'static str,
+    /// The IP addresses, of both kinds, that this node is seen under.
+    ips: Vec<IpAddr>,
+    /// Who sees it under others.
+    witnesses: HashMap<PeerId, IpAddr>,
 }
 
 impl OwnAddresses {
@@ -33,19 +77,20 @@ impl OwnAddresses {
             policy: AddressPolicy::of(network),
             local: network.is_local(),
             configured: configured.iter().map(without_peer).collect(),
-            confirmed: Vec::new(),
+            candidates: Vec::new(),
             relayed: Vec::new(),
             listening: Vec::new(),
-            failures: 0,
-            last_failure: String::new(),
             router: "",
+            ips: Vec::new(),
+            witnesses: HashMap::new(),
         }
     }
 
     /// A listener got an address. Relayed ones count once their reservation is confirmed.
     pub(super) fn listening_on(&mut self, address: &Multiaddr) {
-        if !is_relayed(address) {
-            insert(&mut self.listening, without_peer(address));
+        let address = without_peer(address);
+        if !is_relayed(&address) && self.listening.len() < MAX_KEPT && !self.listening.contains(&address) {
+            self.listening.push(address);
         }
     }
 
@@ -56,36 +101,106 @@ impl OwnAddresses {
         self.relayed.retain(|known| *known != address);
     }
 
-    /// An external address was confirmed, by whom `evidence` says. False if the address means nothing to others, so
-    /// that it must not be announced.
-    pub(super) fn confirmed(&mut self, address: &Multiaddr, evidence: &str) -> bool {
-        if !self.policy.admits(address) {
-            return false;
+    /// The candidate for `address`, made if there is none; the oldest that nothing speaks for makes room.
+    fn candidate(&mut self, address: &Multiaddr) -> Option<&mut Candidate> {
+        if !self.policy.admits(address) || is_relayed(address) {
+            return None;
         }
         let address = without_peer(address);
-        if is_relayed(&address) {
-            insert(&mut self.relayed, address);
-        } else if let Some((_, known)) = self.confirmed.iter_mut().find(|(known, _)| *known == address) {
-            evidence.clone_into(known);
-        } else if self.confirmed.len() < MAX_KEPT {
-            self.confirmed.push((address, evidence.to_owned()));
+        if let Some(position) = self.candidates.iter().position(|known| known.address == address) {
+            return self.candidates.get_mut(position);
+        }
+        if self.candidates.len() >= MAX_KEPT {
+            let idle = self.candidates.iter().position(|known| !known.is_proven() && known.hint.is_none())?;
+            self.candidates.remove(idle);
+        }
+        self.candidates.push(Candidate::new(address));
+        self.candidates.last_mut()
+    }
+
+    /// A peer sees this node under `address`.
+    pub(super) fn observed(&mut self, address: &Multiaddr) {
+        self.candidate(address);
+    }
+
+    /// `peer` sees this node under `ip`. True if that is a new one: what was known of the old one counts no longer.
+    pub(super) fn seen(&mut self, peer: PeerId, ip: IpAddr) -> bool {
+        let Some(known) = self.ips.iter_mut().find(|known| known.is_ipv4() == ip.is_ipv4()) else {
+            self.ips.push(ip);
+            return true;
+        };
+        if *known == ip {
+            self.witnesses.remove(&peer);
+            return false;
+        }
+        if self.witnesses.len() >= MAX_KEPT {
+            self.witnesses.clear();
+        }
+        self.witnesses.insert(peer, ip);
+        if self.witnesses.values().filter(|seen| **seen == ip).count() < WITNESSES {
+            return false;
+        }
+        *known = ip;
+        self.witnesses.clear();
+        let is_old = |address: &Multiaddr| {
+            source_ip(address).is_some_and(|other| other.is_ipv4() == ip.is_ipv4() && other != ip)
+        };
+        self.candidates.retain(|candidate| !is_old(&candidate.address));
+        true
+    }
+
+    /// AutoNAT or the router says that `address` leads here, or a reservation at a relay does. False if the address
+    /// means nothing to others, so that it must not be announced.
+    pub(super) fn hinted(&mut self, address: &Multiaddr, by: &str) -> bool {
+        if is_relayed(address) {
+            let address = without_peer(address);
+            let admitted = self.policy.admits(&address);
+            if admitted && self.relayed.len() < MAX_KEPT && !self.relayed.contains(&address) {
+                self.relayed.push(address);
+            }
+            return admitted;
+        }
+        let Some(candidate) = self.candidate(address) else { return false };
+        // The mapping is confirmed by the swarm too, which says less.
+        if candidate.hint.is_none() || by == FORWARDED {
+            candidate.hint = Some(by.to_owned());
         }
         true
     }
 
-    /// An external address holds no longer.
+    /// Somebody dialled `address` and got through whom no NAT lets in for what was spoken before; `by` says who and why.
+    pub(super) fn proven(&mut self, address: &Multiaddr, by: &str, now: Instant) {
+        if let Some(candidate) = self.candidate(address) {
+            candidate.proof = Some((now, by.to_owned()));
+            candidate.failures = 0;
+        }
+    }
+
+    /// Somebody dialled `address` and did not get through.
+    pub(super) fn failed(&mut self, address: &Multiaddr, reason: &str) {
+        if let Some(candidate) = self.candidate(address) {
+            candidate.failures = candidate.failures.saturating_add(1);
+            reason.clone_into(&mut candidate.reason);
+            if candidate.failures >= FAILURES {
+                candidate.proof = None;
+            }
+        }
+    }
+
+    /// An address holds no longer.
     pub(super) fn expired(&mut self, address: &Multiaddr) {
         let address = without_peer(address);
         self.relayed.retain(|known| *known != address);
-        self.confirmed.retain(|(known, _)| *known != address);
+        self.candidates.retain(|known| known.address != address);
     }
 
-    /// A peer tried one of this node's addresses and did not get through.
-    pub(super) fn probe_failed(&mut self, address: &Multiaddr, reason: &str) {
-        if self.policy.admits(address) {
-            self.failures = self.failures.saturating_add(1);
-            self.last_failure = format!("{address} could not be reached from outside ({reason})");
+    /// Proofs that are too old count no longer. True if there were any.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for candidate in &mut self.candidates {
+            any |= candidate.proof.take_if(|(at, _)| now.saturating_duration_since(*at) >= PROOF).is_some();
         }
+        any
     }
 
     /// What the router answered to the wish for a port mapping.
@@ -98,9 +213,21 @@ impl OwnAddresses {
         &self.listening
     }
 
+    /// Whether this node listens on the port that `address` names. A dial that comes from another one leaves a mapping
+    /// at the router that nobody can use.
+    pub(super) fn listens_on_port_of(&self, address: &Multiaddr) -> bool {
+        let port = |address: &Multiaddr| Some((socket_address(address)?.port(), transport(address)));
+        self.listening.iter().any(|known| port(known) == port(address))
+    }
+
+    /// Addresses to have checked, the newest first.
+    pub(super) fn candidates(&self) -> Vec<Multiaddr> {
+        self.candidates.iter().rev().map(|candidate| candidate.address.clone()).collect()
+    }
+
     /// On network `local`, the listen addresses that others may use: loopback ones only where there are no others.
     pub(super) fn local_externals(&self) -> Vec<Multiaddr> {
-        if !self.local {
+        if !self.local || self.is_private() {
             return Vec::new();
         }
         let usable = || self.listening.iter().filter(|address| self.policy.admits(address));
@@ -113,10 +240,15 @@ impl OwnAddresses {
 
     /// Addresses under which others can reach this node, best first.
     pub(super) fn external(&self) -> Vec<Multiaddr> {
+        let proven = self.candidates.iter().filter(|known| known.is_proven());
+        let hinted = self
+            .candidates
+            .iter()
+            .filter(|known| !known.is_proven() && known.hint.is_some() && !known.is_closed());
+        let direct = proven.chain(hinted).map(|known| &known.address);
         let mut addresses = Vec::new();
-        let confirmed = self.confirmed.iter().map(|(address, _)| address);
         for address in
-            self.configured.iter().chain(confirmed).chain(&self.relayed).chain(&self.local_externals()).cloned()
+            self.configured.iter().chain(direct).chain(&self.relayed).chain(&self.local_externals()).cloned()
         {
             if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
                 addresses.push(address);
@@ -127,36 +259,63 @@ impl OwnAddresses {
 
     /// True if others reach this node without a relay, as far as anybody could tell.
     pub(super) fn is_public(&self) -> bool {
-        self.local || !self.configured.is_empty() || !self.confirmed.is_empty()
+        !self.configured.is_empty() || self.is_proven() || (self.local && !self.is_private())
     }
 
-    /// True if enough peers tried and failed.
+    /// True if it is the router that lets others in: nothing else says that they can.
+    pub(super) fn is_forwarded(&self) -> bool {
+        let mut hints = self.candidates.iter().filter_map(|known| known.hint.as_deref());
+        self.configured.is_empty() && hints.any(|hint| hint == FORWARDED)
+    }
+
+    /// Whether AutoNAT or the router says that some address leads here.
+    pub(super) fn is_hinted(&self) -> bool {
+        self.candidates.iter().any(|known| known.hint.is_some())
+    }
+
+    /// Whether a stranger got through.
+    pub(super) fn is_proven(&self) -> bool {
+        self.candidates.iter().any(Candidate::is_proven)
+    }
+
+    /// What the router answered; empty where it was not asked or maps ports.
+    pub(super) fn router(&self) -> &'static str {
+        self.router
+    }
+
+    /// True if strangers tried often enough and none got through.
     pub(super) fn is_private(&self) -> bool {
-        !self.is_public() && self.failures >= FAILURES_FOR_PRIVATE
+        self.configured.is_empty() && !self.is_proven() && self.candidates.iter().any(Candidate::is_closed)
     }
 
     /// The verdict and why.
     pub(super) fn verdict(&self) -> Reachability {
+        let proven =
+            self.candidates.iter().find_map(|known| known.proof.as_ref().map(|(_, by)| (&known.address, by)));
+        let hinted = self.candidates.iter().find_map(|known| known.hint.as_ref().map(|by| (&known.address, by)));
         let (verdict, reason) = if let Some(address) = self.configured.first() {
             ("public", format!("the setting `external` names {address}"))
-        } else if let Some((address, evidence)) = self.confirmed.first() {
-            ("public", format!("{address}: {evidence}"))
-        } else if self.local {
-            ("public", "on network `local` every address listened on counts as reachable".to_owned())
+        } else if let Some((address, by)) = proven {
+            ("public", format!("{address} was reached by {by}"))
         } else if self.is_private() {
+            let closed = self.candidates.iter().find(|known| known.is_closed());
+            let failure = closed.map_or_else(String::new, |known| {
+                format!("{} could not be reached from outside ({})", known.address, known.reason)
+            });
             let way = if self.relayed.is_empty() { "no relay was found yet" } else { "a relay leads here" };
             let router = if self.router.is_empty() { "" } else { ", and " };
-            ("private", format!("{}{router}{}; {way}", self.last_failure, self.router))
+            ("private", format!("{failure}{router}{}; {way}", self.router))
+        } else if self.local {
+            (
+                "public",
+                "on network `local` every address listened on counts as reachable until a check fails".to_owned(),
+            )
+        } else if let Some((address, by)) = hinted {
+            ("unknown", format!("{address}: {by}; no node that this one has not spoken to has tried it yet"))
         } else {
             ("unknown", "no peer has tried to reach this node from outside yet".to_owned())
         };
         Reachability { verdict: verdict.to_owned(), reason }
-    }
-}
-
-fn insert(list: &mut Vec<Multiaddr>, address: Multiaddr) {
-    if list.len() < MAX_KEPT && !list.contains(&address) {
-        list.push(address);
     }
 }
 
@@ -173,45 +332,99 @@ mod tests {
     }
 
     #[test]
-    fn a_public_network_announces_only_what_was_confirmed() {
+    fn a_public_network_announces_only_what_others_reached() {
+        let now = Instant::now();
         let mut own = public();
         own.listening_on(&address("/ip4/192.168.1.2/tcp/4101"));
         own.listening_on(&address("/ip4/8.8.8.8/tcp/4101"));
+        own.observed(&address("/ip4/8.8.8.8/tcp/4101"));
         assert!(own.external().is_empty());
         assert_eq!(own.verdict().verdict, "unknown");
-        assert!(!own.confirmed(&address("/ip4/192.168.1.2/tcp/4101"), "a neighbour reached it"));
-        assert!(own.confirmed(&address("/ip4/8.8.8.8/tcp/4101"), "a peer reached it"));
+        assert!(!own.hinted(&address("/ip4/192.168.1.2/tcp/4101"), "a neighbour reached it"));
+        own.proven(&address("/ip4/8.8.8.8/tcp/4101"), "a peer", now);
         assert_eq!(own.external(), [address("/ip4/8.8.8.8/tcp/4101")]);
         assert_eq!(own.verdict().verdict, "public");
+        assert!(!own.expire(now + PROOF / 2));
+        assert!(own.expire(now + PROOF), "a proof ages");
+        assert_eq!(own.verdict().verdict, "unknown");
         own.expired(&address("/ip4/8.8.8.8/tcp/4101"));
         assert!(own.external().is_empty());
     }
 
     #[test]
-    fn private_needs_two_failures_and_says_why() {
+    fn a_hint_is_announced_and_is_no_verdict() {
         let mut own = public();
-        own.probe_failed(&address("/ip4/8.8.8.8/tcp/4101"), "timed out");
+        let mapped = address("/ip4/8.8.8.8/udp/4101/quic-v1");
+        assert!(own.hinted(&mapped, "AutoNAT"));
+        assert_eq!(own.external(), std::slice::from_ref(&mapped));
+        assert!(!own.is_public() && !own.is_private());
+        assert_eq!(own.verdict().verdict, "unknown");
+        own.failed(&mapped, "timed out");
+        own.failed(&mapped, "timed out");
+        assert!(own.is_private(), "checks weigh more than hints");
+        assert!(own.external().is_empty());
+    }
+
+    #[test]
+    fn private_needs_two_failures_of_one_address_and_says_why() {
+        let now = Instant::now();
+        let mut own = public();
+        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), "timed out");
         assert!(!own.is_private());
-        own.probe_failed(&address("/ip4/10.0.0.1/tcp/4101"), "not an address others could reach");
+        own.failed(&address("/ip4/10.0.0.1/tcp/4101"), "not an address others could reach");
+        own.failed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), "timed out");
         assert!(!own.is_private());
-        own.probe_failed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), "timed out");
+        own.failed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), "timed out");
         assert!(own.is_private());
         own.router_refused("the router maps no ports (UPnP)");
         let verdict = own.verdict();
         assert_eq!(verdict.verdict, "private");
         assert!(verdict.reason.contains("timed out") && verdict.reason.contains("UPnP"), "{}", verdict.reason);
-        own.confirmed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), "a peer reached it");
+        own.proven(&address("/ip4/8.8.8.8/tcp/4101"), "a peer", now);
         assert!(!own.is_private());
+        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), "timed out");
+        assert!(own.is_public(), "one failure does not outweigh a proof");
+        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), "timed out");
+        assert!(own.is_private());
     }
 
     #[test]
     fn relayed_addresses_come_after_direct_ones() {
         let relay = "/ip4/9.9.9.9/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit";
         let mut own = public();
-        own.confirmed(&address(relay), "relay");
+        own.hinted(&address(relay), "relay");
         assert!(!own.is_public());
-        own.confirmed(&address("/ip4/8.8.8.8/tcp/4101"), "a peer reached it");
+        own.proven(&address("/ip4/8.8.8.8/tcp/4101"), "a peer", Instant::now());
         assert_eq!(own.external(), [address("/ip4/8.8.8.8/tcp/4101"), address(relay)]);
+    }
+
+    #[test]
+    fn a_new_address_counts_once_two_peers_see_it() {
+        let now = Instant::now();
+        let mut own = public();
+        let [one, other] = [(); 2].map(|()| PeerId::random());
+        let (old, new): (IpAddr, IpAddr) = ("8.8.8.8".parse().unwrap(), "9.9.9.9".parse().unwrap());
+        assert!(own.seen(one, old));
+        own.proven(&address("/ip4/8.8.8.8/tcp/4101"), "a peer", now);
+        own.proven(&address("/ip6/2606:4700::1/tcp/4101"), "a peer", now);
+        assert!(!own.seen(one, new) && !own.seen(one, new), "one peer is one witness");
+        assert_eq!(own.external().len(), 2);
+        assert!(!own.seen(one, old), "it was wrong");
+        assert!(!own.seen(other, new));
+        assert!(own.seen(one, new));
+        assert_eq!(own.external(), [address("/ip6/2606:4700::1/tcp/4101")], "only IPv4 has changed");
+    }
+
+    #[test]
+    fn the_newest_candidates_are_kept() {
+        let mut own = public();
+        own.hinted(&address("/ip4/8.8.8.8/tcp/1"), "the router");
+        for port in 2..100 {
+            own.observed(&address(&format!("/ip4/8.8.8.8/tcp/{port}")));
+        }
+        let candidates = own.candidates();
+        assert_eq!((candidates.len(), &candidates[0]), (MAX_KEPT, &address("/ip4/8.8.8.8/tcp/99")));
+        assert_eq!(candidates.last(), Some(&address("/ip4/8.8.8.8/tcp/1")), "something speaks for it");
     }
 
     #[test]
@@ -224,5 +437,10 @@ mod tests {
         assert_eq!(own.external(), [address("/ip4/10.0.0.7/tcp/1")]);
         own.not_listening_on(&address("/ip4/10.0.0.7/tcp/1"));
         assert_eq!(own.external().len(), 2);
+        for _ in 0..FAILURES {
+            own.failed(&address("/ip4/10.9.0.7/tcp/1"), "timed out");
+        }
+        assert_eq!(own.verdict().verdict, "private", "a router is in between");
+        assert!(own.external().is_empty());
     }
 }

@@ -72,6 +72,8 @@ pub struct IncomingQueues {
     pub quote: mpsc::Sender<IncomingStream>,
     /// `/aitbc/job/1`
     pub job: mpsc::Sender<IncomingStream>,
+    /// `/aitbc/reach/1`
+    pub reach: mpsc::Sender<IncomingStream>,
 }
 
 impl IncomingQueues {
@@ -80,6 +82,7 @@ impl IncomingQueues {
             Protocol::Offer => &self.offer,
             Protocol::Quote => &self.quote,
             Protocol::Job => &self.job,
+            Protocol::Reach => &self.reach,
         }
     }
 }
@@ -120,7 +123,7 @@ pub enum StreamError {
 
 impl Protocol {
     /// Every protocol that runs over streams.
-    pub const ALL: [Self; 3] = [Self::Offer, Self::Quote, Self::Job];
+    pub const ALL: [Self; 4] = [Self::Offer, Self::Quote, Self::Job, Self::Reach];
 
     /// The name that is negotiated.
     pub const fn name(self) -> &'static str {
@@ -128,6 +131,7 @@ impl Protocol {
             Self::Offer => wire::OFFER_PROTOCOL,
             Self::Quote => wire::QUOTE_PROTOCOL,
             Self::Job => wire::JOB_PROTOCOL,
+            Self::Reach => wire::REACH_PROTOCOL,
         }
     }
 }

@@ -94,7 +94,7 @@ async fn connects_over(listen: &str, transport: &str) {
     let peers = one.peers(|peers| peers.iter().any(|peer| !peer.agent.is_empty())).await;
     assert_eq!(peers.len(), 1);
     let peer = &peers[0];
-    assert_eq!((peer.peer, peer.transport.as_str(), peer.path.as_str()), (other.id(), transport, "direct"));
+    assert_eq!((peer.peer, peer.transport.as_str(), peer.path.name()), (other.id(), transport, "direct"));
     assert!(peer.round_trip_ms.is_some());
     assert_eq!(peer.agent, concat!("aitbc/", env!("CARGO_PKG_VERSION")));
     let text = one.metrics.encode();

@@ -1,11 +1,15 @@
-//! One attempt at a job with one provider, over one stream: opening, receiving, paying, the receipt.
+//! One attempt at a job with one provider: opening, receiving, paying, the receipt. Where its stream breaks, it goes on
+//! over another one.
 //!
-//! It works on a stream and a ledger and knows no network, so tests put a real peer of the protocol at the other end.
+//! It works on streams and a ledger and knows no network, so tests put a real peer of the protocol at the other end.
 
 mod closing;
+mod resuming;
 
 use super::{
     JobUpdate,
+    metrics::RoutingMetrics,
+    paths::{Better, Reopen},
     payments::{PaymentError, Payments},
     verification::Received,
 };
@@ -22,6 +26,7 @@ use aitbc_protocol::{
     text::Line,
     wire,
 };
+use resuming::Streams;
 use std::time::Duration;
 use tokio::{
     sync::mpsc,
@@ -41,6 +46,10 @@ pub(super) struct Patience {
     pub(super) between: Duration,
     /// For the receipt after a cancellation.
     pub(super) cancel: Duration,
+    /// For a path to a provider whose stream broke in mid-answer.
+    pub(super) resume: Duration,
+    /// For one try of it, with the provider's answer.
+    pub(super) reopen: Duration,
 }
 
 impl Default for Patience {
@@ -50,6 +59,8 @@ impl Default for Patience {
             first: Duration::from_secs(30),
             between: Duration::from_secs(10),
             cancel: Duration::from_secs(10),
+            resume: Duration::from_secs(30),
+            reopen: Duration::from_secs(5),
         }
     }
 }
@@ -74,6 +85,9 @@ pub(super) struct Attempt<'a> {
     /// When the user asked.
     pub(super) asked: Instant,
     pub(super) stop: &'a CancellationToken,
+    pub(super) reopen: &'a Reopen<'a>,
+    pub(super) better: &'a Better<'a>,
+    pub(super) metrics: &'a RoutingMetrics,
 }
 
 /// How an attempt ended.
@@ -130,6 +144,8 @@ enum Stop {
         receipt: Signed<Receipt>,
         failure: Option<Line<160>>,
     },
+    /// The stream broke; the job may go on over another one.
+    Lost(String),
     Broken {
         reason: String,
         stalled: bool,
@@ -144,6 +160,7 @@ struct Run<'a> {
     reader: FrameReader,
     payments: Payments,
     received: Received,
+    streams: Streams,
     cancelled: bool,
     delivered: bool,
     first_piece: Option<Instant>,
@@ -152,17 +169,16 @@ struct Run<'a> {
 impl Attempt<'_> {
     /// Runs the attempt to its end. The job must be recorded in the ledger (`Ledger::open`) before.
     pub(super) async fn run(self, stream: FramedStream) -> Report {
-        let received = Received::new(self.quote, self.spec);
         let (mut reader, mut writer) = stream.split();
-        let open = ToProvider::Open { quote: self.signed.clone(), spec: self.spec.clone() };
+        let open = self.opening();
         let admission = async {
             writer.send(&open, wire::MAX_JOB_FRAME).await?;
             reader.receive::<ToClient>(wire::MAX_JOB_FRAME).await
         };
         let answer = timeout(self.patience.open, admission).await;
         let nonce = self.quote.nonce;
-        let queued = match answer {
-            Ok(Ok(Some(ToClient::Accepted { queued }))) => queued,
+        let (queued, lost) = match answer {
+            Ok(Ok(Some(ToClient::Accepted { queued }))) => (queued, None),
             Ok(Ok(Some(ToClient::Rejected(rejection)))) => {
                 if let Err(error) = self.ledger.refused(nonce, Line::lossy(&rejection.to_string())).await {
                     warn!(%error, "a refusal could not be recorded");
@@ -176,32 +192,43 @@ impl Attempt<'_> {
                     Err(error) => nothing(Ended::Own(error)),
                 };
             }
-            Ok(Ok(None)) => return self.unanswered(broken(&"it closed the stream instead of answering", false)),
+            // It may have admitted the job all the same.
+            Ok(Ok(None)) => (0, Some("it closed the stream instead of answering".to_owned())),
+            Ok(Err(StreamError::Closed(reason))) => (0, Some(reason)),
             Ok(Err(error)) => return self.unanswered(broken(&error, false)),
             Err(_) => {
                 return self.unanswered(broken(&format!("no answer within {:?}", self.patience.open), true));
             }
         };
-        if let Err(error) = self.ledger.accepted(nonce).await {
-            return nothing(Ended::Own(error));
-        }
-        let after_ms = u64::try_from(self.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let gone = self.updates.send(JobUpdate::Started { provider: self.provider, after_ms }).await.is_err();
-        let payments = Payments::new(self.ledger.clone(), nonce, writer, self.patience.between);
         let mut run = Run {
-            attempt: self,
             reader,
-            payments,
-            received,
+            payments: Payments::new(self.ledger.clone(), nonce, writer, self.patience.between),
+            received: Received::new(self.quote, self.spec),
+            streams: Streams::new(lost.is_none(), (self.better)()),
+            attempt: self,
             cancelled: false,
             delivered: false,
             first_piece: None,
         };
-        if gone {
-            run.cancel();
+        let patience = run.attempt.patience;
+        let within = patience.open.min(patience.resume);
+        if let Some(reason) = lost
+            && let Err(stop) = run.resume(reason, within).await
+        {
+            return run.end(stop).await;
         }
+        run.streams.admitted = true;
+        if let Err(error) = run.attempt.ledger.accepted(nonce).await {
+            return nothing(Ended::Own(error));
+        }
+        let after_ms = u64::try_from(run.attempt.asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        run.tell(JobUpdate::Started { provider: run.attempt.provider, after_ms }).await;
         let stop = run.receive(queued).await;
         run.end(stop).await
+    }
+
+    fn opening(&self) -> ToProvider {
+        ToProvider::Open { quote: self.signed.clone(), spec: self.spec.clone() }
     }
 
     /// The provider may have started all the same, and sent a window into a path that was broken.
@@ -241,7 +268,7 @@ impl Run<'_> {
         self.payments.cancel();
     }
 
-    /// Receives and pays until the provider ends, breaks off or breaks the rules.
+    /// Receives and pays until the provider ends, is gone for good or breaks the rules.
     async fn receive(&mut self, queued: u32) -> Stop {
         let patience = self.attempt.patience;
         let first = patience.first
@@ -250,17 +277,33 @@ impl Run<'_> {
         let mut deadline =
             Instant::now() + if self.cancelled { patience.cancel } else { first.min(LONGEST_FIRST) };
         loop {
+            match self.receive_here(&mut deadline).await {
+                Stop::Lost(reason) if !self.cancelled => {
+                    if let Err(stop) = self.resume(reason, patience.resume).await {
+                        return stop;
+                    }
+                    deadline = deadline.max(self.streams.turn(patience.resume) + patience.between);
+                }
+                stop => return stop,
+            }
+        }
+    }
+
+    /// The same over one stream.
+    async fn receive_here(&mut self, deadline: &mut Instant) -> Stop {
+        let patience = self.attempt.patience;
+        loop {
             // While a cheque is on its way the provider may be waiting for it: nothing is due.
             let due = self.cancelled || !self.payments.is_busy();
             tokio::select! {
                 biased;
                 () = self.attempt.updates.closed(), if !self.cancelled => {
                     self.cancel();
-                    deadline = Instant::now() + patience.cancel;
+                    *deadline = Instant::now() + patience.cancel;
                 }
                 () = self.attempt.stop.cancelled(), if !self.cancelled => {
                     self.cancel();
-                    deadline = Instant::now() + patience.cancel;
+                    *deadline = Instant::now() + patience.cancel;
                 }
                 paid = self.payments.next(), if self.payments.is_busy() => {
                     match paid {
@@ -278,17 +321,21 @@ impl Run<'_> {
                         Err(PaymentError::Stream(error)) => debug!(%error, "a cheque was not handed over"),
                     }
                     if !self.cancelled {
-                        deadline = deadline.max(Instant::now() + patience.between);
+                        *deadline = (*deadline).max(Instant::now() + patience.between);
                     }
                 }
+                () = &mut self.streams.better, if !self.cancelled => self.move_over().await,
                 frame = self.reader.receive::<ToClient>(wire::MAX_JOB_FRAME) => {
                     match self.handle_frame(frame).await {
                         Some(stop) => return stop,
                         None if self.cancelled => {}
-                        None => deadline = Instant::now() + patience.between,
+                        None => *deadline = Instant::now() + patience.between,
                     }
                 }
-                () = sleep_until(deadline), if due => {
+                () = sleep_until(*deadline), if due && self.payments.is_broken() => {
+                    return Stop::Lost("it takes nothing more".to_owned());
+                }
+                () = sleep_until(*deadline), if due => {
                     return Stop::Broken { reason: "it sent nothing for too long".to_owned(), stalled: true };
                 }
             }
@@ -302,11 +349,9 @@ impl Run<'_> {
             Ok(Some(_)) => {
                 Some(Stop::Violation("it sent a message that has no place in a running job".to_owned()))
             }
-            Ok(None) => {
-                Some(Stop::Broken { reason: "it closed the stream without a receipt".to_owned(), stalled: false })
-            }
+            Ok(None) => Some(Stop::Lost("it closed the stream without a receipt".to_owned())),
             Err(StreamError::Wire(error)) => Some(Stop::Violation(error.to_string())),
-            Err(error) => Some(Stop::Broken { reason: error.to_string(), stalled: false }),
+            Err(error) => Some(Stop::Lost(error.to_string())),
         }
     }
 
@@ -314,6 +359,7 @@ impl Run<'_> {
         if let Err(fault) = self.received.take(&chunk, self.payments.acknowledged()) {
             return Some(Stop::Violation(fault.to_string()));
         }
+        self.streams.brought();
         self.first_piece.get_or_insert_with(Instant::now);
         if !self.cancelled {
             // A chunk without tokens is the end of the answer: it waits for the receipt.

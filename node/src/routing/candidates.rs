@@ -124,6 +124,7 @@ pub(super) fn choose(
     round_trips: &HashMap<NodeId, f64>,
 ) -> Vec<Choice> {
     let now_ms = now_ms();
+    let offline = shared.network.offline().borrow().clone();
     let models = |found: &'_ Found| -> Vec<usize> {
         let models = found.known.offer.models.iter().enumerate();
         match model {
@@ -143,6 +144,11 @@ pub(super) fn choose(
             tier: found.known.offer.tier,
             distance_km: found.distance_km,
             round_trip_ms: round_trips.get(&found.known.provider).copied(),
+            offline_ms: offline.get(&found.known.provider).and_then(|since_ms| {
+                // What it has offered since, it has said after its connection broke.
+                let silent = found.known.offer.issued_ms <= *since_ms;
+                silent.then(|| now_ms.saturating_sub(*since_ms))
+            }),
             failures: shared.experience.failures(&found.known.provider, now_ms),
         })
         .collect();

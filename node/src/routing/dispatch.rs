@@ -13,6 +13,7 @@ use super::{
     candidates::{self, Choice},
     local::{self, LocalEnd, LocalJob, LocalReport},
     metrics::Outcome,
+    paths,
     quotes::{self, NoQuote, Offered, Order},
     search::{Goal, SearchEnd, search},
 };
@@ -23,6 +24,7 @@ use aitbc_protocol::{
     routing::Policy,
     text::Line,
 };
+use futures::future::BoxFuture;
 use std::{collections::HashSet, time::Duration};
 use tokio::{
     sync::mpsc,
@@ -399,7 +401,7 @@ impl<'a> Dispatch<'a> {
             self.job,
             signed.clone(),
         );
-        let opening = timeout(OPENING, self.shared.network.open(provider, addresses, Protocol::Job));
+        let opening = timeout(OPENING, self.shared.network.open(provider, addresses.clone(), Protocol::Job));
         let (recorded, opened) = tokio::join!(recording, opening);
         if let Err(error) = recorded {
             return Flow::Done(End::Failed(JobFailure::Failed { message: error.to_string() }));
@@ -411,6 +413,9 @@ impl<'a> Dispatch<'a> {
                 return self.unopened(provider, nonce, format!("no stream within {OPENING:?}")).await;
             }
         };
+        let reopen = || paths::open(self.shared, provider, &addresses);
+        let peers = self.shared.network.peers();
+        let better = || -> BoxFuture<'static, ()> { Box::pin(paths::becomes_direct(peers.clone(), provider)) };
         let attempt = Attempt {
             ledger: &self.shared.ledger,
             network: &self.shared.config.network,
@@ -422,6 +427,9 @@ impl<'a> Dispatch<'a> {
             updates: &self.updates,
             asked: self.asked,
             stop: &self.shared.stop,
+            reopen: &reopen,
+            better: &better,
+            metrics: &self.shared.metrics,
         };
         let report = attempt.run(stream).await;
         drop(active);

@@ -44,6 +44,18 @@ struct ByVerdict {
     verdict: GossipVerdict,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Resumption {
+    Resumed,
+    Moved,
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResumption {
+    outcome: Resumption,
+}
+
 /// The client side's metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct RoutingMetrics {
@@ -52,6 +64,8 @@ pub(super) struct RoutingMetrics {
     equivocations: Counter,
     jobs: Family<ByOutcome, Counter>,
     failovers: Counter,
+    resumes: Family<ByResumption, Counter>,
+    resume: Histogram,
     first_token: Histogram,
     search: Histogram,
 }
@@ -64,6 +78,8 @@ impl RoutingMetrics {
             equivocations: Counter::default(),
             jobs: Family::default(),
             failovers: Counter::default(),
+            resumes: Family::default(),
+            resume: Histogram::new(exponential_buckets(0.05, 2.0, 11)),
             first_token: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             search: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
         };
@@ -73,6 +89,16 @@ impl RoutingMetrics {
             registry.register("routing_equivocations", "Equivocations caught", this.equivocations.clone());
             registry.register("routing_jobs", "Jobs by how they ended", this.jobs.clone());
             registry.register("routing_failovers", "Jobs taken over by another provider", this.failovers.clone());
+            registry.register(
+                "routing_resumes",
+                "Jobs that went or should have gone on by another path",
+                this.resumes.clone(),
+            );
+            registry.register(
+                "routing_resume_seconds",
+                "From the loss of a job's path until it went on by another",
+                this.resume.clone(),
+            );
             registry.register(
                 "routing_first_token_seconds",
                 "From the request to the first piece of the answer",
@@ -106,6 +132,22 @@ impl RoutingMetrics {
 
     pub(super) fn failover(&self) {
         self.failovers.inc();
+    }
+
+    /// A job went on by another path after `took`.
+    pub(super) fn resumed(&self, took: Duration) {
+        self.resumes.get_or_create(&ByResumption { outcome: Resumption::Resumed }).inc();
+        self.resume.observe(took.as_secs_f64());
+    }
+
+    /// A job went on by a better path, without having lost the one before.
+    pub(super) fn moved(&self) {
+        self.resumes.get_or_create(&ByResumption { outcome: Resumption::Moved }).inc();
+    }
+
+    /// A job that lost its path did not go on with its provider.
+    pub(super) fn not_resumed(&self) {
+        self.resumes.get_or_create(&ByResumption { outcome: Resumption::Failed }).inc();
     }
 
     pub(super) fn first_token(&self, after: Duration) {

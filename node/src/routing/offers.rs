@@ -19,6 +19,7 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     offer::{Equivocation, Statements},
 };
+use libp2p::Multiaddr;
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
@@ -63,6 +64,20 @@ impl BookHandle {
     /// What is known now.
     pub(super) fn snapshot(&self) -> Arc<OffersSnapshot> {
         self.snapshot.borrow().clone()
+    }
+
+    /// Where a provider says that it is now, and then where it was `before`.
+    pub(super) fn addresses_of(
+        &self,
+        provider: NodeId,
+        before: impl IntoIterator<Item = Multiaddr>,
+    ) -> Vec<Multiaddr> {
+        let snapshot = self.snapshot();
+        let known = snapshot.offers.iter().chain(&snapshot.silent).find(|known| known.provider == provider);
+        let now = known.into_iter().flat_map(|known| &known.offer.addresses);
+        let now = now.filter_map(|address| address.as_str().parse().ok());
+        let mut seen = HashSet::new();
+        now.chain(before).filter(|address| seen.insert(address.clone())).collect()
     }
 
     /// Wakes whoever waits for a provider to come back.

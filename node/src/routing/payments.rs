@@ -4,7 +4,12 @@ use crate::{
     market::{Ledger, LedgerError},
     network::{StreamError, streams::FrameWriter},
 };
-use aitbc_protocol::{MicroCredits, Nonce, messages::ToProvider, receipt::Receipt, wire};
+use aitbc_protocol::{
+    MicroCredits, Nonce,
+    messages::ToProvider,
+    receipt::{Cheque, Receipt},
+    wire,
+};
 use futures::future::BoxFuture;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -37,8 +42,8 @@ enum Writer {
     Gone,
 }
 
-/// Owns the sending side of a job stream. Tokens keep coming in while a cheque is signed, synced and sent: the caller
-/// polls [`Payments::next`] beside the stream.
+/// Owns the sending side of a job's streams, one after the other. Tokens keep coming in while a cheque is signed, synced
+/// and sent: the caller polls [`Payments::next`] beside the stream.
 pub(super) struct Payments {
     ledger: Ledger,
     quote: Nonce,
@@ -51,6 +56,10 @@ pub(super) struct Payments {
     cancel: bool,
     /// The newest promise for this job.
     paid: MicroCredits,
+    /// The newest cheque may have been lost with its stream, and goes out again.
+    again: bool,
+    /// Sequence of the newest cheque that was handed over.
+    handed: u64,
 }
 
 impl Payments {
@@ -64,7 +73,26 @@ impl Payments {
             wanted: 0,
             cancel: false,
             paid: MicroCredits::ZERO,
+            again: false,
+            handed: 0,
         }
+    }
+
+    /// The stream broke. A cheque that is being signed stays signed.
+    pub(super) fn cut(&mut self) {
+        self.writer = Writer::Gone;
+    }
+
+    /// Goes on over another stream: first with the newest cheque, for nobody knows whether it arrived.
+    pub(super) fn attach(&mut self, writer: FrameWriter) {
+        self.writer = Writer::Idle(writer);
+        self.again = self.acknowledged > 0;
+        self.start();
+    }
+
+    /// Whether nothing more can be handed over on this stream.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.writer, Writer::Gone)
     }
 
     /// Tokens that were paid or are being paid: what lies beyond may be one window at most.
@@ -98,7 +126,7 @@ impl Payments {
 
     fn start(&mut self) {
         let cancel = std::mem::take(&mut self.cancel);
-        let pay = self.wanted > self.acknowledged;
+        let pay = self.again || self.wanted > self.acknowledged;
         if !(cancel || pay) {
             return;
         }
@@ -112,6 +140,7 @@ impl Payments {
                 }));
             }
             Writer::Idle(writer) => {
+                self.again = false;
                 self.acknowledged = self.wanted;
                 self.writer = Writer::Busy(Box::pin(pay_and_send(
                     self.ledger.clone(),
@@ -137,7 +166,14 @@ impl Payments {
             self.paid = handed.job_total;
         }
         self.start();
-        result
+        result.map(|handed| handed.filter(|handed| self.is_news(handed)))
+    }
+
+    /// False for a cheque that was handed over before.
+    fn is_news(&mut self, handed: &Handed) -> bool {
+        let news = handed.sequence > self.handed;
+        self.handed = self.handed.max(handed.sequence);
+        news
     }
 
     /// The last cheque: pays what the receipt asks for, unless that is paid already, and closes the sending side.
@@ -165,12 +201,14 @@ impl Payments {
             let ledger = self.ledger.clone();
             pay_and_send(ledger, self.quote, receipt.completion_tokens, writer, self.patience).await
         };
-        let handed = result?;
+        let handed = result?.filter(|handed| covered || self.is_news(handed));
         if let Some(handed) = &handed {
             self.paid = handed.job_total;
         }
-        // The provider has the cheque: a close that fails takes nothing back.
-        let _ = timeout(self.patience, writer.close()).await;
+        // The provider has the cheque: a leave that it does not hear takes nothing back.
+        if send(&mut writer, &ToProvider::Done, self.patience).await.is_ok() {
+            let _ = timeout(self.patience, writer.close()).await;
+        }
         Ok(handed)
     }
 
@@ -201,8 +239,9 @@ async fn pay_and_send(
     let result = async {
         let cheque = ledger.pay(quote, tokens).await?;
         let fields = cheque.read_unverified().map_err(StreamError::from)?;
+        let Cheque { sequence, job_total, tokens, .. } = fields;
         send(&mut writer, &ToProvider::Ack { next: tokens, cheque }, patience).await?;
-        Ok(Some(Handed { sequence: fields.sequence, job_total: fields.job_total, tokens }))
+        Ok(Some(Handed { sequence, job_total, tokens }))
     }
     .await;
     (writer, result)

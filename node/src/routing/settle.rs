@@ -14,7 +14,6 @@ use crate::{
 };
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{NodeId, Nonce, UnixMillis, job::JobState, text::Line, wire};
-use libp2p::Multiaddr;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -241,7 +240,8 @@ impl State {
     fn start(&mut self, nonce: Nonce, record: JobRecord, now_ms: UnixMillis) {
         let provider = record.peer;
         self.running.insert(nonce, provider);
-        let addresses = self.addresses(&record);
+        let at_start = record.addresses.iter().filter_map(|address| address.parse().ok());
+        let addresses = self.settling.book.addresses_of(provider, at_start);
         let (ledger, network) = (self.settling.ledger.clone(), self.settling.network.clone());
         let give_up = !record.state.is_final() && now_ms.saturating_sub(record.created_ms) > GIVE_UP_AFTER_MS;
         self.tasks.spawn(async move {
@@ -258,20 +258,6 @@ impl State {
             };
             (nonce, result)
         });
-    }
-
-    /// Where the provider was when the job started, and where it says it is now.
-    fn addresses(&self, record: &JobRecord) -> Vec<Multiaddr> {
-        let snapshot = self.settling.book.snapshot();
-        let known = snapshot.offers.iter().chain(&snapshot.silent).find(|known| known.provider == record.peer);
-        let newest = known.into_iter().flat_map(|known| known.offer.addresses.iter().map(Line::as_str));
-        let mut addresses: Vec<Multiaddr> = newest
-            .chain(record.addresses.iter().map(String::as_str))
-            .filter_map(|address| address.parse().ok())
-            .collect();
-        let mut seen = HashSet::new();
-        addresses.retain(|address| seen.insert(address.clone()));
-        addresses
     }
 
     fn handle_done(&mut self, nonce: Nonce, result: Result<JobRecord, SettleError>) {

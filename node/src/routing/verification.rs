@@ -46,6 +46,8 @@ pub(super) struct Received {
     most: u32,
     window: u32,
     count: u32,
+    /// Chunks taken.
+    chunks: u32,
     tokens: Vec<u32>,
     vectors: Vec<Vec<f32>>,
     hasher: Sha256,
@@ -53,7 +55,6 @@ pub(super) struct Received {
     /// answer, and no part of it before a receipt says so: the next provider would say it again.
     tail: String,
     ended: bool,
-    any: bool,
 }
 
 impl Received {
@@ -69,12 +70,12 @@ impl Received {
             most: quote.max_completion_tokens,
             window: quote.window,
             count: 0,
+            chunks: 0,
             tokens: Vec::new(),
             vectors: Vec::new(),
             hasher: Sha256::new(),
             tail: String::new(),
             ended: false,
-            any: false,
         }
     }
 
@@ -127,7 +128,7 @@ impl Received {
     }
 
     fn record(&mut self, chunk: &Chunk, count: u32) {
-        self.any = true;
+        self.chunks += 1;
         self.count = count;
         match self.kind {
             Kind::Tokens => {
@@ -151,9 +152,9 @@ impl Received {
         self.count
     }
 
-    /// Whether anything came.
-    pub(super) fn any(&self) -> bool {
-        self.any
+    /// Chunks received: the number of the first one that is missing.
+    pub(super) fn chunks(&self) -> u32 {
+        self.chunks
     }
 
     /// Whether the answer can go on elsewhere: every token is known by its id.

@@ -4,7 +4,7 @@ use crate::{
     engine::EngineStatus,
     jobs::JobsSnapshot,
     market::Totals,
-    network::{PeerInfo, Reachability},
+    network::{NetworkReport, PeerInfo, Reachability},
     routing::RankedCandidate,
     storage::{JobRecord, Side},
 };
@@ -54,6 +54,16 @@ pub(super) struct ProviderStatus {
 pub(super) struct PeerList {
     pub(super) schema: &'static str,
     pub(super) peers: Arc<Vec<PeerInfo>>,
+}
+
+/// `aitbc.netcheck/1`
+#[derive(Debug, Serialize)]
+pub(super) struct Netcheck {
+    pub(super) schema: &'static str,
+    /// The verdict for people.
+    pub(super) sentence: String,
+    #[serde(flatten)]
+    pub(super) report: NetworkReport,
 }
 
 /// `aitbc.offers/1`

@@ -155,6 +155,8 @@ impl Reader {
                 | JobUpdate::Declined { .. }
                 | JobUpdate::Quoted { .. }
                 | JobUpdate::Paid { .. }
+                | JobUpdate::PathLost { .. }
+                | JobUpdate::Resumed { .. }
                 | JobUpdate::FailedOver { .. }
                 | JobUpdate::ReceiptMissing { .. } => {}
             }

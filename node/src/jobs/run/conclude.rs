@@ -1,60 +1,109 @@
 //! The last words of a job: its receipt, and the wait for the cheque that pays the rest.
 
-use super::{End, Job, Run, Surroundings, Writer, milliseconds, send};
+use super::{End, Job, Run, Surroundings, milliseconds};
 use crate::{jobs::SHORT_ANSWER, market::LedgerError};
-use aitbc_protocol::messages::{ToClient, ToProvider};
+use aitbc_protocol::messages::ToClient;
 use aitbc_protocol::{
     MicroCredits, Signed,
     job::Finish,
     quote::price,
     receipt::{Receipt, Timings, owed},
     text::Line,
-    wire,
 };
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 /// First pause before a receipt that could not be stored is tried again, doubled up to [`LAST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How long the last cheque may take after the receipt was sent. What is late is a debt.
+/// How long the last cheque may take after the receipt was sent, and the leave after the cheque. A cheque that is late
+/// is a debt.
 const LAST_CHEQUE: Duration = Duration::from_secs(10);
 /// The same once the node is stopping.
 const LAST_CHEQUE_WHEN_CLOSING: Duration = Duration::from_secs(2);
 
+/// A job whose receipt is on disk.
+pub(super) struct Concluded {
+    /// The receipt, as often as a stream breaks before the client has it.
+    last: ToClient,
+    /// What the receipt asks for.
+    total: MicroCredits,
+    /// The receipt was handed to some stream.
+    told: bool,
+    /// It was handed to the present one.
+    told_here: bool,
+    /// The present one was told that it is paid.
+    paid_here: bool,
+    /// The client says that it has it.
+    pub(super) confirmed: bool,
+}
+
+impl Concluded {
+    /// The client is on a new stream.
+    pub(super) fn again(&mut self) {
+        (self.told_here, self.paid_here) = (false, false);
+    }
+
+    /// How long it may be the client's turn.
+    pub(super) fn patience(&self, closing: bool) -> Duration {
+        match (self.told_here && !self.confirmed, closing) {
+            (false, _) => SHORT_ANSWER,
+            (true, false) => LAST_CHEQUE,
+            (true, true) => LAST_CHEQUE_WHEN_CLOSING,
+        }
+    }
+}
+
 impl Run {
-    /// Signs the receipt, hands it over and waits for the last cheque.
-    pub(super) async fn conclude(mut self, end: End) {
-        self.job.ticket.left_device();
+    /// Signs the receipt and keeps it for the client. False where none could be recorded: the client settles later,
+    /// and what it has paid is on disk.
+    pub(super) async fn conclude(&mut self) -> bool {
+        let Some(end) = &self.ending else { return false };
         self.around.metrics.ended(end.outcome);
-        let receipt = self.receipt(&end);
+        let receipt = self.receipt(end);
         let (tokens, total) = (receipt.completion_tokens, receipt.total);
         tracing::info!(finish = ?end.finish, tokens, %total, "job ended");
-        // Without a receipt the client settles later; what it has paid is on disk.
-        let Some(signed) = recorded(&self.around, receipt, end.failure.as_ref()).await else { return };
+        let Some(receipt) = recorded(&self.around, receipt, end.failure.as_ref()).await else { return false };
         self.job.ticket.receipt_recorded();
-        let Writer::Idle(writer) = std::mem::replace(&mut self.writer, Writer::Gone) else { return };
-        let Writer::Sending(sending) = send(writer, ToClient::Finished { receipt: signed, failure: end.failure })
-        else {
-            return;
-        };
-        match timeout(SHORT_ANSWER, sending).await {
-            Ok(Ok(mut writer)) => {
-                self.last_cheque(total).await;
-                let paid = self.paid_sum();
-                let last_words = async {
-                    if paid >= total {
-                        writer.send(&ToClient::Paid { total: paid }, wire::MAX_JOB_FRAME).await?;
-                    }
-                    writer.close().await
-                };
-                if timeout(SHORT_ANSWER, last_words).await.is_ok_and(|said| said.is_ok()) {
-                    self.goodbye().await;
-                }
+        let last = ToClient::Finished { receipt, failure: end.failure.clone() };
+        self.concluded =
+            Some(Concluded { last, total, told: false, told_here: false, paid_here: false, confirmed: false });
+        self.earn();
+        true
+    }
+
+    /// Sends the receipt, and once it is paid says so and closes.
+    pub(super) fn send_last(&mut self) {
+        let paid = self.paid_sum();
+        let Some(concluded) = &mut self.concluded else { return };
+        if !std::mem::replace(&mut concluded.told_here, true) {
+            self.fresh = !std::mem::replace(&mut concluded.told, true);
+            self.link.send(concluded.last.clone());
+        } else if paid >= concluded.total {
+            self.fresh = false;
+            if std::mem::replace(&mut concluded.paid_here, true) {
+                self.link.close();
+            } else {
+                self.link.send(ToClient::Paid { total: paid });
             }
-            Ok(Err(error)) => tracing::debug!(%error, "receipt not delivered: the client will settle"),
-            Err(_) => tracing::debug!("receipt not read in time: the client will settle"),
         }
+    }
+
+    /// The client has closed its side. One that has the receipt has nothing to come back for.
+    pub(super) fn client_closed(&mut self) {
+        let paid = self.paid_sum();
+        match &self.concluded {
+            Some(concluded) if concluded.confirmed && paid >= concluded.total => self.link.client_closed(),
+            _ => self.park("the client closed the stream"),
+        }
+    }
+
+    /// The client neither pays nor takes its leave.
+    pub(super) fn says_nothing(&mut self) {
+        if self.concluded.as_ref().is_some_and(|concluded| self.paid_sum() < concluded.total) {
+            tracing::info!("the last cheque is late: the client owes");
+        }
+        self.abandon("the client says nothing more", End::cancelled());
     }
 
     fn receipt(&self, end: &End) -> Receipt {
@@ -100,55 +149,6 @@ impl Run {
             owed(&self.job.quote, self.delivery.paid()).unwrap_or_default()
         } else {
             MicroCredits::ZERO
-        }
-    }
-
-    /// Takes cheques until `total` is paid, for as long as the last one may take.
-    async fn last_cheque(&mut self, total: MicroCredits) {
-        let mut deadline = Instant::now() + LAST_CHEQUE;
-        let mut closing = false;
-        while self.paid_sum() < total {
-            let Some(reader) = &mut self.reader else { return };
-            let message = tokio::select! {
-                biased;
-                () = self.interrupted.cancelled() => return,
-                () = self.around.closing.cancelled(), if !closing => {
-                    closing = true;
-                    deadline = deadline.min(Instant::now() + LAST_CHEQUE_WHEN_CLOSING);
-                    continue;
-                }
-                message = reader.receive(wire::MAX_JOB_FRAME) => message,
-                () = sleep_until(deadline) => {
-                    tracing::info!("the last cheque is late: the client owes");
-                    return;
-                }
-            };
-            let Ok(Some(ToProvider::Ack { next, cheque })) = message else {
-                self.reader = None;
-                return;
-            };
-            let taken = match self.acknowledged(next, cheque) {
-                Ok(taking) => taking.await,
-                Err(end) => return tracing::info!(failure = ?end.failure, "cheque refused"),
-            };
-            match taken {
-                Ok(tokens) => {
-                    self.any_cheque = true;
-                    self.delivery.pay(tokens);
-                }
-                Err(error) => return tracing::info!(%error, "cheque refused"),
-            }
-        }
-    }
-
-    /// Waits until the client has read everything and closes its side: a stream that is dropped earlier is reset.
-    async fn goodbye(&mut self) {
-        let Some(reader) = &mut self.reader else { return };
-        let read_out =
-            async { while let Ok(Some(_)) = reader.receive::<ToProvider>(wire::MAX_JOB_FRAME).await {} };
-        tokio::select! {
-            () = self.interrupted.cancelled() => {}
-            _ = timeout(SHORT_ANSWER, read_out) => {}
         }
     }
 }

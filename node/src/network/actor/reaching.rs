@@ -283,7 +283,7 @@ impl Actor {
             let Some(node) = node_id(peer) else { continue };
             let late = waiting.extract_if(.., |waiting| elapsed(waiting.since) >= PING_TIMEOUT);
             for waiting in late {
-                let reason = format!("connected, but no ping came back within {PING_TIMEOUT:?}");
+                let reason = format!("connected, but no probe came back within {PING_TIMEOUT:?}");
                 waiting.want.fail(NetworkError::Unreachable { peer: node, reason });
             }
         }

@@ -3,9 +3,54 @@
 use super::Actor;
 use crate::network::addresses::is_relayed;
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, kad, multiaddr::Protocol};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 /// Relays a private node listens through: a second one for when the first goes.
 const MAX_RESERVATIONS: usize = 2;
+/// How long a node that has just started waits for the verdict before it takes relays without one.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a relay is left alone that refused or went: it may be full.
+const AVOIDED: Duration = Duration::from_secs(60);
+/// Most relays remembered for that.
+const MAX_AVOIDED: usize = 256;
+
+/// Owns the relays that this node listens through.
+#[derive(Debug)]
+pub(in crate::network) struct Reservations {
+    started: Instant,
+    listeners: HashMap<ListenerId, PeerId>,
+    avoided: HashMap<PeerId, Instant>,
+}
+
+impl Reservations {
+    pub(in crate::network) fn new(now: Instant) -> Self {
+        Self { started: now, listeners: HashMap::new(), avoided: HashMap::new() }
+    }
+
+    /// The relays in use.
+    pub(in crate::network) fn relays(&self) -> impl Iterator<Item = &PeerId> {
+        self.listeners.values()
+    }
+
+    /// A listener closed; the relay, if it was one.
+    pub(super) fn closed(&mut self, id: ListenerId, now: Instant) -> Option<PeerId> {
+        let relay = self.listeners.remove(&id)?;
+        if self.avoided.len() >= MAX_AVOIDED {
+            self.avoided.retain(|_, until| *until > now);
+        }
+        if self.avoided.len() < MAX_AVOIDED {
+            self.avoided.insert(relay, now + AVOIDED);
+        }
+        Some(relay)
+    }
+
+    fn may_use(&self, relay: &PeerId, now: Instant) -> bool {
+        !self.relays().any(|used| used == relay) && self.avoided.get(relay).is_none_or(|until| *until <= now)
+    }
+}
 
 impl Actor {
     /// Only nodes that others reach may serve the DHT; the others would be dead ends in everybody's table.
@@ -20,18 +65,21 @@ impl Actor {
         }
     }
 
-    /// A private node keeps reservations at relays among its peers; any other needs none.
-    pub(super) fn keep_reservations(&mut self) {
-        if !self.own.is_private() {
-            for id in std::mem::take(&mut self.reservations).into_keys() {
+    /// A node that others do not reach, or of which nobody can tell, keeps reservations at relays among its peers.
+    pub(super) fn keep_reservations(&mut self, now: Instant) {
+        if self.own.is_public() {
+            for id in std::mem::take(&mut self.reservations.listeners).into_keys() {
                 self.swarm.remove_listener(id);
             }
             return;
         }
-        while self.reservations.len() < MAX_RESERVATIONS {
-            let Some((relay, address)) = self.free_relay() else { return };
+        if !self.own.is_private() && now.saturating_duration_since(self.reservations.started) < PATIENCE {
+            return;
+        }
+        while self.reservations.listeners.len() < MAX_RESERVATIONS {
+            let Some((relay, address)) = self.free_relay(now) else { return };
             match self.swarm.listen_on(address) {
-                Ok(id) => drop::<Option<PeerId>>(self.reservations.insert(id, relay)),
+                Ok(id) => drop(self.reservations.listeners.insert(id, relay)),
                 Err(error) => {
                     tracing::debug!(%relay, %error, "cannot listen through a relay");
                     return;
@@ -40,11 +88,13 @@ impl Actor {
         }
     }
 
-    /// A connected relay that is not in use, and the address to listen on there: one that others can use too, so
-    /// never the far end of a connection that the relay made.
-    fn free_relay(&self) -> Option<(PeerId, Multiaddr)> {
-        let used: Vec<&PeerId> = self.reservations.values().collect();
-        self.peers.iter().filter(|(peer, known)| known.relay && !used.contains(peer)).find_map(|(peer, known)| {
+    /// The nearest connected relay that is not in use and has not refused just now, and the address to listen on there:
+    /// one that others can use too, so never the far end of a connection that the relay made.
+    fn free_relay(&self, now: Instant) -> Option<(PeerId, Multiaddr)> {
+        let free = self.peers.iter().filter(|(peer, known)| known.relay && self.reservations.may_use(peer, now));
+        let mut free: Vec<_> = free.filter(|(_, known)| !known.best().is_relayed()).collect();
+        free.sort_by_key(|(_, known)| known.best().round_trip.unwrap_or(Duration::MAX));
+        free.into_iter().find_map(|(peer, known)| {
             let dialled = known.connections().iter().filter(|connection| connection.outbound);
             known
                 .advertised
@@ -57,9 +107,24 @@ impl Actor {
                 })
         })
     }
+}
 
-    /// A listener closed; the relay, if it was one.
-    pub(super) fn reservation_closed(&mut self, id: ListenerId) -> Option<PeerId> {
-        self.reservations.remove(&id)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_refused_is_left_alone_for_a_minute() {
+        let now = Instant::now();
+        let mut reservations = Reservations::new(now);
+        let relay = PeerId::random();
+        assert!(reservations.may_use(&relay, now));
+        let id = ListenerId::next();
+        reservations.listeners.insert(id, relay);
+        assert!(!reservations.may_use(&relay, now), "one reservation a relay");
+        assert_eq!(reservations.closed(id, now), Some(relay));
+        assert!(!reservations.may_use(&relay, now));
+        assert!(reservations.may_use(&relay, now + AVOIDED));
+        assert_eq!(reservations.closed(ListenerId::next(), now), None, "a listener of another kind");
     }
 }

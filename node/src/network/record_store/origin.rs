@@ -1,16 +1,15 @@
 //! Where a record came from, as far as the sender cannot choose it.
 
 use super::{MAX_RELAYED_PROVIDERS, MAX_RELAYED_RECORDS, MAX_SUBNET_PROVIDERS, MAX_SUBNET_RECORDS};
+use crate::network::addresses::subnet;
 use libp2p::PeerId;
 use std::net::IpAddr;
 
 /// Those who share one share of the store. Peer ids cost nothing, addresses do: so it is addresses that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Origin {
-    /// A /24 of IPv4.
-    V4([u8; 3]),
-    /// A /48 of IPv6, what one site gets (RFC 6177).
-    V6([u8; 6]),
+    /// A subnet.
+    Subnet(IpAddr),
     /// Everybody who comes through a relay.
     Relayed,
     /// One peer by itself: on the network `local` every node has the same few addresses.
@@ -25,23 +24,13 @@ impl Origin {
         if local && !super::addresses::is_global(ip) {
             return Self::Peer(peer);
         }
-        match ip {
-            IpAddr::V4(ip) => {
-                let [a, b, c, _] = ip.octets();
-                Self::V4([a, b, c])
-            }
-            IpAddr::V6(ip) => {
-                let mut site = [0; 6];
-                site.copy_from_slice(&ip.octets()[..6]);
-                Self::V6(site)
-            }
-        }
+        Self::Subnet(subnet(ip))
     }
 
     /// Providers of one key that may have this origin.
     pub(super) fn max_providers(self) -> usize {
         match self {
-            Self::V4(_) | Self::V6(_) => MAX_SUBNET_PROVIDERS,
+            Self::Subnet(_) => MAX_SUBNET_PROVIDERS,
             Self::Relayed => MAX_RELAYED_PROVIDERS,
             Self::Peer(_) => 1,
         }
@@ -50,7 +39,7 @@ impl Origin {
     /// Records that may have this origin.
     pub(super) fn max_records(self) -> usize {
         match self {
-            Self::V4(_) | Self::V6(_) => MAX_SUBNET_RECORDS,
+            Self::Subnet(_) => MAX_SUBNET_RECORDS,
             Self::Relayed => MAX_RELAYED_RECORDS,
             Self::Peer(_) => super::MAX_KEYS,
         }

@@ -19,7 +19,7 @@ use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -42,6 +42,8 @@ struct NotANode(PeerId);
 pub struct Behaviour {
     shared: Arc<Shared>,
     peers: HashMap<PeerId, Peer>,
+    /// What the streams of each connection hold.
+    uses: HashMap<ConnectionId, Weak<()>>,
     queued: VecDeque<(PeerId, ConnectionId, OpenStream)>,
 }
 
@@ -62,7 +64,7 @@ impl Behaviour {
     /// A behaviour that admits streams within `limits` to `incoming`.
     pub fn new(limits: StreamLimits, incoming: IncomingQueues) -> Self {
         let shared = Shared { limits, incoming, refused: AtomicU64::new(0) };
-        Self { shared: Arc::new(shared), peers: HashMap::new(), queued: VecDeque::new() }
+        Self { shared: Arc::new(shared), peers: HashMap::new(), uses: HashMap::new(), queued: VecDeque::new() }
     }
 
     /// Opens a stream on `connection`, or on [`Self::best_connection`]. `reply` always gets an answer; it fails at
@@ -94,6 +96,12 @@ impl Behaviour {
         newest(false).or_else(|| newest(true)).map(|connection| connection.id)
     }
 
+    /// Whether a stream lives on `connection`.
+    pub fn is_used(&self, connection: ConnectionId) -> bool {
+        // One is held by the connection's handler.
+        self.uses.get(&connection).is_some_and(|uses| uses.strong_count() > 1)
+    }
+
     /// Streams refused so far: over a limit, or with nobody to take them.
     pub fn refused(&self) -> u64 {
         self.shared.refused.load(Ordering::Relaxed)
@@ -122,7 +130,10 @@ impl Behaviour {
             .peers
             .entry(peer)
             .or_insert_with(|| Peer { budget: Arc::new(PeerBudget::new(limits, now)), connections: Vec::new() });
-        Ok(Handler::new(node, connection, Arc::clone(&self.shared), Arc::clone(&entry.budget)))
+        self.uses.retain(|_, uses| uses.strong_count() > 0);
+        let used = Arc::new(());
+        self.uses.insert(connection, Arc::downgrade(&used));
+        Ok(Handler::new(node, connection, Arc::clone(&self.shared), Arc::clone(&entry.budget), used))
     }
 }
 

@@ -19,6 +19,15 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// What a stream in memory holds before its writer waits.
 const PAIR_BYTES: usize = 64 * 1024;
 
+/// What a stream holds as long as it lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// In the budget of the peer that opened it; none in its own node's.
+    pub(super) _slot: Option<Slot>,
+    /// On its connection.
+    pub(super) _use: Arc<()>,
+}
+
 /// A stream that sends and receives whole frames.
 ///
 /// Dropping it (both halves, if it was split) resets the stream and frees its place in the budget of the peer that
@@ -43,22 +52,22 @@ impl FramedStream {
         (Self::from_io(b, near), Self::from_io(a, far))
     }
 
-    /// A stream that was negotiated on `connection`; `slot` is its place in the budget of the peer that opened it.
-    pub(super) fn negotiated(peer: NodeId, stream: Stream, connection: ConnectionId, slot: Option<Slot>) -> Self {
-        Self::build(peer, stream.compat(), Some(connection), slot)
+    /// A stream that was negotiated on `connection`, which is in use as long as it lives.
+    pub(super) fn negotiated(peer: NodeId, stream: Stream, connection: ConnectionId, place: Place) -> Self {
+        Self::build(peer, stream.compat(), Some(connection), Some(place))
     }
 
     fn build(
         peer: NodeId,
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         connection: Option<ConnectionId>,
-        slot: Option<Slot>,
+        place: Option<Place>,
     ) -> Self {
         let (read, write) = tokio::io::split(io);
-        let slot = slot.map(Arc::new);
+        let place = place.map(Arc::new);
         Self {
-            reader: FrameReader { peer, io: Box::new(read), buffer: BytesMut::new(), _slot: slot.clone() },
-            writer: FrameWriter { peer, io: Box::new(write), cut: false, _slot: slot },
+            reader: FrameReader { peer, io: Box::new(read), buffer: BytesMut::new(), _place: place.clone() },
+            writer: FrameWriter { peer, io: Box::new(write), cut: false, _place: place },
             connection,
         }
     }
@@ -104,7 +113,7 @@ pub struct FrameReader {
     peer: NodeId,
     io: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
-    _slot: Option<Arc<Slot>>,
+    _place: Option<Arc<Place>>,
 }
 
 impl FrameReader {
@@ -160,7 +169,7 @@ pub struct FrameWriter {
     io: Box<dyn AsyncWrite + Send + Unpin>,
     /// A send did not run to its end: the peer may have half a frame.
     cut: bool,
-    _slot: Option<Arc<Slot>>,
+    _place: Option<Arc<Place>>,
 }
 
 impl FrameWriter {

@@ -2,7 +2,8 @@
 
 use super::{
     FramedStream, IncomingQueues, IncomingStream, StreamError, StreamLimits,
-    budget::PeerBudget,
+    budget::{PeerBudget, Slot},
+    frame::Place,
     upgrade::{Accept, Ask},
 };
 use crate::network::Protocol;
@@ -81,6 +82,8 @@ pub struct Handler {
     budget: Arc<PeerBudget>,
     /// Cloned into the slot of every live inbound stream of this connection.
     live: Arc<()>,
+    /// Cloned into every live stream of this connection, whoever opened it.
+    used: Arc<()>,
     requested: VecDeque<OpenStream>,
     /// Streams that were requested or are in negotiation.
     opening: usize,
@@ -92,8 +95,14 @@ impl Handler {
         connection: ConnectionId,
         shared: Arc<Shared>,
         budget: Arc<PeerBudget>,
+        used: Arc<()>,
     ) -> Self {
-        Self { peer, connection, shared, budget, live: Arc::new(()), requested: VecDeque::new(), opening: 0 }
+        let live = Arc::new(());
+        Self { peer, connection, shared, budget, live, used, requested: VecDeque::new(), opening: 0 }
+    }
+
+    fn place(&self, slot: Option<Slot>) -> Place {
+        Place { _slot: slot, _use: Arc::clone(&self.used) }
     }
 
     fn on_inbound(&self, stream: Stream, protocol: Protocol) {
@@ -104,7 +113,7 @@ impl Handler {
         let Some(slot) = self.budget.admit(protocol, &self.live, Instant::now()) else {
             return refuse("the peer is over its limits");
         };
-        let stream = FramedStream::negotiated(self.peer, stream, self.connection, Some(slot));
+        let stream = FramedStream::negotiated(self.peer, stream, self.connection, self.place(Some(slot)));
         let queue = self.shared.incoming.of(protocol);
         if queue.try_send(IncomingStream { peer: self.peer, stream }).is_err() {
             refuse("the queue of incoming streams is full or gone");
@@ -113,7 +122,8 @@ impl Handler {
 
     fn on_outbound(&mut self, stream: Stream, open: OpenStream) {
         self.opening -= 1;
-        open.reply.send(Ok(FramedStream::negotiated(self.peer, stream, self.connection, None)));
+        let place = self.place(None);
+        open.reply.send(Ok(FramedStream::negotiated(self.peer, stream, self.connection, place)));
     }
 
     fn on_outbound_error(&mut self, open: OpenStream, error: StreamUpgradeError<Infallible>) {

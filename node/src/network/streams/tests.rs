@@ -19,14 +19,16 @@ struct Receivers {
     offer: mpsc::Receiver<IncomingStream>,
     quote: mpsc::Receiver<IncomingStream>,
     job: mpsc::Receiver<IncomingStream>,
+    reach: mpsc::Receiver<IncomingStream>,
 }
 
 fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
     let (offer, offers) = mpsc::channel(capacity);
     let (quote, quotes) = mpsc::channel(capacity);
     let (job, jobs) = mpsc::channel(capacity);
-    let receivers = Receivers { offer: offers, quote: quotes, job: jobs };
-    (Behaviour::new(limits, IncomingQueues { offer, quote, job }), receivers)
+    let (reach, reaches) = mpsc::channel(capacity);
+    let receivers = Receivers { offer: offers, quote: quotes, job: jobs, reach: reaches };
+    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach }), receivers)
 }
 
 async fn node(limits: StreamLimits) -> (Running<Behaviour>, Receivers) {
@@ -68,6 +70,7 @@ async fn each_protocol_has_its_queue_and_both_ends_are_named() {
             Protocol::Offer => &mut incoming.offer,
             Protocol::Quote => &mut incoming.quote,
             Protocol::Job => &mut incoming.job,
+            Protocol::Reach => &mut incoming.reach,
         };
         let mut accepted = queue.recv().await.expect("a stream");
         assert_eq!(accepted.peer.to_peer_id_bytes(), client.peer.to_bytes());

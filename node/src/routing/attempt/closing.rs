@@ -28,17 +28,8 @@ impl Run<'_> {
             Stop::Finished { receipt, failure } => self.take_receipt(receipt, failure).await,
             Stop::Violation(reason) => self.refuse(broken(&reason, false)).await,
             Stop::Own(error) => self.closed(Ended::Own(error)),
-            Stop::Broken { reason, stalled } => {
-                // What it delivered it shall have: the cheque is signed now, and settling hands it over.
-                let signed =
-                    if self.received.any() { self.payments.sign(self.received.count()).await } else { Ok(()) };
-                let closed = match signed {
-                    Err(error) => self.closed(Ended::Own(error)),
-                    Ok(()) if self.cancelled => self.closed(Ended::Cancelled),
-                    Ok(()) => self.closed(broken(&reason, stalled)),
-                };
-                Closed { most: billable(self.attempt.quote, self.received.count()), ..closed }
-            }
+            Stop::Lost(reason) => self.left(&reason, false).await,
+            Stop::Broken { reason, stalled } => self.left(&reason, stalled).await,
         };
         Report {
             ended,
@@ -52,6 +43,19 @@ impl Run<'_> {
             settled,
             tokens: self.received.into_tokens(),
         }
+    }
+
+    /// Ends with a provider that is gone. What it delivered it shall have: the cheque is signed now, and settling hands
+    /// it over.
+    async fn left(&mut self, reason: &str, stalled: bool) -> Closed {
+        let count = self.received.count();
+        let signed = if self.received.chunks() > 0 { self.payments.sign(count).await } else { Ok(()) };
+        let closed = match signed {
+            Err(error) => self.closed(Ended::Own(error)),
+            Ok(()) if self.cancelled => self.closed(Ended::Cancelled),
+            Ok(()) => self.closed(broken(&reason, stalled)),
+        };
+        Closed { most: billable(self.attempt.quote, count), ..closed }
     }
 
     /// An end after which nothing more is promised.

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::{
+    network::NetworkError,
     routing::fixtures::{Deal, key, network},
     storage::{JobRecord, Side},
+    telemetry::Metrics,
 };
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
@@ -12,6 +14,10 @@ use aitbc_protocol::{
     quote::price,
     receipt::{Cheque, OutputDigest},
 };
+use futures::future::BoxFuture;
+
+mod broken_paths;
+mod resuming;
 
 /// The other end of a job stream: speaks the protocol, and breaks it where a test wants that.
 struct Peer<'a> {
@@ -128,6 +134,8 @@ const QUICK: Patience = Patience {
     first: Duration::from_millis(300),
     between: Duration::from_millis(300),
     cancel: Duration::from_secs(5),
+    resume: Duration::from_millis(300),
+    reopen: Duration::from_millis(200),
 };
 
 /// Plays one attempt against a scripted provider with the client listening to the end.
@@ -151,11 +159,32 @@ async fn play_with(
     updates: &mpsc::Sender<JobUpdate>,
     script: impl AsyncFnOnce(&mut Peer<'_>),
 ) -> Report {
+    let gone = || -> Opened { Box::pin(std::future::ready(Err(NetworkError::Stopped))) };
+    play_over(deal, updates, &gone, &stays, script).await
+}
+
+/// Another stream to the provider, or none.
+type Opened = BoxFuture<'static, Result<FramedStream, NetworkError>>;
+
+/// No path becomes better.
+fn stays() -> BoxFuture<'static, ()> {
+    Box::pin(std::future::pending())
+}
+
+/// The same with a network that opens further streams.
+async fn play_over(
+    deal: &Deal,
+    updates: &mpsc::Sender<JobUpdate>,
+    reopen: &Reopen<'_>,
+    better: &Better<'_>,
+    script: impl AsyncFnOnce(&mut Peer<'_>),
+) -> Report {
     deal.open().await;
     let (near, far) = FramedStream::pair(deal.client.node_id(), deal.provider_id());
     let signed = deal.signed_quote();
     let network = network();
     let stop = CancellationToken::new();
+    let metrics = RoutingMetrics::new(&Metrics::default());
     let attempt = Attempt {
         ledger: &deal.ledger,
         network: &network,
@@ -167,6 +196,9 @@ async fn play_with(
         updates,
         asked: Instant::now(),
         stop: &stop,
+        reopen,
+        better,
+        metrics: &metrics,
     };
     let mut peer = Peer { deal, stream: far, tokens: Vec::new(), text: String::new(), paid: 0 };
     let (report, _peer) = tokio::join!(attempt.run(near), async {
@@ -553,7 +585,7 @@ async fn an_engine_that_fails_before_the_first_token_costs_nothing() {
         peer.finish(&deal.provider, &receipt).await;
         peer.send(&ToClient::Paid { total: MicroCredits::ZERO }).await;
         peer.stream.close().await.unwrap();
-        assert!(peer.receive().await.is_none(), "no cheque");
+        assert!(matches!(peer.receive().await, Some(ToProvider::Done)), "no cheque");
     })
     .await;
     assert!(matches!(played.report.ended, Ended::Broken { receipted: true, .. }), "{:?}", played.report.ended);

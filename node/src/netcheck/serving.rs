@@ -1,0 +1,143 @@
+//! Answers `/aitbc/reach/1`: passes questions on to a third node, dials for others, and answers pings.
+
+use super::{first_ip, ip_of};
+use crate::{
+    clock::now_ms,
+    network::{
+        IncomingStream, NetworkHandle, Protocol, StreamError,
+        intake::{Busy, Limits},
+    },
+};
+use aitbc_protocol::{
+    NodeId,
+    reach::{DIAL_MS, Dialled, ReachReply, ReachRequest, Refusal},
+    text::Line,
+    wire::MAX_REACH_FRAME,
+};
+use futures::future::join_all;
+use libp2p::Multiaddr;
+use rand::seq::SliceRandom;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, time::timeout};
+
+/// A ping a second is usual, a check every few minutes.
+pub(super) const LIMITS: Limits =
+    Limits { streams: 64, per_peer: 4, burst: 20, interval: Duration::from_millis(500) };
+/// Requests on one stream.
+const MAX_REQUESTS: usize = 8;
+/// How long a peer may take to send a request, and to read the answer.
+const REQUEST: Duration = Duration::from_secs(10);
+/// Third nodes asked for one check.
+const MAX_THIRDS: usize = 3;
+/// How long a third node may take.
+const THIRD: Duration = Duration::from_millis(DIAL_MS + 2_000);
+/// Checks and dials served at a time. Each makes packets go to addresses that somebody named.
+const AT_ONCE: usize = 4;
+/// How long each of them keeps its place: the long-run rate of what this node can be made to send.
+const PLACE: Duration = Duration::from_secs(2);
+
+/// Serves others. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    network: NetworkHandle,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    pub(super) fn new(network: NetworkHandle) -> Self {
+        Self { network, places: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// Answers the requests of one stream.
+    pub(super) async fn serve(self, incoming: IncomingStream, turn: Result<(), Busy>) {
+        let IncomingStream { peer, mut stream } = incoming;
+        let exchange = async {
+            if turn.is_err() {
+                return stream.send(&ReachReply::Refused(Refusal::Busy), MAX_REACH_FRAME).await;
+            }
+            for _ in 0..MAX_REQUESTS {
+                let request = timeout(REQUEST, stream.receive::<ReachRequest>(MAX_REACH_FRAME)).await;
+                let reply = match request {
+                    Ok(Ok(Some(ReachRequest::Ping))) => ReachReply::Pong { now_ms: now_ms() },
+                    Ok(Ok(Some(ReachRequest::Check { addresses }))) => self.check(peer, addresses).await,
+                    Ok(Ok(Some(ReachRequest::Dial { node, addresses }))) => self.dial(node, &addresses).await,
+                    Ok(Ok(None)) | Err(_) => break,
+                    Ok(Err(error)) => return Err(error),
+                };
+                match timeout(REQUEST, stream.send(&reply, MAX_REACH_FRAME)).await {
+                    Ok(sent) => sent?,
+                    Err(_) => return Err(StreamError::Timeout(REQUEST)),
+                }
+            }
+            timeout(REQUEST, stream.close()).await.unwrap_or(Ok(()))
+        };
+        if let Err(error) = exchange.await {
+            tracing::debug!(peer = %peer.short(), %error, "not answered");
+        }
+    }
+
+    /// Has a third node dial `peer`, at those addresses that its own connection comes from.
+    async fn check(&self, peer: NodeId, addresses: Vec<Line<256>>) -> ReachReply {
+        let Ok(_place) = self.places.try_acquire() else { return ReachReply::Refused(Refusal::Busy) };
+        let peers = self.network.peers().borrow().clone();
+        let Some(from) = peers.iter().find(|known| known.peer == peer).and_then(ip_of) else {
+            return ReachReply::Refused(Refusal::Addresses);
+        };
+        let own = |address: &Line<256>| {
+            address.as_str().parse::<Multiaddr>().is_ok_and(|address| first_ip(&address) == Some(from))
+        };
+        let addresses: Vec<Line<256>> = addresses.into_iter().filter(own).collect();
+        if addresses.is_empty() {
+            return ReachReply::Refused(Refusal::Addresses);
+        }
+        let elsewhere = |known: &&crate::network::PeerInfo| {
+            known.peer != peer && !known.agent.is_empty() && ip_of(known).is_some_and(|ip| ip != from)
+        };
+        let mut thirds: Vec<NodeId> = peers.iter().filter(elsewhere).map(|known| known.peer).collect();
+        thirds.shuffle(&mut rand::rng());
+        let mut refusal = Refusal::Nobody;
+        for third in thirds.into_iter().take(MAX_THIRDS) {
+            match timeout(THIRD, self.pass_on(third, peer, addresses.clone())).await {
+                Ok(Ok(ReachReply::Dialled { results, .. })) => return ReachReply::Dialled { by: third, results },
+                Ok(Ok(ReachReply::Refused(reason))) => refusal = reason,
+                Ok(Ok(ReachReply::Pong { .. })) | Err(_) => {}
+                Ok(Err(error)) => tracing::debug!(peer = %third.short(), %error, "does not dial"),
+            }
+        }
+        ReachReply::Refused(refusal)
+    }
+
+    async fn pass_on(
+        &self,
+        third: NodeId,
+        node: NodeId,
+        addresses: Vec<Line<256>>,
+    ) -> Result<ReachReply, crate::network::NetworkError> {
+        let mut stream = self.network.open(third, Vec::new(), Protocol::Reach).await?;
+        stream.send(&ReachRequest::Dial { node, addresses }, MAX_REACH_FRAME).await?;
+        let reply = stream.receive(MAX_REACH_FRAME).await?;
+        Ok(reply.unwrap_or(ReachReply::Refused(Refusal::Busy)))
+    }
+
+    /// Dials `node` at each of `addresses`, all at the same time.
+    async fn dial(&self, node: NodeId, addresses: &[Line<256>]) -> ReachReply {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return ReachReply::Refused(Refusal::Busy);
+        };
+        tokio::spawn(async move {
+            tokio::time::sleep(PLACE).await;
+            drop(place);
+        });
+        if self.network.peers().borrow().iter().any(|known| known.peer == node) {
+            return ReachReply::Refused(Refusal::Acquainted);
+        }
+        let dials = addresses.iter().map(|line| async move {
+            let outcome = match line.as_str().parse() {
+                Ok(address) => self.network.dial_back(node, address).await,
+                Err(_) => Err("it is not a multiaddress".to_owned()),
+            };
+            Dialled { address: line.clone(), error: outcome.err().map(|error| Line::lossy(&error)) }
+        });
+        ReachReply::Dialled { by: self.network.local_id(), results: join_all(dials).await }
+    }
+}
