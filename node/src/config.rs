@@ -113,6 +113,9 @@ pub struct Settings {
     pub external: Vec<Multiaddr>,
     /// Whether to relay for nodes that cannot be reached directly.
     pub relay: bool,
+    /// Megabits a second that relaying may take of the uplink; no limit if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_mbit: Option<u32>,
     /// Whether to look for peers on the local network.
     pub mdns: bool,
     /// Whether to ask the router for a port mapping.
@@ -144,6 +147,7 @@ impl Default for Settings {
             bootstrap: Vec::new(),
             external: Vec::new(),
             relay: false,
+            relay_mbit: None,
             mdns: true,
             upnp: true,
             models_dir: None,
@@ -290,6 +294,9 @@ impl Settings {
         if !(1..=4).contains(&self.client.quotes) {
             return range("client.quotes", self.client.quotes.to_string(), "allowed is 1 to 4");
         }
+        if let Some(mbit) = self.relay_mbit.filter(|mbit| !(1..=100_000).contains(mbit)) {
+            return range("relay_mbit", mbit.to_string(), "allowed is 1 to 100000");
+        }
         if !(1..=64).contains(&self.provide.slots) {
             return range("provide.slots", self.provide.slots.to_string(), "allowed is 1 to 64");
         }
@@ -403,6 +410,7 @@ mod tests {
         let check =
             |text: &str| parse(text).expect("well formed").validate().expect_err("out of range").to_string();
         assert!(check("precision = 9").contains("precision is 9"));
+        assert!(check("relay_mbit = 0").contains("relay_mbit is 0"));
         assert!(check("[client]\nquotes = 0").contains("client.quotes"));
         assert!(check("[provide]\nenabled = true").contains("--model"));
         assert!(check("bootstrap = [\"/ip4/1.2.3.4/tcp/4101\"]").contains("/p2p/"));

@@ -53,6 +53,7 @@ mod relay_limits;
 mod report;
 pub mod streams;
 pub(crate) mod token_bucket;
+mod uplink;
 mod visits;
 
 /// How the network is started.
@@ -68,6 +69,8 @@ pub struct NetworkConfig {
     pub external: Vec<Multiaddr>,
     /// Whether to relay for others (and to serve the DHT before reachability is known).
     pub relay: bool,
+    /// Megabits a second that relaying may take of the uplink; no limit if not set.
+    pub relay_mbit: Option<u32>,
     /// Whether to look for peers on the local network.
     pub mdns: bool,
     /// Whether to ask the router for a port mapping.
@@ -295,7 +298,10 @@ pub async fn start(
     let (reach_queue, reach) = mpsc::channel(STREAM_QUEUE);
     let queues =
         streams::IncomingQueues { offer: offer_queue, quote: quote_queue, job: job_queue, reach: reach_queue };
-    let mut swarm = behaviour::swarm(&config, keypair, queues, metrics).map_err(|error| fail(error.as_ref()))?;
+    let counters = metrics::NetworkMetrics::register(metrics);
+    let uplink = uplink::Uplink::new(config.relay_mbit, counters.relay_carried.clone());
+    let mut swarm =
+        behaviour::swarm(&config, keypair, queues, metrics, &uplink).map_err(|error| fail(error.as_ref()))?;
     let listeners = listen(&mut swarm, &config.listen)?;
 
     let (commands, inbox) = mpsc::channel(handle::COMMANDS);
@@ -308,7 +314,7 @@ pub async fn start(
         commands: inbox,
         gossip_queue,
         publisher,
-        metrics: metrics::NetworkMetrics::register(metrics),
+        metrics: counters,
         peers: peers::Peers::default(),
         reaching: reach::Reaching::default(),
         own: reachability::OwnAddresses::new(&config.network, &config.external),

@@ -35,6 +35,7 @@ pub fn config(bootstrap: &[Multiaddr]) -> NetworkConfig {
         bootstrap: bootstrap.to_vec(),
         external: Vec::new(),
         relay: false,
+        relay_mbit: None,
         mdns: false,
         upnp: false,
         gossip: true,

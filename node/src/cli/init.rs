@@ -27,6 +27,7 @@ fn template(location: Option<Location>) -> String {
 # precision = 4                  # characters of the geohash that others see: 2 (600 km) to 7 (150 m)
 # bootstrap = ["/ip4/203.0.113.7/tcp/4101/p2p/12D3KooW..."]   # first contacts
 # relay = false                  # relay for nodes that cannot be reached directly
+# relay_mbit = 20                # megabits a second that relaying may take of the uplink
 
 # [provide]                      # selling
 # enabled = true

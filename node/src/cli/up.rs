@@ -72,6 +72,9 @@ pub(super) struct Args {
     #[arg(long, env = "AITBC_RELAY", value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = BoolishValueParser::new())]
     relay: Option<bool>,
+    /// Megabits a second that relaying may take of the uplink
+    #[arg(long, env = "AITBC_RELAY_MBIT", value_name = "MBIT")]
+    relay_mbit: Option<u32>,
     /// Look for peers on the local network
     #[arg(long, env = "AITBC_MDNS", value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_parser = BoolishValueParser::new())]
@@ -107,6 +110,7 @@ impl Args {
     /// Lays the flags and variables over the settings of the file.
     fn merge(self, settings: &mut Settings) {
         settings.location = self.location.or(settings.location);
+        settings.relay_mbit = self.relay_mbit.or(settings.relay_mbit);
         settings.provide.threads = self.threads.or(settings.provide.threads);
         settings.provide.gpu_layers = self.gpu_layers.or(settings.provide.gpu_layers);
         lay(self.precision, &mut settings.precision);
@@ -152,6 +156,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             bootstrap: settings.bootstrap.clone(),
             external: settings.external.clone(),
             relay: settings.relay,
+            relay_mbit: settings.relay_mbit,
             mdns: settings.mdns,
             upnp: settings.upnp,
             gossip: true,

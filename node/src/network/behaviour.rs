@@ -2,15 +2,17 @@
 
 use super::{
     NetworkConfig, addresses::AddressPolicy, dht::Dht, gossip, probe, record_store, relay_limits, streams,
+    uplink::{Uplink, Watched},
 };
 use crate::telemetry::Metrics;
 use aitbc_protocol::wire::{IDENTIFY_PROTOCOL, KAD_PROTOCOL};
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat,
     connection_limits::{self, ConnectionLimits},
+    core::{ConnectedPoint, Transport as _, upgrade},
     dcutr, identify,
     identity::Keypair,
-    kad, mdns, memory_connection_limits, noise, relay,
+    kad, mdns, memory_connection_limits, noise, quic, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, upnp, yamux,
 };
@@ -85,11 +87,20 @@ pub(super) fn swarm(
     key: Keypair,
     incoming: streams::IncomingQueues,
     metrics: &Metrics,
+    uplink: &Uplink,
 ) -> Result<Swarm<Behaviour>, Box<dyn std::error::Error + Send + Sync>> {
     let builder = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)?
-        .with_quic()
+        .with_other_transport(|key| {
+            let tcp = tcp::tokio::Transport::new(tcp::Config::default())
+                .upgrade(upgrade::Version::V1Lazy)
+                .authenticate(noise::Config::new(key)?)
+                .multiplex(yamux::Config::default());
+            Ok(tcp.map(watched(uplink)))
+        })?
+        .with_other_transport(|key| {
+            quic::tokio::Transport::new(quic::Config::new(key)).map(watched(uplink))
+        })?
         .with_dns()?
         .with_relay_client(noise::Config::new, yamux::Config::default)?;
     metrics.register(|registry| {
@@ -101,6 +112,12 @@ pub(super) fn swarm(
             .build();
         Ok(swarm)
     })
+}
+
+/// Puts what a connection relays under the limits of `uplink`.
+fn watched<M>(uplink: &Uplink) -> impl FnOnce((PeerId, M), ConnectedPoint) -> (PeerId, Watched<M>) + Clone + use<M> {
+    let uplink = uplink.clone();
+    move |(peer, muxer), _| (peer, uplink.of(muxer))
 }
 
 fn behaviour(

@@ -11,6 +11,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
+    registry::Unit,
 };
 
 /// By what a connection runs.
@@ -96,6 +97,7 @@ pub(super) struct NetworkMetrics {
     relay_reservations: Gauge,
     relay_circuits: Gauge,
     relay_refused: Family<RefusedLabels, Counter>,
+    pub(super) relay_carried: Counter,
 }
 
 impl NetworkMetrics {
@@ -117,6 +119,7 @@ impl NetworkMetrics {
             relay_reservations: Gauge::default(),
             relay_circuits: Gauge::default(),
             relay_refused: Family::default(),
+            relay_carried: Counter::default(),
         };
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("network");
@@ -158,6 +161,12 @@ impl NetworkMetrics {
                 "relay_refused",
                 "Reservations and circuits that were refused",
                 this.relay_refused.clone(),
+            );
+            registry.register_with_unit(
+                "relay_carried",
+                "What the circuits of others took of the uplink",
+                Unit::Bytes,
+                this.relay_carried.clone(),
             );
         });
         this

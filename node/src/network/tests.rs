@@ -29,6 +29,7 @@ fn config(listen: &[&str], bootstrap: &[Multiaddr]) -> NetworkConfig {
         bootstrap: bootstrap.to_vec(),
         external: Vec::new(),
         relay: true,
+        relay_mbit: None,
         mdns: false,
         upnp: false,
         gossip: true,

@@ -185,6 +185,7 @@ impl Node {
             bootstrap: Vec::new(),
             external: Vec::new(),
             relay: false,
+            relay_mbit: None,
             mdns: false,
             upnp: false,
             gossip: true,
