@@ -40,6 +40,9 @@ pub enum ReachRequest {
         /// Its multiaddresses.
         #[serde(deserialize_with = "bounded_vec::<_, _, MAX_CHECKED>")]
         addresses: Vec<Line<256>>,
+        /// Even if who dials is connected to the node. That it fails shows as much; that it succeeds shows less, for a
+        /// NAT lets in whom the node has spoken to.
+        acquainted: bool,
     },
 }
 

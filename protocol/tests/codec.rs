@@ -253,8 +253,8 @@ fn reach_request() -> impl Strategy<Value = ReachRequest> {
     prop_oneof![
         Just(ReachRequest::Ping),
         vec(line(), 0..=MAX_CHECKED).prop_map(|addresses| ReachRequest::Check { addresses }),
-        (node(), vec(line(), 0..=MAX_CHECKED))
-            .prop_map(|(node, addresses)| ReachRequest::Dial { node, addresses }),
+        (node(), vec(line(), 0..=MAX_CHECKED), any::<bool>())
+            .prop_map(|(node, addresses, acquainted)| ReachRequest::Dial { node, addresses, acquainted }),
     ]
 }
 

@@ -21,6 +21,8 @@ use tokio::{
 
 /// The model of the tests.
 pub const MODEL: &str = "smollm2:135m";
+/// Lines of a log that a failing test shows.
+const LOG_LINES: usize = 60;
 /// How long a process may take for anything that loads a model on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -128,7 +130,10 @@ impl ProcessBuilder {
 
     fn on(name: &str, network: &str, location: &str, listen: &str) -> Self {
         let fixed = "up --json --end-with-parent --mdns=false --upnp=false --api-listen 127.0.0.1:0";
-        let arguments = fixed.split(' ').map(str::to_owned).collect();
+        let mut arguments: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+        if let Ok(directives) = std::env::var("AITBC_TEST_LOG") {
+            arguments.extend(["--log".to_owned(), directives]);
+        }
         Self { name: name.to_owned(), arguments, inside: None }.arguments(&[
             "--network",
             network,
@@ -212,6 +217,19 @@ async fn launch(name: &str, home: &Path, arguments: &[String], inside: Option<&I
         panic!("{name} did not come up: {line}\n{log}")
     });
     (child, ready)
+}
+
+/// The last of its log, where a test fails: what the test saw seldom tells why.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+        eprintln!("--- the log of {} ({} lines) ends so:\n{}", self.name, lines.len(), last.join("\n"));
+    }
 }
 
 impl Process {

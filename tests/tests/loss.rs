@@ -49,7 +49,7 @@ async fn answer(client: &Resident, provider: &Resident, number: usize, patience:
     let start = std::time::Instant::now();
     let ended = tokio::time::timeout(patience, async { collect(client.node.job(&request).await).await }).await;
     let last = ended.ok().and_then(|updates| updates.last().cloned()).unwrap_or_default();
-    println!("job {number}: {} after {:?}", last["event"], start.elapsed());
+    println!("job {number}: {} after {:?}: {last}", last["event"], start.elapsed());
     last["event"] == "finished"
 }
 

@@ -4,7 +4,7 @@ use super::{first_ip, ip_of};
 use crate::{
     clock::now_ms,
     network::{
-        IncomingStream, NetworkHandle, Protocol, StreamError,
+        IncomingStream, NetworkError, NetworkHandle, Protocol, StreamError,
         intake::{Busy, Limits},
     },
 };
@@ -60,7 +60,9 @@ impl Server {
                 let reply = match request {
                     Ok(Ok(Some(ReachRequest::Ping))) => ReachReply::Pong { now_ms: now_ms() },
                     Ok(Ok(Some(ReachRequest::Check { addresses }))) => self.check(peer, addresses).await,
-                    Ok(Ok(Some(ReachRequest::Dial { node, addresses }))) => self.dial(node, &addresses).await,
+                    Ok(Ok(Some(ReachRequest::Dial { node, addresses, acquainted }))) => {
+                        self.dial(node, &addresses, acquainted).await
+                    }
                     Ok(Ok(None)) | Err(_) => break,
                     Ok(Err(error)) => return Err(error),
                 };
@@ -95,32 +97,51 @@ impl Server {
         };
         let mut thirds: Vec<NodeId> = peers.iter().filter(elsewhere).map(|known| known.peer).collect();
         thirds.shuffle(&mut rand::rng());
+        thirds.truncate(MAX_THIRDS);
         let mut refusal = Refusal::Nobody;
-        for third in thirds.into_iter().take(MAX_THIRDS) {
-            match timeout(THIRD, self.pass_on(third, peer, addresses.clone())).await {
-                Ok(Ok(ReachReply::Dialled { results, .. })) => return ReachReply::Dialled { by: third, results },
-                Ok(Ok(ReachReply::Refused(reason))) => refusal = reason,
-                Ok(Ok(ReachReply::Pong { .. })) | Err(_) => {}
-                Ok(Err(error)) => tracing::debug!(peer = %third.short(), %error, "does not dial"),
+        let mut acquaintance = None;
+        for third in thirds {
+            match self.pass_on(third, peer, &addresses, false).await {
+                Some(ReachReply::Refused(Refusal::Acquainted)) => acquaintance = Some(third),
+                Some(ReachReply::Refused(reason)) => refusal = reason,
+                Some(ReachReply::Dialled { results, .. }) => return ReachReply::Dialled { by: third, results },
+                Some(ReachReply::Pong { .. }) | None => {}
             }
         }
-        ReachReply::Refused(refusal)
+        // In a young network everybody knows everybody, and that even an acquaintance fails still tells.
+        let Some(third) = acquaintance else { return ReachReply::Refused(refusal) };
+        match self.pass_on(third, peer, &addresses, true).await {
+            Some(ReachReply::Dialled { results, .. }) => ReachReply::Dialled { by: third, results },
+            _ => ReachReply::Refused(Refusal::Acquainted),
+        }
     }
 
+    /// Asks `third` to dial; `None` if it does not answer.
     async fn pass_on(
         &self,
         third: NodeId,
         node: NodeId,
-        addresses: Vec<Line<256>>,
-    ) -> Result<ReachReply, crate::network::NetworkError> {
-        let mut stream = self.network.open(third, Vec::new(), Protocol::Reach).await?;
-        stream.send(&ReachRequest::Dial { node, addresses }, MAX_REACH_FRAME).await?;
-        let reply = stream.receive(MAX_REACH_FRAME).await?;
-        Ok(reply.unwrap_or(ReachReply::Refused(Refusal::Busy)))
+        addresses: &[Line<256>],
+        acquainted: bool,
+    ) -> Option<ReachReply> {
+        let dial = ReachRequest::Dial { node, addresses: addresses.to_vec(), acquainted };
+        let exchange = async {
+            let mut stream = self.network.open(third, Vec::new(), Protocol::Reach).await?;
+            stream.send(&dial, MAX_REACH_FRAME).await?;
+            Ok::<_, NetworkError>(stream.receive(MAX_REACH_FRAME).await?)
+        };
+        match timeout(THIRD, exchange).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %third.short(), %error, "does not dial");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
-    /// Dials `node` at each of `addresses`, all at the same time.
-    async fn dial(&self, node: NodeId, addresses: &[Line<256>]) -> ReachReply {
+    /// Dials `node` at each of `addresses`, all at the same time, unless it is connected and that matters.
+    async fn dial(&self, node: NodeId, addresses: &[Line<256>], acquainted: bool) -> ReachReply {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return ReachReply::Refused(Refusal::Busy);
         };
@@ -128,7 +149,7 @@ impl Server {
             tokio::time::sleep(PLACE).await;
             drop(place);
         });
-        if self.network.peers().borrow().iter().any(|known| known.peer == node) {
+        if !acquainted && self.network.peers().borrow().iter().any(|known| known.peer == node) {
             return ReachReply::Refused(Refusal::Acquainted);
         }
         let dials = addresses.iter().map(|line| async move {

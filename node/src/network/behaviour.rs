@@ -1,7 +1,10 @@
 //! Everything this node speaks, composed.
 
 use super::{
-    NetworkConfig, addresses::AddressPolicy, dht::Dht, gossip, probe, record_store, relay_limits, streams,
+    NetworkConfig,
+    addresses::AddressPolicy,
+    dht::Dht,
+    gossip, probe, record_store, relay_limits, streams,
     uplink::{Uplink, Watched},
 };
 use crate::telemetry::Metrics;
@@ -98,9 +101,7 @@ pub(super) fn swarm(
                 .multiplex(yamux::Config::default());
             Ok(tcp.map(watched(uplink)))
         })?
-        .with_other_transport(|key| {
-            quic::tokio::Transport::new(quic::Config::new(key)).map(watched(uplink))
-        })?
+        .with_other_transport(|key| quic::tokio::Transport::new(quic::Config::new(key)).map(watched(uplink)))?
         .with_dns()?
         .with_relay_client(noise::Config::new, yamux::Config::default)?;
     metrics.register(|registry| {
@@ -115,7 +116,9 @@ pub(super) fn swarm(
 }
 
 /// Puts what a connection relays under the limits of `uplink`.
-fn watched<M>(uplink: &Uplink) -> impl FnOnce((PeerId, M), ConnectedPoint) -> (PeerId, Watched<M>) + Clone + use<M> {
+fn watched<M>(
+    uplink: &Uplink,
+) -> impl FnOnce((PeerId, M), ConnectedPoint) -> (PeerId, Watched<M>) + Clone + use<M> {
     let uplink = uplink.clone();
     move |(peer, muxer), _| (peer, uplink.of(muxer))
 }

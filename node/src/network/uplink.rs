@@ -113,10 +113,7 @@ where
         Pin::new(&mut self.inner).poll_close(context)
     }
 
-    fn poll(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<StreamMuxerEvent, M::Error>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, M::Error>> {
         Pin::new(&mut self.inner).poll(context)
     }
 }
@@ -197,11 +194,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let allowed = ready!(self.poll_allowed(context, bytes.len()));
         let bytes = bytes.get(..allowed).unwrap_or(bytes);
         let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;

@@ -20,7 +20,7 @@ const LATE_ROUND_TRIPS: u32 = 3;
 struct Prober<S> {
     stream: S,
     pace: watch::Receiver<Pace>,
-    /// Of the answers so far, newer ones weighing more.
+    /// Of the answers so far, newer ones weighing more: see [`smoothed`].
     round_trip: Duration,
     number: u64,
     /// When the last probe was sent; `None` before the first.
@@ -76,12 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Prober<S> {
             Ok(answer) => {
                 answer?;
                 let round_trip = sent.elapsed();
-                self.round_trip = if self.round_trip.is_zero() {
-                    round_trip
-                } else {
-                    // The weights of TCP's smoothed round trip (RFC 6298).
-                    (self.round_trip * 7 + round_trip) / 8
-                };
+                self.round_trip = smoothed(self.round_trip, round_trip);
                 (self.waiting, self.late, self.read) = (false, false, 0);
                 Ok(Report::RoundTrip(round_trip))
             }
@@ -116,9 +111,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Prober<S> {
     }
 }
 
+/// A round trip with the weights of TCP's (RFC 6298), except that one much longer counts for half at once: where packets
+/// get lost an answer comes late now and then, and a path like that must not be taken for dead the next time.
+fn smoothed(so_far: Duration, latest: Duration) -> Duration {
+    if so_far.is_zero() {
+        latest
+    } else if latest > so_far * LATE_ROUND_TRIPS {
+        (so_far + latest) / 2
+    } else {
+        (so_far * 7 + latest) / 8
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn late_answers_are_remembered_and_forgotten() {
+        let usual = Duration::from_millis(300);
+        assert_eq!(smoothed(Duration::ZERO, usual), usual);
+        let late = smoothed(usual, Duration::from_millis(2700));
+        assert_eq!(late, Duration::from_millis(1500));
+        let later = (0..20).fold(late, |so_far, _| smoothed(so_far, usual));
+        assert!(later < usual * 2, "{later:?}");
+    }
     use futures::StreamExt as _;
     use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
