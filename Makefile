@@ -105,7 +105,6 @@ OPTIMISED := --profile dev --config profile.dev.package.aitbc-node.opt-level=3
 bench: setup ## Speed and memory next to their goals
 	cargo build $(OPTIMISED) --package aitbc-node --bin aitbc
 	export AITBC_TEST_MODEL="$$($(AITBC) --json models show smollm2:135m | python3 -c 'import json,sys; print(json.load(sys.stdin)["installed"])')"; \
-	export AITBC_BIN=$(abspath $(AITBC)); \
 	cargo bench $(OPTIMISED) --workspace
 
 docs: $(TOOLS)/bin/mdbook ## Build the book and the API documentation

@@ -45,7 +45,7 @@ pub(crate) mod intake;
 mod metrics;
 mod peer_table;
 mod peers;
-mod probe;
+pub mod probe;
 mod reach;
 mod reachability;
 pub mod record_store;
@@ -94,7 +94,7 @@ pub struct PeerInfo {
     pub path: PathKind,
     /// `quic`, `tcp`.
     pub transport: String,
-    /// Latest measured round trip in milliseconds.
+    /// The least of the latest measured round trips in milliseconds.
     pub round_trip_ms: Option<f64>,
     /// What identify says it runs.
     pub agent: String,
@@ -141,7 +141,7 @@ pub struct PathInfo {
     pub address: String,
     /// Whether this node dialled it.
     pub outbound: bool,
-    /// Latest measured round trip in milliseconds.
+    /// The least of the latest measured round trips in milliseconds.
     pub round_trip_ms: Option<f64>,
     /// Probes whose answer took over a second and three round trips.
     pub late: u32,

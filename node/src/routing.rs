@@ -201,6 +201,14 @@ pub enum JobUpdate {
         /// Why.
         reason: String,
     },
+    /// No quote came of a provider for a reason that may pass, such as a lost path, and nobody else is left: it is asked
+    /// again.
+    Retrying {
+        /// Who.
+        provider: NodeId,
+        /// Why none came.
+        reason: String,
+    },
     /// A binding quote was taken.
     Quoted {
         /// Who.

@@ -12,6 +12,7 @@ use aitbc_protocol::job::JobSpec;
 use aitbc_tests::{
     Process, ProcessBuilder,
     process::{self, MODEL, PATIENCE, question},
+    usage::machine,
 };
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -111,28 +112,13 @@ where
     f64::from(tokens) / started.elapsed().as_secs_f64()
 }
 
-/// Processor time of a process in microseconds, its children left out.
-fn cpu_us(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-    let ticks: f64 = fields[11].parse::<f64>().expect("utime") + fields[12].parse::<f64>().expect("stime");
-    // A tick is a hundredth of a second on every Linux (USER_HZ).
-    ticks * 10_000.0
-}
-
-fn resident_mib(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).expect("KiB") / 1024.0
+/// Processor time of both nodes in microseconds, their engines left out.
+fn cpu_us(provider: &Process, client: &Process) -> f64 {
+    (provider.cpu() + client.cpu()).as_secs_f64() * 1e6
 }
 
 async fn synced_writes(process: &Process) -> f64 {
-    let text =
-        process.http().get(process.url("metrics")).send().await.expect("answers").text().await.expect("text");
-    text.lines()
-        .filter(|line| line.starts_with("aitbc_storage_commit") && line.contains("_count"))
-        .find_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .unwrap_or(f64::NAN)
+    process.metric("aitbc_storage_commit_batch_count", &[]).await
 }
 
 async fn throughput(engine: &EngineHandle, provider: &Process, client: &Process, streams: usize) {
@@ -142,9 +128,9 @@ async fn throughput(engine: &EngineHandle, provider: &Process, client: &Process,
     for _ in 0..ROUNDS {
         alone.push(rate(streams, on_engine).await);
         for _ in 0..2 {
-            let before = cpu_us(provider.pid()) + cpu_us(client.pid());
+            let before = cpu_us(provider, client);
             network.push(rate(streams, over_network).await);
-            let used = cpu_us(provider.pid()) + cpu_us(client.pid()) - before;
+            let used = cpu_us(provider, client) - before;
             cpu.push(used / (f64::from(TOKENS) * streams as f64));
         }
         alone.push(rate(streams, on_engine).await);
@@ -180,7 +166,7 @@ async fn bench() {
     let bootstrap = ProcessBuilder::new("bootstrap", "50.1,8.7").relay().start().await;
     println!("idle node without a model: {:.0} MiB resident (goal 100 MB)", {
         bootstrap.get("status").await;
-        resident_mib(bootstrap.pid())
+        bootstrap.resident_mib()
     });
     let provider = ProcessBuilder::new("provider", "48.85,2.35")
         .provide()
@@ -195,7 +181,7 @@ async fn bench() {
     // One of each before anything counts.
     on_engine(&engine, &request(0, TOKENS)).await;
     over_network(&client, &request(0, TOKENS)).await;
-    println!("client after a job: {:.0} MiB resident", resident_mib(client.pid()));
+    println!("client after a job: {:.0} MiB resident", client.resident_mib());
     throughput(&engine, &provider, &client, 1).await;
     throughput(&engine, &provider, &client, 4).await;
     first_token(&engine, &provider, &client).await;
@@ -203,10 +189,7 @@ async fn bench() {
 }
 
 fn main() {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    println!("machine: {}, {cores} cores", model.unwrap_or("unknown"));
+    println!("machine: {}", machine());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(bench());
 }

@@ -7,6 +7,7 @@ pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod relayed;
+pub mod usage;
 pub mod wait;
 
 pub use peer::Peer;

@@ -8,6 +8,7 @@ use aitbc_protocol::NodeId;
 use futures::StreamExt;
 use serde_json::Value;
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::Duration,
@@ -297,6 +298,14 @@ impl Process {
     /// The client for its API.
     pub fn http(&self) -> &reqwest::Client {
         &self.http
+    }
+
+    /// Where it listens over TCP, on loopback.
+    pub fn tcp(&self) -> SocketAddr {
+        let address =
+            self.addresses.iter().find(|address| address.contains("/tcp/")).expect("it listens over TCP");
+        let port = address.split('/').nth(4).and_then(|port| port.parse().ok()).expect("a port");
+        (Ipv4Addr::LOCALHOST, port).into()
     }
 
     /// A document of its control API.

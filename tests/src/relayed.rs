@@ -1,5 +1,7 @@
-//! Clients of a relay that do nothing but keep a reservation, so that a thousand of them fit into one process.
+//! Clients of a relay that do nothing but keep a reservation and their connection, so that a thousand of them fit into
+//! one process.
 
+use aitbc_node::network::probe::{self, Pace};
 use aitbc_protocol::wire::IDENTIFY_PROTOCOL;
 use futures::StreamExt;
 use libp2p::{
@@ -19,6 +21,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 struct Behaviour {
     identify: identify::Behaviour,
     relay: relay::client::Behaviour,
+    probe: probe::Behaviour,
 }
 
 /// A client that asked for a reservation. It leaves when it is dropped.
@@ -46,6 +49,7 @@ fn swarm() -> Swarm<Behaviour> {
                 key.public(),
             )),
             relay,
+            probe: probe::Behaviour::default(),
         })
         .expect("a behaviour")
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE))
@@ -64,6 +68,11 @@ impl Relayed {
             let mut told = Some(told);
             loop {
                 let given = match swarm.select_next_some().await {
+                    // As nodes do with a relay through which others reach them.
+                    SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                        swarm.behaviour_mut().probe.pace(peer_id, connection_id, Pace::Reserved);
+                        continue;
+                    }
                     SwarmEvent::NewListenAddr { listener_id, .. } if listener_id == listener => true,
                     SwarmEvent::ListenerClosed { listener_id, .. } if listener_id == listener => false,
                     _ => continue,

@@ -14,16 +14,20 @@ use std::time::Duration;
 
 /// Jobs at a time: as many quotes as one client may have open.
 const AT_A_TIME: usize = 2;
+/// How long each may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Asks `jobs` times over a way with a round trip of 300 ms that loses this part each way; how many were answered,
-/// each within `patience`.
-async fn answered(loss: f64, jobs: usize, patience: Duration) -> Option<usize> {
-    let lab = Lab::or_skip()?;
+/// Asks `jobs` times over a way with a round trip of 300 ms that loses this part each way: at least so many are answered.
+async fn answered(loss: f64, jobs: usize, least: usize) {
+    let Some(lab) = Lab::or_skip() else { return };
     let town = Town::start(&lab, 1, BOTH).await;
     let provider = town.provider("provider", lab.home("provider", Access::PortRestricted)).await;
     let conditions = Conditions { delay: Duration::from_millis(150), loss, ..Conditions::default() };
     let home = lab.home_over("client", Access::PortRestricted, conditions, 3);
-    let home = home.map_err(|error| skipped(&error)).ok()?;
+    let home = match home {
+        Ok(home) => home,
+        Err(error) => return skipped(&error),
+    };
 
     let measured = probe::echoes(&home.host, &town.third.home.host, 1000).await;
     println!("{measured:?}");
@@ -35,19 +39,20 @@ async fn answered(loss: f64, jobs: usize, patience: Duration) -> Option<usize> {
     let client = town.client("client", home).await;
     reachable(&provider.node, "private").await;
     client.node.finds(1).await;
-    let answers = stream::iter(0..jobs).map(|number| answer(&client, &provider, number, patience));
+    let answers = stream::iter(0..jobs).map(|number| answer(&client, &provider, number));
     let answers: Vec<bool> = answers.buffer_unordered(AT_A_TIME).collect().await;
-    let carried = client.home.wire()?.carried();
+    let carried = client.home.wire().expect("a way of its own").carried();
     assert!(carried.lost as f64 > 0.5 * loss * carried.arrived as f64, "the losses lasted: {carried:?}");
-    Some(answers.into_iter().filter(|answered| *answered).count())
+    let answered = answers.into_iter().filter(|answered| *answered).count();
+    assert!(answered >= least, "{answered} of {jobs}");
 }
 
-async fn answer(client: &Resident, provider: &Resident, number: usize, patience: Duration) -> bool {
+async fn answer(client: &Resident, provider: &Resident, number: usize) -> bool {
     let mut request = question(&format!("Write the number {number} in words."), 24);
     request["wishes"]["provider"] = provider.node.id.to_string().into();
     request["wishes"]["latency_budget_ms"] = 10_000.into();
     let start = std::time::Instant::now();
-    let ended = tokio::time::timeout(patience, async { collect(client.node.job(&request).await).await }).await;
+    let ended = tokio::time::timeout(PATIENCE, async { collect(client.node.job(&request).await).await }).await;
     let last = ended.ok().and_then(|updates| updates.last().cloned()).unwrap_or_default();
     println!("job {number}: {} after {:?}: {last}", last["event"], start.elapsed());
     last["event"] == "finished"
@@ -55,12 +60,10 @@ async fn answer(client: &Resident, provider: &Resident, number: usize, patience:
 
 #[tokio::test]
 async fn every_job_is_answered_where_one_of_ten_packets_is_lost() {
-    let Some(answered) = answered(0.1, 50, Duration::from_secs(60)).await else { return };
-    assert_eq!(answered, 50);
+    answered(0.1, 50, 50).await;
 }
 
 #[tokio::test]
 async fn most_jobs_are_answered_where_three_of_ten_packets_are_lost() {
-    let Some(answered) = answered(0.3, 10, Duration::from_secs(60)).await else { return };
-    assert!(answered >= 8, "{answered} of 10");
+    answered(0.3, 10, 8).await;
 }

@@ -97,6 +97,14 @@ async fn counted(resident: &Resident, others: &[Resident], transport: Transport)
     assert!(relayed >= least, "{}: {relayed} relayed paths opened, not {least}", resident.node.name);
 }
 
+/// A home without a router shows whether dials leave from the port that it listens on: routers map that port and no
+/// other, so hole punching lives by it.
+async fn reuses_its_port(resident: &Resident) {
+    let seen = |port| resident.node.metric("aitbc_network_observed_total", port);
+    let (listening, other) = tokio::join!(seen(&["port=\"listening\""]), seen(&["port=\"other\""]));
+    assert!(listening > other, "{}: seen {listening} times at its port, {other} at others", resident.node.name);
+}
+
 /// All pairs of four providers and four clients, one of each kind, at the same time.
 async fn matrix(transport: Transport, transports: &'static [Transport]) {
     let Some(lab) = Lab::or_skip() else { return };
@@ -126,6 +134,9 @@ async fn matrix(transport: Transport, transports: &'static [Transport]) {
     println!("{direct} of 16 pairs are direct over {}", transport.name());
     join_all(providers.iter().map(|resident| counted(resident, &clients, transport))).await;
     join_all(clients.iter().map(|resident| counted(resident, &providers, transport))).await;
+    join_all(all().filter(|resident| resident.home.access == Access::Public).map(reuses_its_port)).await;
+    let carried = town.relays[0].node.metric("aitbc_network_relay_carried_bytes_total", &[]).await;
+    assert!(carried > 0.0, "the relay counts what it carries");
 }
 
 #[tokio::test]

@@ -37,6 +37,9 @@ impl Narrator {
                 }
             }
             JobUpdate::Declined { provider, reason } => eprintln!("declined  {}: {reason}", self.name(provider)),
+            JobUpdate::Retrying { provider, reason } => {
+                eprintln!("retrying  {}: {reason}", self.name(provider));
+            }
             JobUpdate::Quoted { provider, quote } => eprintln!(
                 "quote     {}: at most {} for {} prompt tokens and up to {} of the answer, binding for {}",
                 self.name(provider),

@@ -173,6 +173,11 @@ impl Actor {
             self.scores_at = now + SCORE_INTERVAL;
             self.peers.expire_bans(now);
             self.part_with_misbehaving(now);
+            for peer in self.peers.unidentified(now) {
+                tracing::debug!(%peer, "disconnecting: it does not say who it is");
+                // An error says that it has gone already.
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
             self.open_relayed_again(false, now);
             let refused = self.swarm.behaviour().streams.refused();
             let counted = self.metrics.streams_refused.get();
@@ -402,6 +407,7 @@ impl Actor {
                 advertised.push(address.clone());
             }
         }
+        known.identified = true;
         known.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(MAX_AGENT).collect();
         known.relay = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
         let before = std::mem::replace(&mut known.advertised, advertised.clone());

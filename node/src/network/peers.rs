@@ -9,13 +9,18 @@ use super::{
 use aitbc_protocol::NodeId;
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 /// Most bans kept; of more, those that end first are forgotten.
 const MAX_BANS: usize = 1024;
+
+/// How long a peer may take to say who it is: a few round trips, and many more where packets are lost.
+const UNIDENTIFIED: Duration = Duration::from_secs(60);
+/// Round trips remembered of a connection.
+const ROUND_TRIPS: usize = 8;
 
 /// One connection to a peer.
 #[derive(Debug)]
@@ -27,8 +32,10 @@ pub(super) struct Connection {
     /// What it runs over here: of a relayed connection, the way to the relay, whatever its address says.
     pub(super) transport: &'static str,
     pub(super) since: Instant,
-    /// The latest.
+    /// The least of the latest: where packets get lost, one measurement tells how long a repetition took.
     pub(super) round_trip: Option<Duration>,
+    /// The latest round trips, oldest first.
+    round_trips: VecDeque<Duration>,
     /// Probes whose answer was late.
     pub(super) late: u32,
     pub(super) pace: Pace,
@@ -59,6 +66,8 @@ impl Connection {
 pub(super) struct Peer {
     node: NodeId,
     connections: Vec<Connection>,
+    /// Whether it said who it is, and that it belongs to this network.
+    pub(super) identified: bool,
     /// What identify says it runs; empty before that.
     pub(super) agent: String,
     /// Whether it relays for others.
@@ -135,6 +144,7 @@ impl Peers {
         let entry = self.connected.entry(peer).or_insert_with(|| Peer {
             node,
             connections: Vec::new(),
+            identified: false,
             agent: String::new(),
             relay: false,
             advertised: Vec::new(),
@@ -149,6 +159,7 @@ impl Peers {
             path,
             since: Instant::now(),
             round_trip: None,
+            round_trips: VecDeque::with_capacity(ROUND_TRIPS),
             late: 0,
             pace: Pace::default(),
             dead: false,
@@ -187,7 +198,11 @@ impl Peers {
     /// Notes a measured round trip.
     pub(super) fn measured(&mut self, peer: &PeerId, id: ConnectionId, round_trip: Duration) {
         if let Some(connection) = self.connection_mut(peer, id) {
-            connection.round_trip = Some(round_trip);
+            if connection.round_trips.len() >= ROUND_TRIPS {
+                connection.round_trips.pop_front();
+            }
+            connection.round_trips.push_back(round_trip);
+            connection.round_trip = connection.round_trips.iter().min().copied();
         }
     }
 
@@ -215,6 +230,14 @@ impl Peers {
     /// Every connection with its peer.
     pub(super) fn connections_mut(&mut self) -> impl Iterator<Item = (&PeerId, &mut Connection)> {
         self.connected.iter_mut().flat_map(|(id, peer)| peer.connections.iter_mut().map(move |it| (id, it)))
+    }
+
+    /// Who has been connected for [`UNIDENTIFIED`] without saying who it is.
+    pub(super) fn unidentified(&self, now: Instant) -> Vec<PeerId> {
+        let silent = |peer: &Peer| {
+            !peer.identified && peer.connections.iter().any(|it| now.duration_since(it.since) >= UNIDENTIFIED)
+        };
+        self.connected.iter().filter(|(_, peer)| silent(peer)).map(|(id, _)| *id).collect()
     }
 
     /// Where a peer's direct connection comes from.
@@ -288,6 +311,20 @@ mod tests {
 
     fn peer() -> PeerId {
         libp2p::identity::Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    #[test]
+    fn who_does_not_say_who_it_is_stands_out_after_a_while() {
+        let [named, unnamed] = [peer(), peer()];
+        let mut peers = Peers::default();
+        for (number, peer) in [named, unnamed].into_iter().enumerate() {
+            let address = "/ip4/9.9.9.9/tcp/1".parse().unwrap();
+            let id = ConnectionId::new_unchecked(number);
+            assert!(peers.established(peer, id, &address, false, PathKind::Direct));
+        }
+        peers.get_mut(&named).unwrap().identified = true;
+        assert_eq!(peers.unidentified(Instant::now()), []);
+        assert_eq!(peers.unidentified(Instant::now() + UNIDENTIFIED), [unnamed]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::{
 
 /// How often a connection is probed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Pace {
+pub enum Pace {
     /// Nothing depends on it now.
     #[default]
     Idle,
@@ -50,7 +50,7 @@ impl Pace {
 
 /// What a probe showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Report {
+pub enum Report {
     /// The answer came.
     RoundTrip(Duration),
     /// The answer takes much longer than the ones before.
@@ -61,21 +61,24 @@ pub(super) enum Report {
 
 /// What a probe of one connection showed.
 #[derive(Debug)]
-pub(super) struct Event {
-    pub(super) peer: PeerId,
-    pub(super) connection: ConnectionId,
-    pub(super) report: Report,
+pub struct Event {
+    /// Of whom.
+    pub peer: PeerId,
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// What it showed.
+    pub report: Report,
 }
 
 /// Probes all connections and closes the dead ones.
 #[derive(Debug, Default)]
-pub(super) struct Behaviour {
+pub struct Behaviour {
     actions: VecDeque<ToSwarm<Event, Pace>>,
 }
 
 impl Behaviour {
     /// Says how often `connection` is probed from now on.
-    pub(super) fn pace(&mut self, peer: PeerId, connection: ConnectionId, pace: Pace) {
+    pub fn pace(&mut self, peer: PeerId, connection: ConnectionId, pace: Pace) {
         // One for each change of a connection's use: as bounded as the connections are.
         self.actions.push_back(ToSwarm::NotifyHandler {
             peer_id: peer,

@@ -52,7 +52,7 @@ pub struct Observed {
 pub struct RelayInfo {
     /// Who.
     pub peer: NodeId,
-    /// Latest measured round trip in milliseconds.
+    /// The least of the latest measured round trips in milliseconds.
     pub round_trip_ms: Option<f64>,
     /// Whether this node is reachable through it.
     pub reserved: bool,

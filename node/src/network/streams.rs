@@ -121,6 +121,13 @@ pub enum StreamError {
     Wire(#[from] WireError),
 }
 
+impl StreamError {
+    /// Whether another stream, perhaps by another path, may do what this one did not.
+    pub(crate) const fn is_passing(&self) -> bool {
+        matches!(self, Self::Closed(_) | Self::Timeout(_) | Self::Busy(_))
+    }
+}
+
 impl Protocol {
     /// Every protocol that runs over streams.
     pub const ALL: [Self; 4] = [Self::Offer, Self::Quote, Self::Job, Self::Reach];

@@ -274,7 +274,7 @@ mod tests {
     async fn without_a_limit_circuits_are_only_counted() {
         let carried = Counter::default();
         let uplink = Uplink::new(None, carried.clone());
-        assert!(write(&uplink, HOP, &[7; 100_000]).now_or_never().is_some());
+        assert!(write(&uplink, HOP, &vec![7; 100_000]).now_or_never().is_some());
         assert_eq!(carried.get(), 100_000);
     }
 }

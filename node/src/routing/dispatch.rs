@@ -7,21 +7,23 @@
 //! very end travels in a chunk without tokens and is shown only with a good receipt, so that it never comes twice. An
 //! answer is continued only on the same weights, and never where the token ids are not known.
 
+mod finding;
+
 use super::{
     JobFailure, JobRequest, JobUpdate, Shared, Wishes,
     attempt::{Attempt, Ended, Patience, Report},
-    candidates::{self, Choice},
     local::{self, LocalEnd, LocalJob, LocalReport},
     metrics::Outcome,
     paths,
-    quotes::{self, NoQuote, Offered, Order},
-    search::{Goal, SearchEnd, search},
+    quotes::Offered,
 };
-use crate::{clock::now_ms, network::Protocol};
+use crate::{
+    clock::now_ms,
+    network::{NetworkError, Protocol},
+};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
     job::{Finish, Input, JobSpec, Rejection},
-    routing::Policy,
     text::Line,
 };
 use futures::future::BoxFuture;
@@ -34,13 +36,9 @@ use tracing::{info, warn};
 
 /// Providers that may fail on the way before the job does.
 const MAX_ATTEMPTS: usize = 4;
-/// For how long providers that are full for the moment are asked again.
-const PASSING: Duration = Duration::from_secs(30);
-/// First wait before they are, doubled up to the last.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LAST_BACKOFF: Duration = Duration::from_secs(1);
-/// How long a job stream may take to open.
-const OPENING: Duration = Duration::from_secs(10);
+/// How long a job stream may take to open, by one path or another, and the wait before it is tried again.
+const OPENING: Duration = Duration::from_secs(15);
+const REOPENING: Duration = Duration::from_millis(50);
 
 /// How a job ends.
 #[derive(Debug)]
@@ -267,126 +265,6 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// Finds candidates, ranks them and asks the best for quotes, until one can be taken.
-    async fn find_quote(&mut self) -> Result<Offered, End> {
-        let mut thorough = false;
-        loop {
-            let goal = Goal {
-                model: Some(self.spec.model.clone()),
-                provider: self.wishes.provider,
-                from: self.shared.config.location,
-                budget_ms: candidates::budget_ms(self.wishes.latency_budget_ms),
-                thorough,
-                exclude: self.failed.iter().chain(self.declined.iter().map(|(who, _)| who)).copied().collect(),
-                told: self.told.clone(),
-            };
-            let searched = self.unless_gone(search(self.shared, &goal, &self.updates)).await?;
-            self.told.extend(searched.found.iter().map(|found| found.known.provider));
-            let out: HashSet<NodeId> = self.declined.iter().map(|(provider, _)| *provider).collect();
-            let mut left = searched.found.clone();
-            left.retain(|found| !out.contains(&found.known.provider));
-            let (round_trips, unreachable) = self.unless_gone(candidates::measure(self.shared, &left)).await?;
-            for (provider, error) in unreachable {
-                self.shared.book.silent(provider).await;
-                left.retain(|found| found.known.provider != provider);
-                self.decline(provider, error.to_string()).await;
-            }
-            let policy = self.policy();
-            let model = self.spec.model.clone();
-            let choices = candidates::choose(self.shared, &left, Some(&model), &policy, &round_trips);
-            if !choices.is_empty() {
-                let lines = choices.iter().map(Choice::line).collect();
-                self.tell(JobUpdate::Ranked { candidates: lines }).await;
-            }
-            let usable: Vec<Choice> =
-                choices.iter().filter(|choice| choice.ranked.excluded.is_none()).cloned().collect();
-            if let Some(offered) = self.ask(&usable).await? {
-                return Ok(offered);
-            }
-            // Somebody who was not needed before may be now.
-            if !thorough && matches!(searched.end, SearchEnd::Enough | SearchEnd::Time) {
-                thorough = true;
-                continue;
-            }
-            let failure = candidates::nobody(&model, &policy, &searched, &choices, &self.declined);
-            return Err(End::Failed(if self.log.is_empty() {
-                failure
-            } else {
-                self.give_up(&format!("nobody is left to go on: {failure}"))
-            }));
-        }
-    }
-
-    fn policy(&self) -> Policy {
-        let mut policy = candidates::policy(
-            &self.spec,
-            &self.wishes,
-            self.weights,
-            self.failed.clone(),
-            !self.shared.config.network.is_local(),
-        );
-        policy.ceiling = self.ceiling();
-        policy
-    }
-
-    /// What is left of the user's ceiling.
-    fn ceiling(&self) -> Option<MicroCredits> {
-        let spent = self.paid.checked_add(self.reserved).unwrap_or(MicroCredits(u64::MAX));
-        self.wishes.max_price.map(|most| most.checked_sub(spent).unwrap_or(MicroCredits::ZERO))
-    }
-
-    /// Asks candidates for quotes, a few at a time in order of rank. Providers that are full only for the moment are
-    /// asked again while there is time; all others that refuse are out.
-    async fn ask(&mut self, usable: &[Choice]) -> Result<Option<Offered>, End> {
-        let request = match self.spec.digest() {
-            Ok(request) => request,
-            Err(error) => return Err(End::Failed(JobFailure::Invalid { message: error.to_string() })),
-        };
-        let spec = self.spec.clone();
-        let order = Order { job: self.job, spec: &spec, request, ceiling: self.ceiling() };
-        let at_once = self.shared.config.quotes.max(1) as usize;
-        let started = Instant::now();
-        let mut backoff = FIRST_BACKOFF;
-        let mut asked = usable.to_vec();
-        loop {
-            let mut again = Vec::new();
-            for few in asked.chunks(at_once) {
-                let (mut offered, refused) = self.unless_gone(quotes::ask_all(self.shared, &order, few)).await?;
-                for (provider, error) in refused {
-                    if error.is_passing() && started.elapsed() < PASSING {
-                        again.extend(few.iter().filter(|choice| choice.provider() == provider).cloned());
-                    } else {
-                        self.refuse(provider, &error).await;
-                    }
-                }
-                if !offered.is_empty() {
-                    let best = offered.remove(0);
-                    for other in offered {
-                        let reason = "another quote was better".to_owned();
-                        self.tell(JobUpdate::Declined { provider: other.choice.provider(), reason }).await;
-                    }
-                    return Ok(Some(best));
-                }
-            }
-            if again.is_empty() {
-                return Ok(None);
-            }
-            self.unless_gone(sleep(backoff)).await?;
-            backoff = (backoff * 2).min(LAST_BACKOFF);
-            asked = again;
-        }
-    }
-
-    async fn refuse(&mut self, provider: NodeId, error: &NoQuote) {
-        if error.is_failure() {
-            self.shared.experience.note(provider, false, now_ms());
-        }
-        if matches!(error, NoQuote::Rejected(Rejection::Debt(_))) {
-            self.shared.settle.owing(provider);
-        }
-        self.decline(provider, error.to_string()).await;
-    }
-
     /// Takes a quote and runs the job with its provider.
     async fn attempt(&mut self, offered: Offered) -> Flow {
         let Offered { choice, signed, quote } = offered;
@@ -401,7 +279,15 @@ impl<'a> Dispatch<'a> {
             self.job,
             signed.clone(),
         );
-        let opening = timeout(OPENING, self.shared.network.open(provider, addresses.clone(), Protocol::Job));
+        let opening = timeout(OPENING, async {
+            loop {
+                match self.shared.network.open(provider, addresses.clone(), Protocol::Job).await {
+                    // The path broke: nothing reached the provider, and there may be another.
+                    Err(NetworkError::Stream(error)) if error.is_passing() => sleep(REOPENING).await,
+                    opened => return opened,
+                }
+            }
+        });
         let (recorded, opened) = tokio::join!(recording, opening);
         if let Err(error) = recorded {
             return Flow::Done(End::Failed(JobFailure::Failed { message: error.to_string() }));

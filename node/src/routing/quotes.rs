@@ -19,8 +19,10 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// How long a provider may take for a quote, connecting included.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a provider may take for its first quote, connecting included.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// The longest it is given when it is asked once more.
+pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(12);
 /// How long others are waited for once there is a quote: about a round trip, for a better one is worth no more.
 const OTHERS: Duration = Duration::from_millis(200);
 
@@ -59,8 +61,8 @@ pub(super) enum NoQuote {
     AboveOffer { quoted: MicroCredits, offered: MicroCredits },
     #[error("it closed the stream instead of answering")]
     Silent,
-    #[error("no quote within {PATIENCE:?}")]
-    Timeout,
+    #[error("no quote within {0:?}")]
+    Timeout(Duration),
     #[error(transparent)]
     Network(#[from] NetworkError),
     #[error(transparent)]
@@ -78,20 +80,45 @@ impl NoQuote {
         )
     }
 
+    /// Whether the reason may pass within seconds: the way to the provider was lost and may be found again, or it waits
+    /// for a cheque that is on its way.
+    pub(super) const fn is_lost(&self) -> bool {
+        match self {
+            Self::Timeout(_)
+            | Self::Silent
+            | Self::Rejected(Rejection::Debt(_))
+            | Self::Network(NetworkError::Unreachable { .. }) => true,
+            Self::Stream(error) | Self::Network(NetworkError::Stream(error)) => error.is_passing(),
+            _ => false,
+        }
+    }
+
     /// Whether the provider, and not the request or its load, is to blame.
     pub(super) fn is_failure(&self) -> bool {
-        !matches!(self, Self::Rejected(_) | Self::TooLarge(_) | Self::Fault(QuoteFault::TooExpensive))
+        !matches!(
+            self,
+            Self::Rejected(_)
+                | Self::TooLarge(_)
+                | Self::Fault(QuoteFault::TooExpensive)
+                | Self::Network(
+                    NetworkError::Stopped
+                        | NetworkError::Busy(_)
+                        | NetworkError::TooManyDials(_)
+                        | NetworkError::Stream(StreamError::Busy(_))
+                )
+        )
     }
 }
 
-/// Asks all of `choices` at the same time. Returns the quotes that can be taken, best first, and the refusals. Whoever
-/// has not answered soon after the first quote is in neither.
+/// Asks all of `choices` at the same time, for `patience` at most. Returns the quotes that can be taken, best first, and
+/// the refusals. Whoever has not answered soon after the first quote is in neither.
 pub(super) async fn ask_all(
     shared: &Shared,
     order: &Order<'_>,
     choices: &[Choice],
+    patience: Duration,
 ) -> (Vec<Offered>, Vec<(NodeId, NoQuote)>) {
-    let asked = choices.iter().map(|choice| async move { (choice, ask(shared, order, choice).await) });
+    let asked = choices.iter().map(|choice| async move { (choice, ask(shared, order, choice, patience).await) });
     let (mut offered, mut refused) = (Vec::new(), Vec::new());
     for (choice, result) in first_and_soon_after(asked, Result::is_ok).await {
         match result {
@@ -126,7 +153,12 @@ async fn first_and_soon_after<C, A>(
     }
 }
 
-async fn ask(shared: &Shared, order: &Order<'_>, choice: &Choice) -> Result<(Signed<Quote>, Quote), NoQuote> {
+async fn ask(
+    shared: &Shared,
+    order: &Order<'_>,
+    choice: &Choice,
+    patience: Duration,
+) -> Result<(Signed<Quote>, Quote), NoQuote> {
     let provider = choice.provider();
     let request = QuoteRequest { job: order.job, provider, spec: order.spec.clone(), issued_ms: now_ms() };
     let request = aitbc_crypto::seal(&shared.key, &shared.config.network, &request)?;
@@ -134,7 +166,7 @@ async fn ask(shared: &Shared, order: &Order<'_>, choice: &Choice) -> Result<(Sig
         let stream = shared.network.open(provider, choice.found.addresses(), Protocol::Quote).await?;
         converse(stream, &request).await
     };
-    let signed = timeout(PATIENCE, exchange).await.unwrap_or(Err(NoQuote::Timeout))?;
+    let signed = timeout(patience, exchange).await.unwrap_or(Err(NoQuote::Timeout(patience)))?;
     let asked = Asked {
         client: shared.key.node_id(),
         job: order.job,

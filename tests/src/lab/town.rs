@@ -81,15 +81,12 @@ pub async fn path(node: &Process, peer: &Process) -> Option<(String, String)> {
 /// How often a node opened a path of one of these kinds over a transport since it started: the path manager's own
 /// count.
 pub async fn paths_opened(node: &Process, kinds: &[&str], transport: Transport) -> u64 {
-    let metrics = node.http().get(node.url("metrics")).send().await.expect("an answer");
-    let metrics = metrics.text().await.expect("text");
-    let transport = format!("transport=\"{}\"", transport.name());
-    let lines = metrics.lines().filter(|line| line.starts_with("aitbc_network_paths_opened_total{"));
-    lines
-        .filter(|line| line.contains(&transport))
-        .filter(|line| kinds.iter().any(|kind| line.contains(&format!("path=\"{kind}\""))))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
+    let mut opened = 0.0;
+    for kind in kinds {
+        let labels = [format!("transport=\"{}\"", transport.name()), format!("path=\"{kind}\"")];
+        opened += node.metric("aitbc_network_paths_opened_total", &labels.each_ref().map(String::as_str)).await;
+    }
+    opened as u64
 }
 
 /// Waits until a node says of itself that it is `public` or `private`, and has an address that leads to it.

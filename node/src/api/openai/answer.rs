@@ -153,6 +153,7 @@ impl Reader {
                 | JobUpdate::Found { .. }
                 | JobUpdate::Ranked { .. }
                 | JobUpdate::Declined { .. }
+                | JobUpdate::Retrying { .. }
                 | JobUpdate::Quoted { .. }
                 | JobUpdate::Paid { .. }
                 | JobUpdate::PathLost { .. }

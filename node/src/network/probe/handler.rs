@@ -35,7 +35,7 @@ enum Outbound {
 }
 
 /// Probes one connection and echoes the peer's probes.
-pub(in crate::network) struct Handler {
+pub struct Handler {
     pace: watch::Sender<Pace>,
     outbound: Outbound,
     echo: Option<BoxFuture<'static, io::Result<()>>>,

@@ -1,5 +1,8 @@
 use super::*;
-use crate::routing::fixtures::{Node, key, spec};
+use crate::routing::{
+    fixtures::{Node, key, spec},
+    quotes::NoQuote,
+};
 
 fn dispatch(node: &Node, max_price: Option<u64>) -> (Dispatch<'_>, mpsc::Receiver<JobUpdate>) {
     let (updates, listener) = mpsc::channel(64);
@@ -82,7 +85,7 @@ async fn a_provider_that_asks_for_its_money_is_settled_with() {
     let node = Node::start().await;
     let (mut dispatch, _listener) = dispatch(&node, None);
     let owing = Rejection::Debt(MicroCredits(5));
-    dispatch.refuse(key(2).node_id(), &NoQuote::Rejected(owing.clone())).await;
+    dispatch.lose(key(2).node_id(), &NoQuote::Rejected(owing.clone()));
     let report = Report { ended: Ended::Refused(owing), ..left_after(0) };
     dispatch.take_report(key(3).node_id(), report, Digest([7; 32])).await;
     let expected = HashSet::from([key(2).node_id(), key(3).node_id()]);
