@@ -3,7 +3,7 @@
 //! ```text
 //! asking: network's candidates --Check--> a peer --Dial--> a third node --dials--> here
 //!             ^                                                 |
-//!             +---- network: checked(by, results) <---Dialled---+
+//!             +---- network: checked(helper, by, results) <---Dialled---+
 //! serving: Check -> passes on as Dial    Dial -> network: dial_back    Ping -> Pong
 //! ```
 //!
@@ -25,6 +25,7 @@ use aitbc_protocol::{
     reach::{ReachReply, ReachRequest},
     wire::MAX_REACH_FRAME,
 };
+use futures::FutureExt as _;
 use libp2p::{Multiaddr, multiaddr};
 use serde::Serialize;
 use std::{
@@ -48,8 +49,11 @@ pub(crate) fn start(
 ) -> JoinHandle<()> {
     let server = serving::Server::new(network.clone());
     let asking = stop.clone().run_until_cancelled_owned(asking::run(network));
-    let serving =
-        intake::serve(streams, serving::LIMITS, stop, move |incoming, turn| server.clone().serve(incoming, turn));
+    let serving = intake::serve(streams, serving::LIMITS, stop.clone(), move |incoming, turn| {
+        let serve = stop.clone().run_until_cancelled_owned(server.clone().serve(incoming, turn));
+        // Nothing is lost where the node stops in the middle of it.
+        serve.map(|_| ())
+    });
     let both = async {
         tokio::join!(asking, serving);
     };

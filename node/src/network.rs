@@ -29,7 +29,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
-pub use handle::NetworkHandle;
+pub use handle::{NetworkHandle, NotDialled};
 pub use report::{HolePunches, NetworkReport, Observed, RelayInfo};
 pub use streams::{FramedStream, IncomingStream, StreamError};
 

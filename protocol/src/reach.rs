@@ -92,4 +92,7 @@ pub enum Refusal {
     /// Too many requests.
     #[error("it was asked too often")]
     Busy,
+    /// Who was to dial cannot: it has no way to such an address, or makes too many dials already.
+    #[error("it cannot dial any of the addresses now")]
+    Unable,
 }

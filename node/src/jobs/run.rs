@@ -230,7 +230,8 @@ impl Run {
     fn deadline(&self) -> Instant {
         let patience = self.around.patience;
         match (&self.link, &self.concluded) {
-            (Link::Parked { since, .. }, _) => *since + self.around.kept,
+            // Whoever comes back only to leave again gets no more time than for going away once.
+            (Link::Parked { since, .. }, _) => (*since).min(self.earned + self.around.kept) + self.around.kept,
             (_, Some(concluded)) => self.progress + concluded.patience(self.closing),
             (_, None) if self.ending.is_some() => self.progress + patience.min(SHORT_ANSWER),
             (_, None) => self.progress + patience,

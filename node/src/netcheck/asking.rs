@@ -114,7 +114,7 @@ async fn round(network: &NetworkHandle, candidates: &[Multiaddr]) -> Found {
                     found = if open { Found::Open } else { Found::Closed };
                 }
                 tracing::debug!(helper = %helper.peer.short(), by = %by.short(), ?results, "dialled");
-                if network.checked(by, results).await.is_err() {
+                if network.checked(helper.peer, by, results).await.is_err() {
                     return found;
                 }
             }
@@ -137,12 +137,15 @@ async fn ask(
         stream.send(&ReachRequest::Check { addresses: lines }, MAX_REACH_FRAME).await?;
         match stream.receive::<ReachReply>(MAX_REACH_FRAME).await? {
             Some(ReachReply::Dialled { by, results }) => {
-                let results = results.into_iter().filter_map(|result| {
-                    let address: Multiaddr = result.address.as_str().parse().ok()?;
-                    // What was not asked for says nothing.
-                    addresses.contains(&address).then(|| (address, result.error.map(|error| error.to_string())))
-                });
-                Ok((by, results.collect()))
+                let mut known = Results::new();
+                for result in results {
+                    let Ok(address) = result.address.as_str().parse::<Multiaddr>() else { continue };
+                    // What was not asked for says nothing, nor does saying it twice.
+                    if addresses.contains(&address) && known.iter().all(|(other, _)| *other != address) {
+                        known.push((address, result.error.map(|error| error.to_string())));
+                    }
+                }
+                Ok((by, known))
             }
             Some(ReachReply::Refused(refusal)) => Err(AskError::Refused(refusal)),
             _ => Err(AskError::OutOfTurn),

@@ -4,7 +4,7 @@ use super::{first_ip, ip_of};
 use crate::{
     clock::now_ms,
     network::{
-        IncomingStream, NetworkError, NetworkHandle, Protocol, StreamError,
+        IncomingStream, NetworkError, NetworkHandle, NotDialled, Protocol, StreamError,
         intake::{Busy, Limits},
     },
 };
@@ -17,7 +17,7 @@ use aitbc_protocol::{
 use futures::future::join_all;
 use libp2p::Multiaddr;
 use rand::seq::SliceRandom;
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
 
 /// A ping a second is usual, a check every few minutes.
@@ -53,7 +53,8 @@ impl Server {
         let IncomingStream { peer, mut stream } = incoming;
         let exchange = async {
             if turn.is_err() {
-                return stream.send(&ReachReply::Refused(Refusal::Busy), MAX_REACH_FRAME).await;
+                let busy = stream.send(&ReachReply::Refused(Refusal::Busy), MAX_REACH_FRAME);
+                return timeout(REQUEST, busy).await.unwrap_or(Err(StreamError::Timeout(REQUEST)));
             }
             for _ in 0..MAX_REQUESTS {
                 let request = timeout(REQUEST, stream.receive::<ReachRequest>(MAX_REACH_FRAME)).await;
@@ -93,7 +94,9 @@ impl Server {
             return ReachReply::Refused(Refusal::Addresses);
         }
         let elsewhere = |known: &&crate::network::PeerInfo| {
-            known.peer != peer && !known.agent.is_empty() && ip_of(known).is_some_and(|ip| ip != from)
+            // One that is reached over IPv4 may have no IPv6, and the other way round.
+            let suits = |ip: IpAddr| ip != from && ip.is_ipv4() == from.is_ipv4();
+            known.peer != peer && !known.agent.is_empty() && ip_of(known).is_some_and(suits)
         };
         let mut thirds: Vec<NodeId> = peers.iter().filter(elsewhere).map(|known| known.peer).collect();
         thirds.shuffle(&mut rand::rng());
@@ -153,12 +156,21 @@ impl Server {
             return ReachReply::Refused(Refusal::Acquainted);
         }
         let dials = addresses.iter().map(|line| async move {
-            let outcome = match line.as_str().parse() {
-                Ok(address) => self.network.dial_back(node, address).await,
-                Err(_) => Err("it is not a multiaddress".to_owned()),
+            let address = line.as_str().parse().ok()?;
+            let error = match self.network.dial_back(node, address).await {
+                Ok(()) => None,
+                Err(NotDialled::Failed(reason)) => Some(Line::lossy(&reason)),
+                Err(NotDialled::Untried(reason)) => {
+                    tracing::debug!(address = line.as_str(), reason, "not dialled");
+                    return None;
+                }
             };
-            Dialled { address: line.clone(), error: outcome.err().map(|error| Line::lossy(&error)) }
+            Some(Dialled { address: line.clone(), error })
         });
-        ReachReply::Dialled { by: self.network.local_id(), results: join_all(dials).await }
+        let results: Vec<Dialled> = join_all(dials).await.into_iter().flatten().collect();
+        if results.is_empty() {
+            return ReachReply::Refused(Refusal::Unable);
+        }
+        ReachReply::Dialled { by: self.network.local_id(), results }
     }
 }

@@ -153,7 +153,7 @@ impl Actor {
             Command::Reach { peer, addresses, want } => self.reach(peer, &addresses, want),
             Command::DialBack { node, address, reply } => self.dial_back(node, address, reply),
             Command::Report { reply } => drop(reply.send(self.report(Instant::now()))),
-            Command::Checked { by, results } => self.checked(by, results, Instant::now()),
+            Command::Checked { helper, by, results } => self.checked(helper, by, results, Instant::now()),
             Command::Shutdown { .. } => {} // ends the loop in `run`
         }
     }
@@ -307,7 +307,11 @@ impl Actor {
         self.count_connection(transport, path, 1);
         self.checks.connected(address);
         self.bootstrap.met(&peer);
-        self.missing.found(&peer, now);
+        if self.missing.found(&peer)
+            && let Some(known) = self.peers.get_mut(&peer)
+        {
+            known.sought = true;
+        }
         self.reached(peer, id);
         self.close_older_relayed(peer);
         self.peers_changed = true;
@@ -347,7 +351,8 @@ impl Actor {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>) {
-        let Some((Connection { address, path, transport, dead, .. }, gone)) = self.peers.closed(&peer, id) else {
+        let Some((Connection { address, path, transport, dead, since, .. }, gone)) = self.peers.closed(&peer, id)
+        else {
             return;
         };
         let now = Instant::now();
@@ -357,7 +362,9 @@ impl Actor {
         }
         self.peers_changed = true;
         let Some(known) = gone else { return };
-        let broke = dead || matches!(cause, Some(ConnectionError::IO(_)));
+        // A peer that just hangs up breaks off as well: whoever was found for it is not sought for it again.
+        let hangs_up = known.sought && now.saturating_duration_since(since) < missing::SETTLED;
+        let broke = dead || (matches!(cause, Some(ConnectionError::IO(_))) && !hangs_up);
         let cause = cause.map(ToString::to_string);
         let cause =
             cause.as_deref().unwrap_or(if dead { "no probe came back" } else { "the connection was closed" });

@@ -26,10 +26,19 @@ pub(super) enum Command {
     Publish { cell: Cell, bytes: Vec<u8>, reply: oneshot::Sender<Result<bool, NetworkError>> },
     Judge { id: MessageId, forwarder: NodeId, verdict: Verdict },
     Reach { peer: NodeId, addresses: Vec<Multiaddr>, want: Want },
-    DialBack { node: NodeId, address: Multiaddr, reply: oneshot::Sender<Result<(), String>> },
+    DialBack { node: NodeId, address: Multiaddr, reply: oneshot::Sender<Result<(), NotDialled>> },
     Report { reply: oneshot::Sender<NetworkReport> },
-    Checked { by: NodeId, results: Vec<(Multiaddr, Option<String>)> },
+    Checked { helper: NodeId, by: NodeId, results: Vec<(Multiaddr, Option<String>)> },
     Shutdown { reply: oneshot::Sender<()> },
+}
+
+/// Why a dial for somebody else did not get through.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotDialled {
+    /// Nobody answered there, or somebody else did.
+    Failed(String),
+    /// This node could not try, which says nothing of the address.
+    Untried(String),
 }
 
 /// Where the answer to a wanted stream arrives, once there is a connection to open it on.
@@ -118,10 +127,11 @@ impl NetworkHandle {
     }
 
     /// Dials `address` from a new port, to see whether `node` answers there. The error says what happened instead.
-    pub async fn dial_back(&self, node: NodeId, address: Multiaddr) -> Result<(), String> {
+    pub async fn dial_back(&self, node: NodeId, address: Multiaddr) -> Result<(), NotDialled> {
+        let untried = |error: NetworkError| NotDialled::Untried(error.to_string());
         let (reply, answer) = oneshot::channel();
-        self.send(Command::DialBack { node, address, reply }).map_err(|error| error.to_string())?;
-        answer.await.map_err(|_| NetworkError::Stopped.to_string())?
+        self.send(Command::DialBack { node, address, reply }).map_err(untried)?;
+        answer.await.map_err(|_| untried(NetworkError::Stopped))?
     }
 
     /// What the network knows of the way it is connected.
@@ -131,13 +141,15 @@ impl NetworkHandle {
         answer.await.map_err(|_| NetworkError::Stopped)
     }
 
-    /// Reports what `by` found when it dialled addresses of this node, with an error where it did not get through.
+    /// Reports what `by` found, as `helper` says, when it dialled addresses of this node, with an error where it did not
+    /// get through.
     pub async fn checked(
         &self,
+        helper: NodeId,
         by: NodeId,
         results: Vec<(Multiaddr, Option<String>)>,
     ) -> Result<(), NetworkError> {
-        self.commands.send(Command::Checked { by, results }).await.map_err(|_| NetworkError::Stopped)
+        self.commands.send(Command::Checked { helper, by, results }).await.map_err(|_| NetworkError::Stopped)
     }
 
     /// Replaces the set of cells under which this node announces itself in the DHT; the network republishes them

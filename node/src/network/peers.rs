@@ -66,6 +66,8 @@ impl Connection {
 pub(super) struct Peer {
     node: NodeId,
     connections: Vec<Connection>,
+    /// Whether it is connected because it was missing.
+    pub(super) sought: bool,
     /// Whether it said who it is, and that it belongs to this network.
     pub(super) identified: bool,
     /// What identify says it runs; empty before that.
@@ -76,6 +78,8 @@ pub(super) struct Peer {
     pub(super) advertised: Vec<Multiaddr>,
     /// When it was last dialled directly because it was reached over a relay.
     pub(super) reversed: Option<Instant>,
+    /// When its relayed connection was last opened again.
+    pub(super) opened_again: Option<Instant>,
     /// Under which address it sees this node over each transport, its own beside it.
     pub(super) sees: Vec<Sight>,
 }
@@ -144,11 +148,13 @@ impl Peers {
         let entry = self.connected.entry(peer).or_insert_with(|| Peer {
             node,
             connections: Vec::new(),
+            sought: false,
             identified: false,
             agent: String::new(),
             relay: false,
             advertised: Vec::new(),
             reversed: None,
+            opened_again: None,
             sees: Vec::new(),
         });
         entry.connections.push(Connection {

@@ -9,6 +9,7 @@ use libp2p::{
 use std::{
     collections::HashMap,
     error::Error,
+    io,
     time::{Duration, Instant},
 };
 
@@ -114,6 +115,40 @@ pub(super) fn describe(error: &DialError) -> Vec<String> {
     }
 }
 
+/// Whether a dial that failed reached out at all: where this node refused it, or has no way to such an address, it says
+/// nothing of who is dialled.
+pub(super) fn was_tried(error: &DialError) -> bool {
+    match error {
+        DialError::Transport(errors) => errors.iter().any(|(_, error)| match error {
+            TransportError::MultiaddrNotSupported(_) => false,
+            TransportError::Other(error) => !has_no_way(error),
+        }),
+        DialError::WrongPeerId { .. } => true,
+        DialError::LocalPeerId { .. }
+        | DialError::Denied { .. }
+        | DialError::Aborted
+        | DialError::NoAddresses
+        | DialError::DialPeerConditionFalse(_) => false,
+    }
+}
+
+fn has_no_way(mut error: &(dyn Error + 'static)) -> bool {
+    loop {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| {
+            matches!(io.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable)
+        }) {
+            return true;
+        }
+        // What `io::Error::other` wraps is not its source but itself.
+        let inner = io.and_then(io::Error::get_ref).map(|inner| inner as &(dyn Error + 'static));
+        match inner.or_else(|| error.source()) {
+            Some(next) => error = next,
+            None => return false,
+        }
+    }
+}
+
 /// The cause at the bottom, on one line: what is above only says which layer passed it on.
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
@@ -128,7 +163,18 @@ pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
+
+    #[test]
+    fn where_a_node_has_no_way_it_has_not_tried() {
+        let failed = |kind: io::ErrorKind| {
+            let error = TransportError::Other(io::Error::other(io::Error::new(kind, "no")));
+            DialError::Transport(vec![("/ip6/::1/tcp/1".parse().unwrap(), error)])
+        };
+        assert!(was_tried(&failed(io::ErrorKind::ConnectionRefused)));
+        assert!(was_tried(&failed(io::ErrorKind::TimedOut)));
+        assert!(!was_tried(&failed(io::ErrorKind::NetworkUnreachable)));
+        assert!(!was_tried(&DialError::Aborted));
+    }
 
     #[test]
     fn every_address_is_named_with_its_cause() {

@@ -7,7 +7,7 @@ use super::{
     Reachability,
     addresses::{AddressPolicy, is_loopback, is_relayed, socket_address, source_ip, transport, without_peer},
 };
-use aitbc_protocol::{NetworkId, offer::MAX_ADDRESSES};
+use aitbc_protocol::{NetworkId, NodeId, offer::MAX_ADDRESSES};
 use libp2p::{Multiaddr, PeerId};
 use std::{
     collections::HashMap,
@@ -35,14 +35,15 @@ struct Candidate {
     proof: Option<(Instant, String)>,
     /// AutoNAT or the router says that it leads here.
     hint: Option<String>,
-    /// Checks that failed since the last one that did not.
+    /// Checks that failed since the last one that did not, and one who says so.
     failures: u32,
+    failed_by: Option<NodeId>,
     reason: String,
 }
 
 impl Candidate {
     fn new(address: Multiaddr) -> Self {
-        Self { address, proof: None, hint: None, failures: 0, reason: String::new() }
+        Self { address, proof: None, hint: None, failures: 0, failed_by: None, reason: String::new() }
     }
 
     fn is_proven(&self) -> bool {
@@ -111,11 +112,18 @@ impl OwnAddresses {
             return self.candidates.get_mut(position);
         }
         if self.candidates.len() >= MAX_KEPT {
-            let idle = self.candidates.iter().position(|known| !known.is_proven() && known.hint.is_none())?;
+            let idle = |known: &Candidate| !known.is_proven() && known.hint.is_none();
+            let odd = self.candidates.iter().position(|known| idle(known) && !self.is_seen(&known.address));
+            let idle = odd.or_else(|| self.candidates.iter().position(idle))?;
             self.candidates.remove(idle);
         }
         self.candidates.push(Candidate::new(address));
         self.candidates.last_mut()
+    }
+
+    /// Whether this node is seen under the IP that `address` names, by more than one peer perhaps.
+    fn is_seen(&self, address: &Multiaddr) -> bool {
+        source_ip(address).is_some_and(|ip| self.ips.contains(&ip))
     }
 
     /// A peer sees this node under `address`.
@@ -173,15 +181,16 @@ impl OwnAddresses {
         if let Some(candidate) = self.candidate(address) {
             candidate.proof = Some((now, by.to_owned()));
             candidate.failures = 0;
+            candidate.failed_by = None;
         }
     }
 
-    /// Somebody dialled `address` and did not get through.
-    pub(super) fn failed(&mut self, address: &Multiaddr, reason: &str) {
+    /// Somebody dialled `address` and did not get through, says `helper`. A proof counts until two say so.
+    pub(super) fn failed(&mut self, address: &Multiaddr, helper: NodeId, reason: &str) {
         if let Some(candidate) = self.candidate(address) {
             candidate.failures = candidate.failures.saturating_add(1);
             reason.clone_into(&mut candidate.reason);
-            if candidate.failures >= FAILURES {
+            if *candidate.failed_by.get_or_insert(helper) != helper {
                 candidate.proof = None;
             }
         }
@@ -220,9 +229,14 @@ impl OwnAddresses {
         self.listening.iter().any(|known| port(known) == port(address))
     }
 
-    /// Addresses to have checked, the newest first.
+    /// Addresses to have checked: those first for which something speaks, so that whoever claims to see this node under
+    /// ever new ones keeps none of the good ones from being checked, and then the newest.
     pub(super) fn candidates(&self) -> Vec<Multiaddr> {
-        self.candidates.iter().rev().map(|candidate| candidate.address.clone()).collect()
+        let mut candidates: Vec<&Candidate> = self.candidates.iter().rev().collect();
+        candidates.sort_by_key(|known| {
+            std::cmp::Reverse((known.is_proven(), known.hint.is_some(), self.is_seen(&known.address)))
+        });
+        candidates.into_iter().map(|known| known.address.clone()).collect()
     }
 
     /// On network `local`, the listen addresses that others may use: loopback ones only where there are no others.
@@ -327,6 +341,11 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn helper() -> NodeId {
+        let key = libp2p::identity::Keypair::generate_ed25519();
+        crate::network::node_id(&key.public().to_peer_id()).unwrap()
+    }
+
     fn public() -> OwnAddresses {
         OwnAddresses::new(&NetworkId::new("main").unwrap(), &[])
     }
@@ -354,13 +373,14 @@ mod tests {
     #[test]
     fn a_hint_is_announced_and_is_no_verdict() {
         let mut own = public();
+        let one = helper();
         let mapped = address("/ip4/8.8.8.8/udp/4101/quic-v1");
         assert!(own.hinted(&mapped, "AutoNAT"));
         assert_eq!(own.external(), std::slice::from_ref(&mapped));
         assert!(!own.is_public() && !own.is_private());
         assert_eq!(own.verdict().verdict, "unknown");
-        own.failed(&mapped, "timed out");
-        own.failed(&mapped, "timed out");
+        own.failed(&mapped, one, "timed out");
+        own.failed(&mapped, one, "timed out");
         assert!(own.is_private(), "checks weigh more than hints");
         assert!(own.external().is_empty());
     }
@@ -369,12 +389,13 @@ mod tests {
     fn private_needs_two_failures_of_one_address_and_says_why() {
         let now = Instant::now();
         let mut own = public();
-        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), "timed out");
+        let [one, other] = [helper(), helper()];
+        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), one, "timed out");
         assert!(!own.is_private());
-        own.failed(&address("/ip4/10.0.0.1/tcp/4101"), "not an address others could reach");
-        own.failed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), "timed out");
+        own.failed(&address("/ip4/10.0.0.1/tcp/4101"), one, "not an address others could reach");
+        own.failed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), one, "timed out");
         assert!(!own.is_private());
-        own.failed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), "timed out");
+        own.failed(&address("/ip4/8.8.8.8/udp/4101/quic-v1"), one, "timed out");
         assert!(own.is_private());
         own.router_refused("the router maps no ports (UPnP)");
         let verdict = own.verdict();
@@ -382,9 +403,11 @@ mod tests {
         assert!(verdict.reason.contains("timed out") && verdict.reason.contains("UPnP"), "{}", verdict.reason);
         own.proven(&address("/ip4/8.8.8.8/tcp/4101"), "a peer", now);
         assert!(!own.is_private());
-        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), "timed out");
-        assert!(own.is_public(), "one failure does not outweigh a proof");
-        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), "timed out");
+        for _ in 0..5 {
+            own.failed(&address("/ip4/8.8.8.8/tcp/4101"), one, "timed out");
+            assert!(own.is_public(), "one that says so does not outweigh a proof");
+        }
+        own.failed(&address("/ip4/8.8.8.8/tcp/4101"), other, "timed out");
         assert!(own.is_private());
     }
 
@@ -423,8 +446,21 @@ mod tests {
             own.observed(&address(&format!("/ip4/8.8.8.8/tcp/{port}")));
         }
         let candidates = own.candidates();
-        assert_eq!((candidates.len(), &candidates[0]), (MAX_KEPT, &address("/ip4/8.8.8.8/tcp/99")));
-        assert_eq!(candidates.last(), Some(&address("/ip4/8.8.8.8/tcp/1")), "something speaks for it");
+        assert_eq!((candidates.len(), &candidates[1]), (MAX_KEPT, &address("/ip4/8.8.8.8/tcp/99")));
+        assert_eq!(candidates.first(), Some(&address("/ip4/8.8.8.8/tcp/1")), "something speaks for it");
+    }
+
+    #[test]
+    fn made_up_addresses_do_not_keep_the_real_ones_from_being_checked() {
+        let mut own = public();
+        let [proven, seen] = ["/ip4/8.8.8.8/tcp/4101", "/ip4/8.8.8.8/udp/4101/quic-v1"].map(address);
+        own.seen(PeerId::random(), "8.8.8.8".parse().unwrap());
+        own.observed(&seen);
+        own.proven(&proven, "a peer", Instant::now());
+        for last in 1..100 {
+            own.observed(&address(&format!("/ip4/9.9.9.{last}/tcp/4101")));
+        }
+        assert_eq!(own.candidates()[..2], [proven, seen]);
     }
 
     #[test]
@@ -437,8 +473,9 @@ mod tests {
         assert_eq!(own.external(), [address("/ip4/10.0.0.7/tcp/1")]);
         own.not_listening_on(&address("/ip4/10.0.0.7/tcp/1"));
         assert_eq!(own.external().len(), 2);
+        let one = helper();
         for _ in 0..FAILURES {
-            own.failed(&address("/ip4/10.9.0.7/tcp/1"), "timed out");
+            own.failed(&address("/ip4/10.9.0.7/tcp/1"), one, "timed out");
         }
         assert_eq!(own.verdict().verdict, "private", "a router is in between");
         assert!(own.external().is_empty());

@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep};
 
 /// Protocols that carry circuits begin so: `hop` towards who asked for the circuit, `stop` towards who takes it.
 const CIRCUIT: &[u8] = b"/libp2p/circuit/relay/";
-/// Most bytes that a stream's negotiation may take before it is given up as not a circuit.
-const NEGOTIATION: usize = 256;
+/// How long closing a connection may take.
+const CLOSING: Duration = Duration::from_secs(2);
 /// Bytes a circuit writes at a time, so that one leaves room for others.
 const PIECE: usize = 16 * 1024;
 /// What may go out at once, as a time.
@@ -52,24 +52,32 @@ impl Uplink {
 
     /// A connection whose circuits share this uplink.
     pub(super) fn of<M>(&self, muxer: M) -> Watched<M> {
-        Watched { inner: muxer, uplink: self.clone() }
+        Watched { inner: muxer, uplink: self.clone(), closing: None }
     }
 }
 
-/// What its first written bytes tell of a stream, both ends of which write the protocol they agree on (multistream-select,
-/// each line with its length before it): whether it is a circuit, or nothing yet.
-fn is_circuit(mut written: &[u8]) -> Option<bool> {
+/// What the lines of a negotiation tell of a stream, both ends of which write the protocol they agree on
+/// (multistream-select, each line with its length before it): whether it is a circuit, or nothing yet. Takes the lines
+/// that tell nothing off `written`: the header, refusals, questions for a list and the answers, as many as come.
+fn is_circuit(written: &mut &[u8]) -> Option<bool> {
     loop {
-        let (&length, rest) = written.split_first()?;
-        // A longer line has more than one byte of length; no circuit has.
-        if length >= 128 {
-            return Some(false);
+        let (&low, mut rest) = written.split_first()?;
+        let mut length = usize::from(low);
+        if low >= 128 {
+            let (&high, after) = rest.split_first()?;
+            if high >= 128 {
+                // No line of a negotiation is as long as that.
+                return Some(false);
+            }
+            length = usize::from(low & 127) | usize::from(high) << 7;
+            rest = after;
         }
-        let (line, rest) = rest.split_at_checked(length.into())?;
-        if !matches!(line, b"/multistream/1.0.0\n" | b"na\n") {
-            return Some(line.starts_with(CIRCUIT));
+        let (line, rest) = rest.split_at_checked(length)?;
+        let name = line.strip_suffix(b"\n").filter(|name| name.starts_with(b"/") && !name.contains(&b'\n'));
+        if let Some(name) = name.filter(|name| *name != b"/multistream/1.0.0") {
+            return Some(name.starts_with(CIRCUIT));
         }
-        written = rest;
+        *written = rest;
     }
 }
 
@@ -78,6 +86,8 @@ fn is_circuit(mut written: &[u8]) -> Option<bool> {
 pub(super) struct Watched<M> {
     inner: M,
     uplink: Uplink,
+    /// How long closing may still take.
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl<M: StreamMuxer + Unpin> Watched<M> {
@@ -110,7 +120,14 @@ where
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), M::Error>> {
-        Pin::new(&mut self.inner).poll_close(context)
+        let Self { inner, closing, .. } = &mut *self;
+        if let Poll::Ready(closed) = Pin::new(inner).poll_close(context) {
+            return Poll::Ready(closed);
+        }
+        // What waits to be sent goes out first, and over a dead path it never does: until the kernel gives up, peers
+        // would seem connected.
+        let closing = closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSING)));
+        closing.poll_unpin(context).map(Ok)
     }
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, M::Error>> {
@@ -120,7 +137,7 @@ where
 
 #[derive(Debug)]
 enum Kind {
-    /// What was written so far.
+    /// What was written of a line that is not finished.
     Unknown(Vec<u8>),
     Circuit {
         /// Bytes it took from the bucket and has not written yet.
@@ -166,12 +183,13 @@ impl<S> WatchedStream<S> {
     fn wrote(&mut self, bytes: &[u8]) {
         match &mut self.kind {
             Kind::Unknown(written) => {
-                let room = NEGOTIATION - written.len();
-                written.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-                match is_circuit(written) {
+                written.extend_from_slice(bytes);
+                let mut left = written.as_slice();
+                match is_circuit(&mut left) {
                     Some(true) => self.kind = Kind::Circuit { allowed: 0, refilled: None },
-                    None if written.len() < NEGOTIATION => {}
-                    Some(false) | None => self.kind = Kind::Other,
+                    Some(false) => self.kind = Kind::Other,
+                    // At most an unfinished line is kept.
+                    None => *written = left.to_vec(),
                 }
             }
             Kind::Circuit { allowed, .. } => {
@@ -233,25 +251,45 @@ mod tests {
         assert_eq!(stream.inner.into_inner(), [negotiation, payload].concat(), "nothing is lost");
     }
 
+    fn told(mut written: &[u8]) -> Option<bool> {
+        is_circuit(&mut written)
+    }
+
     #[test]
     fn circuits_are_known_by_what_they_negotiate() {
-        assert_eq!(is_circuit(HOP), Some(true));
-        assert_eq!(is_circuit(JOB), Some(false));
+        assert_eq!(told(HOP), Some(true));
+        assert_eq!(told(JOB), Some(false));
         for cut in 0..HOP.len() {
-            assert_eq!(is_circuit(&HOP[..cut]), None, "{cut}");
+            assert_eq!(told(&HOP[..cut]), None, "{cut}");
         }
         let refused_first = b"\x13/multistream/1.0.0\n\x03na\n\x21/libp2p/circuit/relay/0.2.0/stop\n";
-        assert_eq!(is_circuit(refused_first), Some(true));
+        assert_eq!(told(refused_first), Some(true));
         let named_in_the_content = [JOB, HOP].concat();
-        assert_eq!(is_circuit(&named_in_the_content), Some(false));
+        assert_eq!(told(&named_in_the_content), Some(false));
+    }
+
+    #[test]
+    fn questions_before_it_do_not_hide_a_circuit() {
+        let (header, hop) = HOP.split_at(20);
+        let list = b"\x0d/aitbc/job/1\n".repeat(20);
+        let mut listed = vec![0x80 | ((list.len() + 1) as u8 & 127), ((list.len() + 1) >> 7) as u8];
+        listed.extend_from_slice(&list);
+        listed.push(b'\n');
+        let refused = b"\x03na\n".repeat(100);
+        assert_eq!(told(&[header, &listed, &refused, hop].concat()), Some(true));
+        assert_eq!(told(&[header, &listed, &refused].concat()), None);
+        assert_eq!(told(&[header, &[0xff, 0xff, 0x01]].concat()), Some(false), "nothing is as long as that");
     }
 
     proptest! {
         #[test]
         fn more_bytes_never_change_what_was_told(written in prop::collection::vec(any::<u8>(), 0..300), cut in 0..300usize) {
             let cut = cut.min(written.len());
-            if let Some(told) = is_circuit(&written[..cut]) {
-                prop_assert_eq!(is_circuit(&written), Some(told));
+            let mut left = &written[..cut];
+            let known = is_circuit(&mut left);
+            prop_assert!(known.is_none() || told(&written) == known);
+            if known.is_none() {
+                prop_assert_eq!(told(&[left, &written[cut..]].concat()), told(&written), "what was taken off told nothing");
             }
         }
     }
@@ -276,5 +314,36 @@ mod tests {
         let uplink = Uplink::new(None, carried.clone());
         assert!(write(&uplink, HOP, &vec![7; 100_000]).now_or_never().is_some());
         assert_eq!(carried.get(), 100_000);
+    }
+    /// A connection over a dead path: what waits to be sent never goes out.
+    struct Stuck;
+
+    impl StreamMuxer for Stuck {
+        type Substream = futures::io::Cursor<Vec<u8>>;
+        type Error = io::Error;
+
+        fn poll_inbound(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<Self::Substream>> {
+            Poll::Pending
+        }
+
+        fn poll_outbound(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<Self::Substream>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn closing_ends_although_nothing_goes_out_any_more() {
+        let mut connection = Uplink::new(None, Counter::default()).of(Stuck);
+        let start = Instant::now();
+        std::future::poll_fn(|context| Pin::new(&mut connection).poll_close(context)).await.unwrap();
+        assert!(start.elapsed() >= CLOSING, "what can still go out has its time");
     }
 }

@@ -258,6 +258,30 @@ async fn whoever_comes_back_again_and_again_and_does_not_pay_loses_the_slot() {
 }
 
 #[tokio::test]
+async fn whoever_comes_back_only_to_leave_again_loses_the_slot() {
+    let mut nodes = nodes();
+    nodes.kept = Duration::from_millis(200);
+    let mut scene = nodes.start(&quote(), Binding::Tokens, LONG).await;
+    scene.engine.tokens(WINDOW_TOKENS).await;
+    scene.read(WINDOW_TOKENS).await;
+    scene.cut();
+    let mut attempt = 0;
+    let returning = async {
+        while !nodes.desk.running().is_empty() {
+            tokio::time::sleep(nodes.kept / 2).await;
+            attempt += 1;
+            match nodes.resume(attempt, 0).await {
+                Ok(stream) => drop(stream),
+                Err(Rejection::UnknownJob) => return,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    timeout(LONG, returning).await.expect("the job ends although its client comes back");
+    assert!(attempt > 1, "it did come back");
+}
+
+#[tokio::test]
 async fn a_stopping_node_does_not_wait_for_who_is_away() {
     let nodes = nodes();
     let mut scene = nodes.run().await;

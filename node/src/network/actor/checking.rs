@@ -3,11 +3,11 @@
 
 use super::Actor;
 use crate::network::{
-    HolePunches, NetworkError, NetworkReport, Observed, RelayInfo,
+    HolePunches, NetworkError, NetworkReport, NotDialled, Observed, RelayInfo,
     addresses::{is_relayed, socket_address, source_ip, transport, without_peer},
     peer_id,
     peers::Sight,
-    reach::describe,
+    reach::{describe, was_tried},
     reachability,
     visits::Visit,
 };
@@ -46,7 +46,8 @@ const QUIC_FAILURES: u32 = 2;
 struct DialBack {
     address: Multiaddr,
     since: Instant,
-    reply: oneshot::Sender<Result<(), String>>,
+    /// `None` once it came too late.
+    reply: Option<oneshot::Sender<Result<(), NotDialled>>>,
 }
 
 /// Owns the dials that this node makes for others, and what its own ways out have shown.
@@ -99,14 +100,15 @@ impl Actor {
         &mut self,
         node: NodeId,
         address: Multiaddr,
-        reply: oneshot::Sender<Result<(), String>>,
+        reply: oneshot::Sender<Result<(), NotDialled>>,
     ) {
         if self.checks.dials.len() >= MAX_DIALS {
-            let _ = reply.send(Err(NetworkError::TooManyDials(MAX_DIALS).to_string()));
+            let _ = reply.send(Err(NotDialled::Untried(NetworkError::TooManyDials(MAX_DIALS).to_string())));
             return;
         }
         if !self.policy.admits(&address) || source_ip(&address).is_none() {
-            let _ = reply.send(Err("it is not an address that this network uses".to_owned()));
+            let reason = "it is not an address that this network uses".to_owned();
+            let _ = reply.send(Err(NotDialled::Untried(reason)));
             return;
         }
         let options = DialOpts::peer_id(peer_id(&node))
@@ -116,15 +118,20 @@ impl Actor {
             .build();
         let id = options.connection_id();
         match self.swarm.dial(options) {
-            Ok(()) => drop(self.checks.dials.insert(id, DialBack { address, since: Instant::now(), reply })),
-            Err(error) => drop(reply.send(Err(describe(&error).join("; ")))),
+            Ok(()) => {
+                let dial = DialBack { address, since: Instant::now(), reply: Some(reply) };
+                self.checks.dials.insert(id, dial);
+            }
+            Err(error) => drop(reply.send(Err(NotDialled::Untried(describe(&error).join("; "))))),
         }
     }
 
     /// A dial for somebody else succeeded; true if it was one. Its connection has served its purpose.
     pub(super) fn dialled_back(&mut self, id: ConnectionId) -> bool {
         let Some(dial) = self.checks.dials.remove(&id) else { return false };
-        let _ = dial.reply.send(Ok(()));
+        if let Some(reply) = dial.reply {
+            let _ = reply.send(Ok(()));
+        }
         self.swarm.close_connection(id);
         true
     }
@@ -133,17 +140,22 @@ impl Actor {
     pub(super) fn dial_back_failed(&mut self, id: ConnectionId, error: &DialError) -> bool {
         let Some(dial) = self.checks.dials.remove(&id) else { return false };
         let reasons = describe(error).join("; ");
-        let reason = reasons.strip_prefix(&format!("{}: ", dial.address)).unwrap_or(&reasons);
-        let _ = dial.reply.send(Err(reason.to_owned()));
+        let reason = reasons.strip_prefix(&format!("{}: ", dial.address)).unwrap_or(&reasons).to_owned();
+        if let Some(reply) = dial.reply {
+            let tried = was_tried(error);
+            let _ = reply.send(Err(if tried { NotDialled::Failed(reason) } else { NotDialled::Untried(reason) }));
+        }
         true
     }
 
     /// Ends what took too long, and forgets proofs that are too old.
     pub(super) fn expire_checks(&mut self, now: Instant) {
         let patience = Duration::from_millis(DIAL_MS);
-        let late = self.checks.dials.extract_if(|_, dial| now.saturating_duration_since(dial.since) >= patience);
-        for (_, dial) in late {
-            let _ = dial.reply.send(Err(format!("no answer within {patience:?}")));
+        // They stay until they have ended: a connection that comes late is closed like any other of these.
+        let late =
+            self.checks.dials.values_mut().filter(|dial| now.saturating_duration_since(dial.since) >= patience);
+        for reply in late.filter_map(|dial| dial.reply.take()) {
+            let _ = reply.send(Err(NotDialled::Failed(format!("no answer within {patience:?}"))));
         }
         if self.own.expire(now) {
             self.addresses_changed();
@@ -174,12 +186,20 @@ impl Actor {
         }
     }
 
-    /// A check ended: `by` dialled these addresses, with an error where it did not get through.
-    pub(super) fn checked(&mut self, by: NodeId, results: Vec<(Multiaddr, Option<String>)>, now: Instant) {
+    /// A check ended: `by` dialled these addresses, says `helper`, with an error where it did not get through.
+    pub(super) fn checked(
+        &mut self,
+        helper: NodeId,
+        by: NodeId,
+        results: Vec<(Multiaddr, Option<String>)>,
+        now: Instant,
+    ) {
         let visit = self.visits.by(&peer_id(&by), now);
         for (address, error) in results {
             match (error, visit) {
-                (Some(error), _) => self.own.failed(&address, &format!("{} dialled: {error}", by.short())),
+                (Some(error), _) => {
+                    self.own.failed(&address, helper, &format!("{} dialled: {error}", by.short()));
+                }
                 (None, Some(Visit::Stranger)) => {
                     let by = format!("{}, to whom this node had not spoken before", by.short());
                     self.own.proven(&address, &by, now);

@@ -2,7 +2,11 @@
 //! speak again.
 
 use super::Actor;
-use crate::network::{node_id, peers::Peer};
+use crate::network::{
+    addresses::{is_relayed, source_ip},
+    node_id,
+    peers::Peer,
+};
 use aitbc_protocol::{NodeId, UnixMillis};
 use libp2p::{Multiaddr, PeerId};
 use std::{
@@ -13,9 +17,13 @@ use std::{
 
 /// When a peer that is not found counts as offline.
 const OFFLINE_AFTER: Duration = Duration::from_secs(10);
-/// Pause between two dials until then, and after it.
+/// Pause between two dials until then, and the first one after it, doubled from dial to dial.
 const SEEK: Duration = Duration::from_secs(2);
 const SEEK_OFFLINE: Duration = Duration::from_secs(30);
+/// A connection to a peer that was missing must have lasted longer than idle ones do before its end starts all over.
+pub(super) const SETTLED: Duration = Duration::from_secs(10 * 60);
+/// Addresses over relays that are dialled of those that the peer told: nothing shows that they are its own.
+const MAX_RELAYED: usize = 4;
 /// After how long a peer is forgotten: its offers have expired by then.
 const FORGOTTEN: Duration = Duration::from_secs(60 * 60);
 /// Most peers sought.
@@ -26,6 +34,7 @@ struct Missing {
     since: Instant,
     since_ms: UnixMillis,
     next: Instant,
+    pause: Duration,
     addresses: Vec<Multiaddr>,
 }
 
@@ -37,13 +46,14 @@ impl MissingPeers {
     /// The connection to a peer broke.
     pub(super) fn lost(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant, now_ms: UnixMillis) {
         if self.0.len() < MAX_MISSING {
-            self.0.insert(peer, Missing { since: now, since_ms: now_ms, next: now, addresses });
+            let missing = Missing { since: now, since_ms: now_ms, next: now, pause: SEEK_OFFLINE, addresses };
+            self.0.insert(peer, missing);
         }
     }
 
-    /// It is connected. True if it counted as offline.
-    pub(super) fn found(&mut self, peer: &PeerId, now: Instant) -> bool {
-        self.0.remove(peer).is_some_and(|missing| now.saturating_duration_since(missing.since) >= OFFLINE_AFTER)
+    /// It is connected. True if it was missing.
+    pub(super) fn found(&mut self, peer: &PeerId) -> bool {
+        self.0.remove(peer).is_some()
     }
 
     /// Whom to dial now.
@@ -52,7 +62,10 @@ impl MissingPeers {
         let due = self.0.iter_mut().filter(|(_, missing)| missing.next <= now);
         due.map(|(peer, missing)| {
             let offline = now.saturating_duration_since(missing.since) >= OFFLINE_AFTER;
-            missing.next = now + if offline { SEEK_OFFLINE } else { SEEK };
+            missing.next = now + if offline { missing.pause } else { SEEK };
+            if offline {
+                missing.pause *= 2;
+            }
             (*peer, missing.addresses.clone())
         })
         .collect()
@@ -69,8 +82,7 @@ impl MissingPeers {
 impl Actor {
     /// The last connection to `peer` broke, and nobody closed it.
     pub(super) fn miss(&mut self, peer: PeerId, last: &Multiaddr, known: &Peer, now: Instant) {
-        let addresses = [last].into_iter().chain(&known.advertised).cloned().collect();
-        self.missing.lost(peer, addresses, now, crate::clock::now_ms());
+        self.missing.lost(peer, sought_at(last, &known.advertised), now, crate::clock::now_ms());
     }
 
     /// Dials who is missing, and publishes who is offline.
@@ -89,6 +101,15 @@ impl Actor {
     }
 }
 
+/// Where to seek a peer: at its last address and at those that it told of the same host. Whatever else it told may be
+/// somebody else's, who is not to be dialled for it again and again.
+fn sought_at(last: &Multiaddr, told: &[Multiaddr]) -> Vec<Multiaddr> {
+    let host = source_ip(last);
+    let same = told.iter().filter(|address| host.is_some() && source_ip(address) == host);
+    let relayed = told.iter().filter(|address| is_relayed(address)).take(MAX_RELAYED);
+    [last].into_iter().chain(same).chain(relayed).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,11 +126,26 @@ mod tests {
         assert!(missing.offline(now + SEEK).is_empty());
         let node = node_id(&peer).unwrap();
         assert_eq!(missing.offline(now + OFFLINE_AFTER), HashMap::from([(node, 7)]));
-        assert!(missing.found(&peer, now + OFFLINE_AFTER));
+        assert_eq!(missing.due(now + OFFLINE_AFTER).len(), 1);
+        assert!(missing.due(now + OFFLINE_AFTER + SEEK).is_empty(), "not as often any more");
+        assert!(missing.found(&peer));
         assert!(missing.offline(now + OFFLINE_AFTER).is_empty());
         missing.lost(peer, Vec::new(), now, 8);
-        assert!(!missing.found(&peer, now + SEEK), "it was never offline");
-        missing.lost(peer, Vec::new(), now, 9);
         assert!(missing.due(now + FORGOTTEN).is_empty());
+        assert!(!missing.found(&peer), "it is forgotten");
+    }
+
+    #[test]
+    fn a_peer_is_not_sought_at_other_hosts_that_it_names() {
+        let [last, same, other, relayed] = [
+            "/ip4/9.9.9.9/tcp/40000",
+            "/ip4/9.9.9.9/udp/4101/quic-v1",
+            "/ip4/8.8.8.8/tcp/53",
+            "/ip4/7.7.7.7/tcp/4101/p2p-circuit",
+        ]
+        .map(|text| text.parse::<Multiaddr>().unwrap());
+        let told = [same.clone(), other, relayed.clone()];
+        assert_eq!(sought_at(&last, &told), [last, same, relayed.clone()]);
+        assert_eq!(sought_at(&relayed, &told[1..2]), [relayed], "a relay's host is not the peer's");
     }
 }

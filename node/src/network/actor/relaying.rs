@@ -68,8 +68,9 @@ impl Actor {
     /// A node that others do not reach, or of which nobody can tell, keeps reservations at relays among its peers.
     pub(super) fn keep_reservations(&mut self, now: Instant) {
         if self.own.is_public() {
-            for id in std::mem::take(&mut self.reservations.listeners).into_keys() {
-                self.swarm.remove_listener(id);
+            // They are forgotten when they have closed.
+            for id in self.reservations.listeners.keys() {
+                self.swarm.remove_listener(*id);
             }
             return;
         }

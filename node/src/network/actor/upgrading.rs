@@ -48,10 +48,14 @@ impl Actor {
         let again: Vec<(PeerId, Multiaddr)> = peers
             .filter_map(|(peer, known)| {
                 let newest = known.connections().iter().max_by_key(|connection| connection.since)?;
-                due(newest).then(|| (*peer, newest.address.clone()))
+                let tried = known.opened_again.is_some_and(|at| now.saturating_duration_since(at) < AGAIN);
+                (due(newest) && (all || !tried)).then(|| (*peer, newest.address.clone()))
             })
             .collect();
         for (peer, address) in again {
+            if let Some(known) = self.peers.get_mut(&peer) {
+                known.opened_again = Some(now);
+            }
             let options =
                 DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address]).build();
             if let Err(error) = self.swarm.dial(options) {
@@ -60,11 +64,12 @@ impl Actor {
         }
     }
 
-    /// Closes relayed connections to `peer` that a newer one replaces, unless a stream lives on them.
+    /// Closes relayed connections to `peer` that a newer one replaces, unless a stream lives on them. Only those that this
+    /// node made, for one that it made: the two ends may see connections that cross in another order, and each close the
+    /// one that the other keeps.
     pub(super) fn close_older_relayed(&mut self, peer: PeerId) {
         let Some(known) = self.peers.get(&peer) else { return };
-        let mut relayed: Vec<_> =
-            known.connections().iter().filter(|connection| connection.is_relayed()).collect();
+        let mut relayed: Vec<_> = known.connections().iter().filter(|it| it.is_relayed() && it.outbound).collect();
         relayed.sort_by_key(|connection| connection.since);
         relayed.pop();
         for id in relayed.into_iter().map(|connection| connection.id).collect::<Vec<_>>() {

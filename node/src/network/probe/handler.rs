@@ -12,19 +12,22 @@ use libp2p::{
     Stream, StreamProtocol,
     core::upgrade::ReadyUpgrade,
     swarm::{
-        ConnectionHandler, ConnectionHandlerEvent, SubstreamProtocol,
-        handler::{ConnectionEvent, FullyNegotiatedInbound, FullyNegotiatedOutbound},
+        ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
+        handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
 use std::{
     fmt, io,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
 /// Rest after each echo, so that a peer that probes without end costs nearly nothing.
 const ECHO_REST: Duration = Duration::from_millis(50);
+
+/// Streams that do not open before the connection counts as dead: each has ten seconds.
+const MAX_FAILURES: u32 = 2;
 
 enum Outbound {
     Wanted,
@@ -39,11 +42,20 @@ pub struct Handler {
     pace: watch::Sender<Pace>,
     outbound: Outbound,
     echo: Option<BoxFuture<'static, io::Result<()>>>,
+    /// When the stream was first asked for, and how often it did not open.
+    asked: Instant,
+    failures: u32,
 }
 
 impl Handler {
     pub(super) fn new() -> Self {
-        Self { pace: watch::Sender::new(Pace::default()), outbound: Outbound::Wanted, echo: None }
+        Self {
+            pace: watch::Sender::new(Pace::default()),
+            outbound: Outbound::Wanted,
+            echo: None,
+            asked: Instant::now(),
+            failures: 0,
+        }
     }
 }
 
@@ -120,7 +132,20 @@ impl ConnectionHandler for Handler {
                 stream.ignore_for_keep_alive();
                 self.outbound = Outbound::Probing(prober::probe(stream, self.pace.subscribe()).boxed());
             }
-            ConnectionEvent::DialUpgradeError(_) => self.outbound = Outbound::Off,
+            ConnectionEvent::DialUpgradeError(DialUpgradeError {
+                error: StreamUpgradeError::NegotiationFailed,
+                ..
+            }) => self.outbound = Outbound::Off,
+            ConnectionEvent::DialUpgradeError(_) => {
+                self.failures += 1;
+                self.outbound = if self.failures < MAX_FAILURES {
+                    Outbound::Wanted
+                } else {
+                    // Not even a stream opens.
+                    let dead = Report::Dead(self.asked.elapsed());
+                    Outbound::Probing(futures::stream::once(async move { dead }).boxed())
+                };
+            }
             _ => {}
         }
     }
