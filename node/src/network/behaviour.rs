@@ -4,9 +4,7 @@ use super::{
     NetworkConfig,
     addresses::AddressPolicy,
     dht::Dht,
-    gossip, probe,
-    reach::ATTEMPT_TIMEOUT,
-    record_store, relay_limits, streams,
+    gossip, probe, record_store, relay_limits, streams,
     uplink::{Uplink, Watched},
 };
 use crate::telemetry::Metrics;
@@ -112,8 +110,6 @@ pub(super) fn swarm(
         let swarm = builder
             .with_behaviour(|key, relay_client| behaviour(config, key, relay_client, incoming))?
             .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial())
-            // Where packets get lost, the handshakes of a circuit take longer than the usual ten seconds.
-            .with_connection_timeout(ATTEMPT_TIMEOUT)
             .build();
         Ok(swarm)
     })

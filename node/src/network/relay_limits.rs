@@ -8,6 +8,7 @@ use libp2p::{Multiaddr, PeerId, relay};
 use std::{
     collections::HashMap,
     net::IpAddr,
+    num::NonZeroU32,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,11 @@ const RENEWAL: Duration = Duration::from_secs(60);
 const MAX_CIRCUITS: usize = 1024;
 /// Of them, circuits that one peer begins or takes.
 const MAX_PEER_CIRCUITS: usize = 32;
+/// Requests for circuits that one peer, and that one IP address, may make at once, and the time after which they may make
+/// one more. Those of libp2p, 30 and one every two minutes, are used up within half a minute by a client that seeks a
+/// provider whose router restarts, or whose packets get lost, and then it is locked out.
+const PEER_REQUESTS: (NonZeroU32, Duration) = (NonZeroU32::new(120).unwrap(), Duration::from_secs(1));
+const IP_REQUESTS: (NonZeroU32, Duration) = (NonZeroU32::new(480).unwrap(), Duration::from_millis(250));
 /// What one circuit may carry, both directions together.
 const CIRCUIT_BYTES: u64 = 64 * 1024 * 1024;
 /// How long one circuit may last.
@@ -44,8 +50,10 @@ pub(super) fn config() -> relay::Config {
         max_circuits_per_peer: MAX_PEER_CIRCUITS,
         max_circuit_duration: CIRCUIT_DURATION,
         max_circuit_bytes: CIRCUIT_BYTES,
-        ..relay::Config::default()
+        circuit_src_rate_limiters: Vec::new(),
     }
+    .circuit_src_per_peer(PEER_REQUESTS.0, PEER_REQUESTS.1)
+    .circuit_src_per_ip(IP_REQUESTS.0, IP_REQUESTS.1)
 }
 
 #[derive(Debug)]

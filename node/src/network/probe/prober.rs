@@ -13,9 +13,6 @@ pub(super) const PROBE_BYTES: usize = 8;
 /// A connection is dead when nothing came back for this long, or for [`DEAD_ROUND_TRIPS`].
 const DEAD_AFTER: Duration = Duration::from_secs(3);
 const DEAD_ROUND_TRIPS: u32 = 8;
-/// What a round trip is taken for before one was measured: TCP's first patience (RFC 6298). Where packets get lost, a
-/// connection that took long to make would be closed before it was of any use.
-const FIRST_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// An answer is late after this, or after [`LATE_ROUND_TRIPS`].
 const LATE_AFTER: Duration = Duration::from_secs(1);
 const LATE_ROUND_TRIPS: u32 = 3;
@@ -71,8 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Prober<S> {
         }
         let sent = self.sent.unwrap_or_else(Instant::now);
         let patience = if self.late {
-            let round_trip = if self.round_trip.is_zero() { FIRST_ROUND_TRIP } else { self.round_trip };
-            DEAD_AFTER.max(round_trip * DEAD_ROUND_TRIPS)
+            DEAD_AFTER.max(self.round_trip * DEAD_ROUND_TRIPS)
         } else {
             LATE_AFTER.max(self.round_trip * LATE_ROUND_TRIPS)
         };
@@ -130,8 +126,6 @@ fn smoothed(so_far: Duration, latest: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::StreamExt as _;
-    use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
     #[test]
     fn late_answers_are_remembered_and_forgotten() {
@@ -142,6 +136,8 @@ mod tests {
         let later = (0..20).fold(late, |so_far, _| smoothed(so_far, usual));
         assert!(later < usual * 2, "{later:?}");
     }
+    use futures::StreamExt as _;
+    use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
     /// A prober and the other end of its stream.
     fn prober(
