@@ -238,7 +238,10 @@ impl Actor {
 
     fn on_behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, connection_id }) => {
+                if self.answered_back(connection_id) {
+                    return;
+                }
                 self.on_identified(peer_id, &info);
             }
             BehaviourEvent::Probe(event) => self.on_probe(&event),
@@ -251,7 +254,10 @@ impl Actor {
                 relay_peer_id,
                 renewal: false,
                 ..
-            }) => tracing::info!(relay = %relay_peer_id, "reachable through a relay"),
+            }) => {
+                self.reservations.accepted(&relay_peer_id);
+                tracing::info!(relay = %relay_peer_id, "reachable through a relay");
+            }
             BehaviourEvent::Dcutr(event) => self.on_punched(&event),
             BehaviourEvent::RelayServer(event) => self.metrics.count_relayed(&event),
             _ => {}
@@ -351,10 +357,8 @@ impl Actor {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>) {
-        let Some((Connection { address, path, transport, dead, since, .. }, gone)) = self.peers.closed(&peer, id)
-        else {
-            return;
-        };
+        let Some((connection, gone)) = self.peers.closed(&peer, id) else { return self.hung_up_on(id) };
+        let Connection { address, path, transport, dead, since, outbound, .. } = connection;
         let now = Instant::now();
         self.count_connection(transport, path, -1);
         if let Some(ip) = source_ip(&address) {
@@ -362,8 +366,10 @@ impl Actor {
         }
         self.peers_changed = true;
         let Some(known) = gone else { return };
-        // A peer that just hangs up breaks off as well: whoever was found for it is not sought for it again.
-        let hangs_up = known.sought && now.saturating_duration_since(since) < missing::SETTLED;
+        // A peer that just hangs up breaks off as well: not to be sought are who was found when it was, and who only
+        // came for a moment, such as a node that dials for somebody else.
+        let lived = now.saturating_duration_since(since);
+        let hangs_up = (known.sought && lived < missing::SETTLED) || (!outbound && lived < missing::VISIT);
         let broke = dead || (matches!(cause, Some(ConnectionError::IO(_))) && !hangs_up);
         let cause = cause.map(ToString::to_string);
         let cause =
@@ -492,8 +498,9 @@ impl Actor {
         for address in addresses {
             self.own.not_listening_on(address);
         }
+        let refused = reason.is_err();
         let because = reason.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
-        if let Some(relay) = self.reservations.closed(id, Instant::now()) {
+        if let Some(relay) = self.reservations.closed(id, refused, Instant::now()) {
             tracing::debug!(%relay, because, "no longer reachable through the relay");
         } else {
             tracing::error!(?addresses, because, "no longer listening (setting `listen`)");

@@ -46,6 +46,7 @@ const QUIC_FAILURES: u32 = 2;
 struct DialBack {
     address: Multiaddr,
     since: Instant,
+    connected: bool,
     /// `None` once it came too late.
     reply: Option<oneshot::Sender<Result<(), NotDialled>>>,
 }
@@ -119,21 +120,44 @@ impl Actor {
         let id = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
-                let dial = DialBack { address, since: Instant::now(), reply: Some(reply) };
+                let dial = DialBack { address, since: Instant::now(), connected: false, reply: Some(reply) };
                 self.checks.dials.insert(id, dial);
             }
             Err(error) => drop(reply.send(Err(NotDialled::Untried(describe(&error).join("; "))))),
         }
     }
 
-    /// A dial for somebody else succeeded; true if it was one. Its connection has served its purpose.
+    /// A dial for somebody else made a connection; true if it was one. The far end may not have heard of it yet, for of a
+    /// handshake the dialler says the last word: what it says of itself shows that it has.
     pub(super) fn dialled_back(&mut self, id: ConnectionId) -> bool {
-        let Some(dial) = self.checks.dials.remove(&id) else { return false };
-        if let Some(reply) = dial.reply {
+        let Some(dial) = self.checks.dials.get_mut(&id) else { return false };
+        dial.connected = true;
+        if dial.reply.is_none() {
+            self.end_dial_back(id);
+        }
+        true
+    }
+
+    /// Somebody whom this node dialled for somebody else says who it is; true if so. The connection has served its purpose.
+    pub(super) fn answered_back(&mut self, id: ConnectionId) -> bool {
+        let Some(reply) = self.checks.dials.get_mut(&id).map(|dial| dial.reply.take()) else { return false };
+        if let Some(reply) = reply {
             let _ = reply.send(Ok(()));
         }
-        self.swarm.close_connection(id);
+        self.end_dial_back(id);
         true
+    }
+
+    /// The connection of a dial for somebody else closed, by the far end.
+    pub(super) fn hung_up_on(&mut self, id: ConnectionId) {
+        if let Some(reply) = self.checks.dials.remove(&id).and_then(|dial| dial.reply) {
+            let _ = reply.send(Err(NotDialled::Failed("it closed the connection at once".to_owned())));
+        }
+    }
+
+    fn end_dial_back(&mut self, id: ConnectionId) {
+        self.checks.dials.remove(&id);
+        self.swarm.close_connection(id);
     }
 
     /// A dial ended without connection; true if it was for somebody else.
@@ -156,6 +180,10 @@ impl Actor {
             self.checks.dials.values_mut().filter(|dial| now.saturating_duration_since(dial.since) >= patience);
         for reply in late.filter_map(|dial| dial.reply.take()) {
             let _ = reply.send(Err(NotDialled::Failed(format!("no answer within {patience:?}"))));
+        }
+        let silent = self.checks.dials.iter().filter(|(_, dial)| dial.connected && dial.reply.is_none());
+        for id in silent.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_dial_back(id);
         }
         if self.own.expire(now) {
             self.addresses_changed();

@@ -22,6 +22,8 @@ const SEEK: Duration = Duration::from_secs(2);
 const SEEK_OFFLINE: Duration = Duration::from_secs(30);
 /// A connection to a peer that was missing must have lasted longer than idle ones do before its end starts all over.
 pub(super) const SETTLED: Duration = Duration::from_secs(10 * 60);
+/// Who came for less is not missed.
+pub(super) const VISIT: Duration = Duration::from_secs(5);
 /// Addresses over relays that are dialled of those that the peer told: nothing shows that they are its own.
 const MAX_RELAYED: usize = 4;
 /// After how long a peer is forgotten: its offers have expired by then.

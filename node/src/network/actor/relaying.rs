@@ -12,8 +12,9 @@ use std::{
 const MAX_RESERVATIONS: usize = 2;
 /// How long a node that has just started waits for the verdict before it takes relays without one.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long a relay is left alone that refused or went: it may be full.
-const AVOIDED: Duration = Duration::from_secs(60);
+/// How long a relay is left alone that refused, for it may be full: doubled from refusal to refusal up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LAST_PAUSE: Duration = Duration::from_secs(64);
 /// Most relays remembered for that.
 const MAX_AVOIDED: usize = 256;
 
@@ -22,7 +23,14 @@ const MAX_AVOIDED: usize = 256;
 pub(in crate::network) struct Reservations {
     started: Instant,
     listeners: HashMap<ListenerId, PeerId>,
-    avoided: HashMap<PeerId, Instant>,
+    avoided: HashMap<PeerId, Avoided>,
+}
+
+/// A relay that refused.
+#[derive(Clone, Copy, Debug)]
+struct Avoided {
+    until: Instant,
+    pause: Duration,
 }
 
 impl Reservations {
@@ -35,20 +43,29 @@ impl Reservations {
         self.listeners.values()
     }
 
-    /// A listener closed; the relay, if it was one.
-    pub(super) fn closed(&mut self, id: ListenerId, now: Instant) -> Option<PeerId> {
+    /// A relay gave a reservation.
+    pub(super) fn accepted(&mut self, relay: &PeerId) {
+        self.avoided.remove(relay);
+    }
+
+    /// A listener closed, because the relay refused or because the connection to it ended; the relay, if it was one.
+    pub(super) fn closed(&mut self, id: ListenerId, refused: bool, now: Instant) -> Option<PeerId> {
         let relay = self.listeners.remove(&id)?;
-        if self.avoided.len() >= MAX_AVOIDED {
-            self.avoided.retain(|_, until| *until > now);
-        }
-        if self.avoided.len() < MAX_AVOIDED {
-            self.avoided.insert(relay, now + AVOIDED);
+        if refused {
+            let known = self.avoided.get(&relay);
+            let pause = known.map_or(FIRST_PAUSE, |known| (known.pause * 2).min(LAST_PAUSE));
+            if known.is_none() && self.avoided.len() >= MAX_AVOIDED {
+                self.avoided.retain(|_, known| known.until > now);
+            }
+            if self.avoided.len() < MAX_AVOIDED {
+                self.avoided.insert(relay, Avoided { until: now + pause, pause });
+            }
         }
         Some(relay)
     }
 
     fn may_use(&self, relay: &PeerId, now: Instant) -> bool {
-        !self.relays().any(|used| used == relay) && self.avoided.get(relay).is_none_or(|until| *until <= now)
+        !self.relays().any(|used| used == relay) && self.avoided.get(relay).is_none_or(|known| known.until <= now)
     }
 }
 
@@ -115,17 +132,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relay_that_refused_is_left_alone_for_a_minute() {
+    fn a_relay_that_refuses_is_left_alone_for_longer_and_longer() {
         let now = Instant::now();
         let mut reservations = Reservations::new(now);
         let relay = PeerId::random();
-        assert!(reservations.may_use(&relay, now));
-        let id = ListenerId::next();
-        reservations.listeners.insert(id, relay);
-        assert!(!reservations.may_use(&relay, now), "one reservation a relay");
-        assert_eq!(reservations.closed(id, now), Some(relay));
-        assert!(!reservations.may_use(&relay, now));
-        assert!(reservations.may_use(&relay, now + AVOIDED));
-        assert_eq!(reservations.closed(ListenerId::next(), now), None, "a listener of another kind");
+        let mut refuse = |at: Instant, refused| {
+            assert!(reservations.may_use(&relay, at));
+            let id = ListenerId::next();
+            reservations.listeners.insert(id, relay);
+            assert!(!reservations.may_use(&relay, at), "one reservation a relay");
+            assert_eq!(reservations.closed(id, refused, at), Some(relay));
+            let free = (0..200).find(|seconds| reservations.may_use(&relay, at + Duration::from_secs(*seconds)));
+            at + Duration::from_secs(free.expect("it is tried again"))
+        };
+        let second = refuse(now, true);
+        assert_eq!(second, now + FIRST_PAUSE);
+        assert_eq!(refuse(second, true), second + 2 * FIRST_PAUSE);
+        let late = now + Duration::from_secs(3600);
+        let last = (0..10).fold(late, |at, _| refuse(at, true));
+        assert_eq!(refuse(last, true), last + LAST_PAUSE);
+        let lost = last + LAST_PAUSE;
+        assert_eq!(refuse(lost, false), lost, "that the connection ended says nothing of the relay");
+        reservations.accepted(&relay);
+        assert!(reservations.avoided.is_empty());
+        assert_eq!(reservations.closed(ListenerId::next(), true, now), None, "a listener of another kind");
     }
 }
