@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod down;
 mod find;
+mod gpus;
 mod init;
 mod jobs;
 mod key;
@@ -105,6 +106,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Measure the round trip to a peer, and name the kind of path
     Ping(ping::Args),
+    /// List this machine's GPUs, search the catalogue of models, or tell what a driver's name means
+    Gpus(gpus::Args),
     /// Fetch, list, show and remove models
     Models(models::Args),
     /// Show or back up the node's key
@@ -159,6 +162,7 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Netcheck(args) => netcheck::run(&global, &args).await,
         Command::Doctor(args) => doctor::run(&global, &args).await,
         Command::Ping(args) => ping::run(&global, args).await,
+        Command::Gpus(args) => gpus::run(&global, &args),
         Command::Models(args) => models::run(&global, args).await,
         Command::Key(args) => key::run(&global, args),
         Command::Demo(args) => demo::run(&global, args).await,

@@ -1,6 +1,7 @@
 //! Which processors this machine has, as the operating system tells.
 
 use aitbc_protocol::{
+    gpu::classify::{Classified, Reported, classify},
     offer::{Device, DeviceKind},
     text::Line,
 };
@@ -14,6 +15,8 @@ mod pci;
 pub struct FoundGpu {
     /// What it is.
     pub device: Device,
+    /// PCI vendor and device; `None` where it is on no such bus.
+    pub pci: Option<(u16, u16)>,
     /// PCI address or another stable name.
     pub address: String,
     /// Why models cannot run on it, and what to change; `None` where they can.
@@ -24,6 +27,13 @@ pub struct FoundGpu {
 /// machines pretend are not among them.
 pub fn gpus() -> Vec<FoundGpu> {
     if cfg!(target_os = "macos") { apple_gpus() } else { pci::gpus(Path::new("/"), judge::Built::THIS) }
+}
+
+/// The model of the catalogue that a GPU is.
+pub fn model(gpu: &FoundGpu) -> Classified {
+    let memory = gpu.device.memory_bytes;
+    let memory_bytes = (memory > 0 && gpu.pci.is_some()).then_some(memory);
+    classify(&Reported { name: gpu.device.name.as_str(), pci: gpu.pci, memory_bytes })
 }
 
 /// The central processor, with the memory that this process may use.
@@ -60,6 +70,7 @@ fn apple_gpus() -> Vec<FoundGpu> {
     }
     vec![FoundGpu {
         device: Device { kind: DeviceKind::Gpu, ..chip },
+        pci: None,
         address: "metal:0".to_owned(),
         unusable: (!cfg!(feature = "metal"))
             .then(|| "this aitbc was built without Metal: build with --features metal".to_owned()),

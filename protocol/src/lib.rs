@@ -7,6 +7,7 @@
 pub mod bytes;
 pub mod envelope;
 pub mod geo;
+pub mod gpu;
 pub mod identity;
 pub mod job;
 pub mod messages;

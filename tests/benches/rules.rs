@@ -1,7 +1,6 @@
 //! What the rules cost: ranking, signatures, codec.
 
 use aitbc_crypto::{SecretKey, open, seal};
-use aitbc_protocol::messages::ToClient;
 use aitbc_protocol::{
     Digest, MicroCredits, NetworkId, NodeId,
     geo::{Cell, Location},
@@ -11,6 +10,13 @@ use aitbc_protocol::{
     routing::{Candidate, Policy, rank},
     text::Line,
     wire,
+};
+use aitbc_protocol::{
+    gpu::{
+        catalogue::Catalogue,
+        classify::{Reported, classify},
+    },
+    messages::ToClient,
 };
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -123,5 +129,18 @@ fn codec(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(rules, ranking, statements, codec);
+fn gpus(criterion: &mut Criterion) {
+    criterion.bench_function("read the GPU catalogue (goal 20 ms)", |bencher| bencher.iter(Catalogue::read));
+    let names = [
+        "NVIDIA GeForce RTX 3060 Laptop GPU",
+        "AMD Radeon RX 6600 (RADV NAVI23)",
+        "Mesa Intel(R) UHD Graphics 620 (KBL GT2)",
+        "ANGLE (NVIDIA, NVIDIA GeForce GTX 1650 (0x00001F82) Direct3D11 vs_5_0 ps_5_0, D3D11)",
+    ];
+    criterion.bench_function("tell what four GPU names mean", |bencher| {
+        bencher.iter(|| names.map(|name| classify(black_box(&Reported { name, ..Reported::default() }))));
+    });
+}
+
+criterion_group!(rules, ranking, statements, codec, gpus);
 criterion_main!(rules);

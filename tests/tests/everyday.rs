@@ -273,3 +273,25 @@ async fn a_model_file_with_a_wrong_digest_is_not_loaded() {
     assert!(!child.wait().await.expect("ends").success());
     assert!(text.contains("SHA-256"), "{text}");
 }
+
+#[tokio::test]
+async fn gpu_models_are_searched_and_told_apart() {
+    let home = tempfile::tempdir().expect("a directory");
+    let run = |arguments: &'static [&'static str]| process::run(home.path(), arguments);
+    let found = run(&["--json", "gpus", "profiles", "vendor=nvidia vram>=24", "form=card", "rtx"]).await;
+    let found = json(&found.stdout);
+    let profiles = found["profiles"].as_array().expect("a list");
+    assert!(profiles.iter().any(|profile| profile["name"] == "GeForce RTX 4090"), "{found}");
+    assert!(profiles.iter().all(|profile| profile["vendor"] == "nvidia"));
+
+    let told = run(&["--json", "gpus", "classify", "NVIDIA GeForce GTX 1650", "--pci", "10de:1f99"]).await;
+    assert_eq!(json(&told.stdout)["best"]["profile"]["name"], "GeForce GTX 1650 Mobile");
+    let software = run(&["--json", "gpus", "classify", "llvmpipe (LLVM 15.0.6, 256 bits)"]).await;
+    assert_eq!(json(&software.stdout)["kind"], "software");
+    assert!(json(&run(&["--json", "gpus"]).await.stdout)["gpus"].is_array());
+
+    let misspelt = run(&["gpus", "profiles", "vrem>=16"]).await;
+    assert_eq!(misspelt.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&misspelt.stderr).contains("vram"), "the fields are named");
+    assert_eq!(run(&["gpus", "classify", "x", "--pci", "10de"]).await.status.code(), Some(2));
+}

@@ -567,6 +567,7 @@ mod tests {
     fn a_gpu_that_is_unused_is_told_with_the_reason() {
         let gpu = FoundGpu {
             device: gpu_device("RTX", 5),
+            pci: None,
             address: "0000:01:00.0".to_owned(),
             unusable: Some("this build has no CUDA".to_owned()),
         };

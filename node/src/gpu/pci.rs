@@ -50,19 +50,24 @@ fn gpu(root: &Path, device: &Path, built: Built) -> Option<FoundGpu> {
         ),
         Vendor::Intel => (None, 0),
     };
+    let id = |file| hexadecimal(device, file).and_then(|id| u16::try_from(id).ok());
+    let ids = id("vendor").zip(id("device"));
     let name = told.unwrap_or_else(|| {
         let maker = match vendor {
             Vendor::Nvidia => "NVIDIA",
             Vendor::Amd => "AMD",
             Vendor::Intel => "Intel",
         };
-        let id = |file| hexadecimal(device, file).unwrap_or_default();
-        format!("{maker} GPU {:04x}:{:04x}", id("vendor"), id("device"))
+        let (vendor, device) = ids.unwrap_or_default();
+        let listed = aitbc_protocol::gpu::pci::name(vendor, device);
+        listed
+            .map_or_else(|| format!("{maker} GPU {vendor:04x}:{device:04x}"), |listed| format!("{maker} {listed}"))
     });
     let cuda_nodes = ["nvidiactl", "nvidia-uvm"].map(|name| node(root, &format!("/dev/{name}"))).to_vec();
     let facts = Facts { vendor, driver, cuda_nodes, render_node: render_node(root, device) };
     Some(FoundGpu {
         device: Device { kind: DeviceKind::Gpu, name: Line::lossy(&name), memory_bytes },
+        pci: ids,
         address,
         unusable: judge::unusable(&facts, built),
     })
@@ -165,6 +170,7 @@ mod tests {
                 name: Line::lossy("NVIDIA GeForce RTX 3090"),
                 memory_bytes: 0,
             },
+            pci: Some((0x10de, 0x2204)),
             address: "0000:01:00.0".to_owned(),
             unusable: None,
         };
@@ -189,7 +195,7 @@ mod tests {
         machine.device("0000:00:02.0", "0x038000", "0x8086", "0x56a0", Some("xe"));
         let found = machine.gpus(FULL);
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0].device.name.as_str(), "Intel GPU 8086:56a0");
+        assert_eq!(found[0].device.name.as_str(), "Intel DG2 [Arc A770]");
         assert!(found[0].unusable.as_deref().expect("no render node").contains("/dev/dri"));
         assert_eq!(found[1].device.name.as_str(), "AMD Radeon RX 6900 XT");
         assert_eq!(found[1].device.memory_bytes, 17_163_091_968);
