@@ -53,6 +53,7 @@ mod estimate;
 mod metrics;
 mod quotes;
 mod resuming;
+mod resumption;
 mod run;
 mod settle;
 #[cfg(test)]

@@ -290,6 +290,14 @@ async fn gpu_models_are_searched_and_told_apart() {
     assert_eq!(json(&software.stdout)["kind"], "software");
     assert!(json(&run(&["--json", "gpus"]).await.stdout)["gpus"].is_array());
 
+    let fits =
+        run(&["--json", "gpus", "fit", "NVIDIA GeForce RTX 3060", "--parameters", "8.03", "--context", "8192"])
+            .await;
+    assert_eq!(json(&fits.stdout)["recommended"]["quantization"]["name"], "q8_0");
+    let large = run(&["gpus", "fit", "GeForce RTX 3060", "--parameters", "70"]).await;
+    assert_eq!(large.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&large.stderr).contains("smaller model"), "what to change");
+
     let misspelt = run(&["gpus", "profiles", "vrem>=16"]).await;
     assert_eq!(misspelt.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&misspelt.stderr).contains("vram"), "the fields are named");

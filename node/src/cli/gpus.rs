@@ -8,6 +8,7 @@ use aitbc_protocol::gpu::{
     catalogue::catalogue,
     classify::{Classified, Match, Reported, classify},
     query::{FIELDS, Query},
+    sizing::{ModelShape, edge_score, recommend_quantization},
 };
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -38,6 +39,38 @@ enum Command {
         #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
         memory: Option<u64>,
     },
+    /// Tell in which quantisation a model fits a GPU, and about how fast it would answer
+    Fit(Fit),
+}
+
+/// Arguments of `gpus fit`; the shape is that of Llama 3.1 8B where it is not given.
+#[derive(Debug, clap::Args)]
+struct Fit {
+    /// The GPU's name, as a driver prints it or as in the catalogue
+    name: String,
+    /// Billions of weights
+    #[arg(long, value_name = "BILLIONS", value_parser = billions)]
+    parameters: f64,
+    /// Its memory in GiB [default: the catalogue's]
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    memory: Option<u64>,
+    /// Layers
+    #[arg(long, default_value_t = 32)]
+    layers: u32,
+    /// Heads of keys and values in each layer
+    #[arg(long, default_value_t = 8)]
+    kv_heads: u32,
+    /// Numbers in each head
+    #[arg(long, default_value_t = 128)]
+    head_size: u32,
+    /// Tokens of prompt and answer
+    #[arg(long, default_value_t = 4096)]
+    context: u32,
+}
+
+fn billions(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| (0.001..=10_000.0).contains(number));
+    number.ok_or_else(|| "give billions of weights from 0.001 to 10000, such as 8 or 0.135".to_owned())
 }
 
 fn pci_id(text: &str) -> Result<(u16, u16), String> {
@@ -57,7 +90,31 @@ pub(super) fn run(global: &Global, args: &Args) -> Outcome {
             let memory_bytes = memory.map(|gib| gib << 30);
             classified(global, &classify(&Reported { name, pci: *pci, memory_bytes }))
         }
+        Some(Command::Fit(fit)) => fits(global, fit),
     }
+}
+
+fn fits(global: &Global, fit: &Fit) -> Outcome {
+    let Fit { name, parameters, memory, layers, kv_heads, head_size, context } = fit;
+    let memory_bytes = memory.map(|gib| gib << 30);
+    let Classified::Gpu { best, .. } = classify(&Reported { name, pci: None, memory_bytes }) else {
+        return Err(Exit::usage(format!("{name:?} names no GPU that is known: see `aitbc gpus profiles`")));
+    };
+    let Some(memory_bytes) = memory_bytes.or(best.profile.memory_bytes) else {
+        let shares =
+            format!("{} shares the machine's memory: say with --memory how much it may use", best.profile.name);
+        return Err(Exit::usage(shares));
+    };
+    let model = ModelShape {
+        parameters: (parameters * 1e9) as u64,
+        layers: *layers,
+        kv_heads: *kv_heads,
+        head_size: *head_size,
+        context: *context,
+    };
+    let told = recommend_quantization(best.profile, memory_bytes, &model).map_err(Exit::message)?;
+    let document = json!({ "schema": "aitbc.gpus.fit/1", "profile": of(best.profile), "recommended": told });
+    output::print(global.json, &document, || println!("{} {}: {told}", best.profile.vendor, best.profile.name))
 }
 
 fn list(global: &Global) -> Outcome {
@@ -78,6 +135,10 @@ fn list(global: &Global) -> Outcome {
         for (gpu, model) in &rows {
             println!("{}  {}", gpu.address, gpu.device.name);
             println!("    {}", sentence(model));
+            if let Classified::Gpu { best, .. } = model {
+                let score = edge_score(best.profile, gpu.device.memory_bytes, None);
+                println!("    {score:.2} of 1 for use at the edge, without its thermal headroom");
+            }
             match &gpu.unusable {
                 None => println!("    models can run on it"),
                 Some(why) => println!("    not usable: {why}"),
@@ -118,6 +179,7 @@ fn classified(global: &Global, model: &Classified) -> Outcome {
 fn of(profile: &GpuProfile) -> Value {
     let mut document = json!(profile);
     document["checked"] = profile.is_checked().into();
+    document["edge_score"] = edge_score(profile, 0, None).into();
     document["mobile"] = profile.is_mobile().into();
     document["edge_optimised"] = profile.is_edge_optimised().into();
     document["edge_inference"] = profile.supports_edge_inference().into();

@@ -6,7 +6,7 @@
 use super::{
     RunningJob,
     estimate::{Demand, Usage, estimate},
-    resuming::Resumption,
+    resumption::Resumption,
 };
 use crate::engine::EngineModel;
 use aitbc_protocol::{

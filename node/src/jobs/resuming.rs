@@ -1,46 +1,17 @@
 //! A client that comes back to its job on another stream: found, and handed to the task that runs the job.
 
-use super::{SHORT_ANSWER, desk::Desk, metrics::JobMetrics};
+use super::{
+    SHORT_ANSWER,
+    desk::Desk,
+    metrics::JobMetrics,
+    resumption::{Refusal, Resumption},
+};
 use crate::network::FramedStream;
 use aitbc_protocol::{Nonce, job::Rejection, messages::ToClient, wire};
-use tokio::{
-    sync::{mpsc::error::TrySendError, oneshot},
-    time::timeout,
-};
+use tokio::{sync::mpsc::error::TrySendError, time::timeout};
 
 /// When a client may try again whose last attempt is still waiting at the job.
 const BUSY_MS: u32 = 200;
-
-/// A stream on which a client goes on with its job. The task that runs the job judges it.
-#[derive(Debug)]
-pub(super) struct Resumption {
-    /// Grows with every stream of the job.
-    pub(super) attempt: u32,
-    /// The first chunk that the client misses.
-    pub(super) next: u32,
-    stream: FramedStream,
-    refused: oneshot::Sender<Refusal>,
-}
-
-/// A stream that is not taken, and why.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    stream: FramedStream,
-    rejection: Rejection,
-}
-
-impl Resumption {
-    /// Takes the stream.
-    pub(super) fn accept(self) -> FramedStream {
-        self.stream
-    }
-
-    /// Gives the stream back to whoever serves it, which says why.
-    pub(super) fn refuse(self, rejection: Rejection) {
-        // Nobody waits any more where the node stops.
-        let _ = self.refused.send(Refusal { stream: self.stream, rejection });
-    }
-}
 
 /// Serves one [`aitbc_protocol::messages::ToProvider::Resume`]: until the job has taken the stream, or the client was
 /// told why not.
@@ -72,15 +43,16 @@ async fn hand_over(desk: &Desk, stream: FramedStream, quote: Nonce, attempt: u32
     let Some(door) = desk.door(&quote, &stream.peer()) else {
         return Some(Refusal { stream, rejection: Rejection::UnknownJob });
     };
-    let (refused, refusal) = oneshot::channel();
-    match door.try_send(Resumption { attempt, next, stream, refused }) {
+    let (resumption, refusal) = Resumption::new(stream, attempt, next);
+    match door.try_send(resumption) {
         // The job answers by taking the stream, which drops the sender, or by giving it back.
         Ok(()) => refusal.await.ok(),
-        Err(TrySendError::Full(Resumption { stream, .. })) => {
-            Some(Refusal { stream, rejection: Rejection::RateLimited { retry_ms: BUSY_MS } })
+        Err(TrySendError::Full(resumption)) => {
+            let rejection = Rejection::RateLimited { retry_ms: BUSY_MS };
+            Some(Refusal { stream: resumption.accept(), rejection })
         }
-        Err(TrySendError::Closed(Resumption { stream, .. })) => {
-            Some(Refusal { stream, rejection: Rejection::UnknownJob })
+        Err(TrySendError::Closed(resumption)) => {
+            Some(Refusal { stream: resumption.accept(), rejection: Rejection::UnknownJob })
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     delivery::{Binding, Delivery},
     desk::Ticket,
     metrics::{JobMetrics, Outcome},
-    resuming::Resumption,
+    resumption::Resumption,
 };
 use crate::{
     engine::{EngineEvent, Generation},
