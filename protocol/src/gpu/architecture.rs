@@ -3,6 +3,8 @@
 //! A factor is a rate over that of fp32 in the catalogue, dense, on the fastest unit that the architecture has for it:
 //! packed dot products where there are no matrix units, matrix units where there are. A factor of one stands for "no
 //! instruction for it": the numbers are widened first.
+//!
+//! The sources say where to look a factor up. They were named from memory and not opened when this was written.
 
 /// One architecture.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,7 +17,7 @@ pub struct Architecture {
     pub int8_without_matrix_units: Option<f32>,
     /// Rate of fp16 over that of fp32 where the catalogue has no figure.
     pub fp16: f32,
-    /// Where the factors are from.
+    /// Where the factors can be looked up.
     pub source: &'static str,
 }
 

@@ -3,7 +3,7 @@
 //! The table is read once, at first use. `NOTICE` names where it comes from.
 
 use super::{Form, GpuProfile, Grade, Vendor, architecture};
-use std::{collections::HashMap, sync::LazyLock};
+use std::sync::LazyLock;
 
 /// How the source of figures begins that were not checked against it.
 pub const UNCHECKED: &str = "unchecked: ";
@@ -17,7 +17,6 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(Catalogue::read);
 #[derive(Debug)]
 pub struct Catalogue {
     profiles: Vec<GpuProfile>,
-    by_name: HashMap<&'static str, usize>,
 }
 
 /// The catalogue in this binary.
@@ -29,13 +28,7 @@ impl Catalogue {
     /// Reads the table: names and texts without commas, quotes or line ends. A row that cannot be read is left out; a test
     /// sees to it that there is none. [`catalogue`] has read it once for all.
     pub fn read() -> Self {
-        let profiles: Vec<GpuProfile> = TABLE.lines().skip(1).filter_map(profile).collect();
-        // Of two makers' models of one name, the first counts: the table has none.
-        let mut by_name = HashMap::with_capacity(profiles.len());
-        for (index, profile) in profiles.iter().enumerate() {
-            by_name.entry(profile.name).or_insert(index);
-        }
-        Self { profiles, by_name }
+        Self { profiles: TABLE.lines().skip(1).filter_map(profile).collect() }
     }
 
     /// All profiles.
@@ -45,7 +38,7 @@ impl Catalogue {
 
     /// The profile of exactly this name, without the maker's.
     pub fn named(&self, name: &str) -> Option<&GpuProfile> {
-        self.profiles.get(*self.by_name.get(name)?)
+        self.profiles.iter().find(|profile| profile.name == name)
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Quantization {
 /// From the most exact to the smallest that is still of use. Bits a weight of Llama 3.1 8B: llama.cpp,
 /// `tools/quantize/README.md`.
 pub const QUANTIZATIONS: [Quantization; 9] = [
-    Quantization { name: "f16", bits: 16.0 },
+    Quantization { name: "f16", bits: 16.0005 },
     Quantization { name: "q8_0", bits: 8.5008 },
     Quantization { name: "q6_k", bits: 6.5633 },
     Quantization { name: "q5_k_m", bits: 5.7036 },
