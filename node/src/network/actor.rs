@@ -6,16 +6,15 @@
 
 use super::{
     GossipMessage, NetworkConfig, PathKind, PeerInfo, Reachability,
-    addresses::{AddressPolicy, is_relayed, source_ip, without_peer},
+    addresses::{AddressPolicy, without_peer},
     behaviour::{Behaviour, BehaviourEvent, protocol_version},
     bootstrap::Bootstrap,
     discovery::Discovery,
     gossip::ForwarderLimits,
     handle::Command,
-    metrics::{ConnectionLabels, NetworkMetrics},
+    metrics::NetworkMetrics,
     peer_table::{self, PeerTable},
     peers::{Connection, Peers},
-    probe::{self, Pace, Report},
     reach::Reaching,
     reachability::{self, OwnAddresses},
     visits::Visits,
@@ -23,11 +22,8 @@ use super::{
 use aitbc_protocol::{NodeId, UnixMillis, geo::Cell, wire::KAD_PROTOCOL};
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, autonat,
-    core::{ConnectedPoint, transport::ListenerId},
-    dcutr, identify, mdns, relay,
-    swarm::{ConnectionError, ConnectionId, SwarmEvent},
-    upnp,
+    Multiaddr, PeerId, Swarm, autonat, core::transport::ListenerId, dcutr, identify, mdns, relay,
+    swarm::SwarmEvent, upnp,
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -42,6 +38,7 @@ use tokio::{
 
 mod bootstrapping;
 pub(super) mod checking;
+mod connecting;
 mod discovering;
 mod gossiping;
 pub(super) mod missing;
@@ -282,112 +279,6 @@ impl Actor {
             }
             Err(error) => tracing::debug!(%peer, %error, "no direct connection"),
         }
-    }
-
-    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
-        self.bootstrap_dial_ended(id);
-        let address = match endpoint {
-            ConnectedPoint::Dialer { address, .. } => address,
-            // Of a relayed connection only the local side tells that it is one.
-            ConnectedPoint::Listener { local_addr, .. } if is_relayed(local_addr) => local_addr,
-            ConnectedPoint::Listener { send_back_addr, .. } => send_back_addr,
-        };
-        let now = Instant::now();
-        self.note_visit(peer, endpoint, now);
-        if self.dialled_back(id) {
-            return;
-        }
-        let banned = self.peers.banned(&peer, now).is_some();
-        let path = match endpoint {
-            _ if endpoint.is_relayed() => PathKind::Relayed,
-            ConnectedPoint::Listener { .. } if self.own.is_forwarded() => PathKind::PortMapped,
-            _ => PathKind::Direct,
-        };
-        if banned || !self.peers.established(peer, id, address, endpoint.is_dialer(), path) {
-            tracing::debug!(%peer, banned, "connection not wanted");
-            self.swarm.close_connection(id);
-            return;
-        }
-        tracing::debug!(%peer, %address, path = path.name(), "connected");
-        let transport = self.peers.connection(&peer, id).map_or("tcp", |known| known.transport);
-        self.count_connection(transport, path, 1);
-        self.checks.connected(address);
-        self.bootstrap.met(&peer);
-        if self.missing.found(&peer)
-            && let Some(known) = self.peers.get_mut(&peer)
-        {
-            known.sought = true;
-        }
-        self.reached(peer, id);
-        self.close_older_relayed(peer);
-        self.peers_changed = true;
-    }
-
-    fn on_probe(&mut self, event: &probe::Event) {
-        let probe::Event { peer, connection, report } = event;
-        match report {
-            Report::RoundTrip(round_trip) => {
-                self.peers.measured(peer, *connection, *round_trip);
-                self.measured(peer);
-            }
-            Report::Late => self.peers.late(peer, *connection),
-            Report::Dead(silent) => {
-                self.metrics.paths_dead.inc();
-                self.peers.died(peer, *connection);
-                tracing::debug!(%peer, ?silent, "a path is dead");
-            }
-        }
-        self.peers_changed = true;
-    }
-
-    /// Probes what is in use often and the rest rarely.
-    fn set_paces(&mut self) {
-        let behaviour = self.swarm.behaviour_mut();
-        let relays: HashSet<&PeerId> = self.reservations.relays().collect();
-        for (peer, connection) in self.peers.connections_mut() {
-            let pace = match (behaviour.streams.is_used(connection.id), relays.contains(peer)) {
-                (true, _) => Pace::InUse,
-                (false, true) => Pace::Reserved,
-                (false, false) => Pace::Idle,
-            };
-            if std::mem::replace(&mut connection.pace, pace) != pace {
-                behaviour.probe.pace(*peer, connection.id, pace);
-            }
-        }
-    }
-
-    fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>) {
-        let Some((connection, gone)) = self.peers.closed(&peer, id) else { return self.hung_up_on(id) };
-        let Connection { address, path, transport, dead, since, outbound, .. } = connection;
-        let now = Instant::now();
-        self.count_connection(transport, path, -1);
-        if let Some(ip) = source_ip(&address) {
-            self.visits.spoke(ip, now);
-        }
-        self.peers_changed = true;
-        let Some(known) = gone else { return };
-        // A peer that just hangs up breaks off as well: not to be sought are who was found when it was, and who only
-        // came for a moment, such as a node that dials for somebody else.
-        let lived = now.saturating_duration_since(since);
-        let hangs_up = (known.sought && lived < missing::SETTLED) || (!outbound && lived < missing::VISIT);
-        let broke = dead || (matches!(cause, Some(ConnectionError::IO(_))) && !hangs_up);
-        let cause = cause.map(ToString::to_string);
-        let cause =
-            cause.as_deref().unwrap_or(if dead { "no probe came back" } else { "the connection was closed" });
-        tracing::debug!(%peer, cause, "disconnected");
-        let banned = self.peers.banned(&peer, now).map(str::to_owned);
-        if banned.is_none() && broke {
-            self.miss(peer, &address, &known, now);
-        }
-        self.lost(&peer, banned.as_deref().unwrap_or(cause));
-    }
-
-    fn count_connection(&self, transport: &'static str, path: PathKind, by: i64) {
-        let labels = ConnectionLabels { transport, path: path.name() };
-        if by > 0 {
-            self.metrics.paths_opened.get_or_create(&labels).inc();
-        }
-        self.metrics.connections.get_or_create(&labels).inc_by(by);
     }
 
     /// A peer said who it is: either it belongs to another network, or its addresses are worth knowing.
