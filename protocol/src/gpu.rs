@@ -4,9 +4,14 @@
 
 pub mod architecture;
 pub mod catalogue;
+pub mod challenge;
 pub mod classify;
+pub mod heat;
+pub mod owner;
 pub mod pci;
+pub mod power;
 pub mod query;
+pub mod schedule;
 pub mod sizing;
 
 use serde::{Deserialize, Serialize};
