@@ -327,6 +327,7 @@ pub async fn start(
         forwarders: gossip::ForwarderLimits::default(),
         reservations: actor::relaying::Reservations::new(now),
         missing: actor::missing::MissingPeers::default(),
+        doubted_until: None,
         server_mode: None,
         scores_at: now,
         peers_changed: false,

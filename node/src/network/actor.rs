@@ -44,6 +44,7 @@ mod gossiping;
 pub(super) mod missing;
 mod reaching;
 pub(super) mod relaying;
+mod sparing;
 mod upgrading;
 
 /// How often deadlines are looked at.
@@ -94,6 +95,8 @@ pub(super) struct Actor {
     pub(super) forwarders: ForwarderLimits,
     pub(super) reservations: relaying::Reservations,
     pub(super) missing: missing::MissingPeers,
+    /// Something that this node depends on did not answer a short while ago.
+    pub(super) doubted_until: Option<Instant>,
     pub(super) server_mode: Option<bool>,
     pub(super) scores_at: Instant,
     pub(super) peers_changed: bool,
@@ -159,7 +162,7 @@ impl Actor {
         self.seek_peers(now);
         self.expire_attempts(now);
         self.expire_checks(now);
-        self.set_paces();
+        self.set_paces(now);
         self.seek_missing(now);
         self.keep_reservations(now);
         self.tend_dht(now);

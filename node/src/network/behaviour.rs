@@ -35,6 +35,11 @@ const MAX_MEMORY: f64 = 0.9;
 /// How long a connection nobody uses stays: longer than Kademlia takes between two refreshes of its table (5 min), so
 /// that the neighbours it keeps asking need not be dialled each time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6 * 60);
+/// How long QUIC may take to shake hands: as long as TCP's connecting has. Where three of ten packets get lost each way,
+/// one of five handshakes takes longer than the library's five seconds.
+const QUIC_HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long QUIC waits for any packet: whether a path is dead is told by probes, and long before.
+const QUIC_SILENCE_MS: u32 = 30_000;
 /// How long a DHT lookup may take.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often provider records are renewed.
@@ -101,7 +106,7 @@ pub(super) fn swarm(
                 .multiplex(yamux::Config::default());
             Ok(tcp.map(watched(uplink)))
         })?
-        .with_other_transport(|key| quic::tokio::Transport::new(quic::Config::new(key)).map(watched(uplink)))?
+        .with_other_transport(|key| quic::tokio::Transport::new(over_quic(key)).map(watched(uplink)))?
         .with_dns()?
         .with_relay_client(noise::Config::new, yamux::Config::default)?;
     metrics.register(|registry| {
@@ -113,6 +118,13 @@ pub(super) fn swarm(
             .build();
         Ok(swarm)
     })
+}
+
+fn over_quic(key: &Keypair) -> quic::Config {
+    let mut config = quic::Config::new(key);
+    config.handshake_timeout = QUIC_HANDSHAKE;
+    config.max_idle_timeout = QUIC_SILENCE_MS;
+    config
 }
 
 /// Puts what a connection relays under the limits of `uplink`.

@@ -38,6 +38,8 @@ pub(super) struct Connection {
     round_trips: VecDeque<Duration>,
     /// Probes whose answer was late.
     pub(super) late: u32,
+    /// The latest probe has not been answered in time.
+    overdue: bool,
     pub(super) pace: Pace,
     /// No probe came back: it is being closed.
     pub(super) dead: bool,
@@ -80,6 +82,8 @@ pub(super) struct Peer {
     pub(super) reversed: Option<Instant>,
     /// When its relayed connection was last opened again.
     pub(super) opened_again: Option<Instant>,
+    /// When it was last dialled beside a connection that answered late.
+    pub(super) spared: Option<Instant>,
     /// Under which address it sees this node over each transport, its own beside it.
     pub(super) sees: Vec<Sight>,
 }
@@ -93,13 +97,15 @@ pub(super) struct Sight {
 }
 
 impl Peer {
-    /// The connection to use: a direct one before a relayed one, then the quickest.
+    /// The connection to use: one that answers in time before one that does not, a direct one before a relayed one, then
+    /// the quickest.
     pub(super) fn best(&self) -> &Connection {
         self.connections
             .iter()
             .min_by_key(|connection| {
                 (
                     connection.dead,
+                    connection.overdue,
                     connection.is_relayed(),
                     connection.round_trip.unwrap_or(Duration::MAX),
                     connection.id,
@@ -155,6 +161,7 @@ impl Peers {
             advertised: Vec::new(),
             reversed: None,
             opened_again: None,
+            spared: None,
             sees: Vec::new(),
         });
         entry.connections.push(Connection {
@@ -167,6 +174,7 @@ impl Peers {
             round_trip: None,
             round_trips: VecDeque::with_capacity(ROUND_TRIPS),
             late: 0,
+            overdue: false,
             pace: Pace::default(),
             dead: false,
         });
@@ -207,6 +215,7 @@ impl Peers {
             if connection.round_trips.len() >= ROUND_TRIPS {
                 connection.round_trips.pop_front();
             }
+            connection.overdue = false;
             connection.round_trips.push_back(round_trip);
             connection.round_trip = connection.round_trips.iter().min().copied();
         }
@@ -216,6 +225,7 @@ impl Peers {
     pub(super) fn late(&mut self, peer: &PeerId, id: ConnectionId) {
         if let Some(connection) = self.connection_mut(peer, id) {
             connection.late = connection.late.saturating_add(1);
+            connection.overdue = true;
         }
     }
 

@@ -23,6 +23,11 @@ pub(super) const MAX_TRIED: usize = 16;
 const MAX_REASONS: usize = 32;
 /// After how long without connection the DHT is asked as well.
 pub(super) const ASK_DHT_AFTER: Duration = Duration::from_millis(500);
+/// After how long without connection all addresses are dialled once more beside the dials that run: where packets get
+/// lost, each repetition within one dial waits twice as long as the one before.
+pub(super) const DIAL_BESIDE: Duration = Duration::from_secs(2);
+/// Dials of one attempt that run at the same time.
+pub(super) const MAX_DIALS: usize = 4;
 /// When an attempt is given up.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// When a round trip that is not measured is given up.
@@ -42,6 +47,8 @@ pub(super) struct Attempt {
     pub(super) wants: Vec<Want>,
     pub(super) tried: Vec<Multiaddr>,
     pub(super) dials: usize,
+    /// When the last dial began.
+    pub(super) dialled: Instant,
     pub(super) lookup: Lookup,
     pub(super) reasons: Vec<String>,
 }

@@ -68,7 +68,10 @@ impl Town {
 }
 
 fn know<'a>(node: ProcessBuilder, others: impl Iterator<Item = &'a Resident>) -> ProcessBuilder {
-    others.fold(node, |node, other| node.bootstrap(&other.node))
+    // Every address of each, as lists of bootstrap nodes have them: by which transport one comes in first is left to it.
+    others
+        .flat_map(|other| &other.node.addresses)
+        .fold(node, |node, address| node.arguments(&["--bootstrap", address]))
 }
 
 /// How a node reaches a peer, as `aitbc peers --json` says; `None` if they are not connected.

@@ -5,7 +5,7 @@ use crate::network::{
     PathKind,
     addresses::{is_relayed, source_ip},
     metrics::ConnectionLabels,
-    peers::Connection,
+    peers::{Connection, Peer},
     probe::{self, Pace, Report},
 };
 use libp2p::{
@@ -13,7 +13,13 @@ use libp2p::{
     core::ConnectedPoint,
     swarm::{ConnectionError, ConnectionId},
 };
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+/// For how long relays are probed often after something that this node depends on did not answer.
+const DOUBT: Duration = Duration::from_secs(5);
 
 impl Actor {
     pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
@@ -57,12 +63,19 @@ impl Actor {
 
     pub(super) fn on_probe(&mut self, event: &probe::Event) {
         let probe::Event { peer, connection, report } = event;
+        let depended_on = self.peers.connection(peer, *connection).is_some_and(|known| known.pace != Pace::Idle);
+        if depended_on && !matches!(report, Report::RoundTrip(_)) {
+            self.doubted_until = Some(Instant::now() + DOUBT);
+        }
         match report {
             Report::RoundTrip(round_trip) => {
                 self.peers.measured(peer, *connection, *round_trip);
                 self.measured(peer);
             }
-            Report::Late => self.peers.late(peer, *connection),
+            Report::Late => {
+                self.peers.late(peer, *connection);
+                self.spare(*peer, *connection, Instant::now());
+            }
             Report::Dead(silent) => {
                 self.metrics.paths_dead.inc();
                 self.peers.died(peer, *connection);
@@ -72,13 +85,20 @@ impl Actor {
         self.peers_changed = true;
     }
 
-    /// Probes what is in use often and the rest rarely.
-    pub(super) fn set_paces(&mut self) {
+    /// Probes what is in use often and the rest rarely. Other connections to a peer that is in use are where its jobs go
+    /// when the first one dies: they are probed as often. Where something does not answer, this node itself may be cut
+    /// off or have moved: whether its relays still know it shows at once, and not when their turn comes.
+    pub(super) fn set_paces(&mut self, now: Instant) {
+        let doubted = self.doubted_until.is_some_and(|until| now < until);
         let behaviour = self.swarm.behaviour_mut();
         let relays: HashSet<&PeerId> = self.reservations.relays().collect();
+        let in_use = |known: &Peer| known.connections().iter().any(|it| behaviour.streams.is_used(it.id));
+        let used: HashSet<PeerId> =
+            self.peers.iter().filter(|(_, known)| in_use(known)).map(|(peer, _)| *peer).collect();
         for (peer, connection) in self.peers.connections_mut() {
-            let pace = match (behaviour.streams.is_used(connection.id), relays.contains(peer)) {
+            let pace = match (used.contains(peer), relays.contains(peer)) {
                 (true, _) => Pace::InUse,
+                (false, true) if doubted => Pace::InUse,
                 (false, true) => Pace::Reserved,
                 (false, false) => Pace::Idle,
             };

@@ -105,7 +105,7 @@ impl Actor {
 
 /// Where to seek a peer: at its last address and at those that it told of the same host. Whatever else it told may be
 /// somebody else's, who is not to be dialled for it again and again.
-fn sought_at(last: &Multiaddr, told: &[Multiaddr]) -> Vec<Multiaddr> {
+pub(super) fn sought_at(last: &Multiaddr, told: &[Multiaddr]) -> Vec<Multiaddr> {
     let host = source_ip(last);
     let same = told.iter().filter(|address| host.is_some() && source_ip(address) == host);
     let relayed = told.iter().filter(|address| is_relayed(address)).take(MAX_RELAYED);

@@ -8,7 +8,8 @@ use crate::network::{
     node_id, peer_id,
     peers::Peer,
     reach::{
-        ASK_DHT_AFTER, ATTEMPT_TIMEOUT, Attempt, Lookup, MAX_ATTEMPTS, MAX_TRIED, MAX_WANTS, PING_TIMEOUT, Waiting,
+        ASK_DHT_AFTER, ATTEMPT_TIMEOUT, Attempt, DIAL_BESIDE, Lookup, MAX_ATTEMPTS, MAX_DIALS, MAX_TRIED,
+        MAX_WANTS, PING_TIMEOUT, Waiting,
     },
 };
 use aitbc_protocol::NodeId;
@@ -75,6 +76,7 @@ impl Actor {
                 wants: Vec::new(),
                 tried: Vec::new(),
                 dials: 0,
+                dialled: now,
                 lookup: Lookup::NotYet,
                 reasons: Vec::new(),
             };
@@ -113,6 +115,7 @@ impl Actor {
         let id = options.connection_id();
         let outcome = self.swarm.dial(options);
         let Some(attempt) = self.reaching.attempts.get_mut(&peer) else { return };
+        attempt.dialled = Instant::now();
         match outcome {
             Ok(()) => {
                 attempt.dials += 1;
@@ -268,6 +271,30 @@ impl Actor {
             .collect();
         for peer in slow {
             self.ask_dht(peer);
+        }
+        let beside = |attempt: &Attempt| {
+            !attempt.wants.is_empty()
+                && (1..MAX_DIALS).contains(&attempt.dials)
+                && elapsed(attempt.dialled) >= DIAL_BESIDE
+        };
+        let again: Vec<(PeerId, Vec<Multiaddr>)> = self
+            .reaching
+            .attempts
+            .iter()
+            .filter(|(_, attempt)| beside(attempt))
+            // Those that failed too: a relay that knew no reservation of the peer may know one now.
+            .map(|(peer, attempt)| {
+                let addresses = attempt.tried.iter().filter(|address| self.policy.admits(address));
+                (*peer, addresses.cloned().collect())
+            })
+            .collect();
+        for (peer, addresses) in again {
+            let options = DialOpts::peer_id(peer)
+                .condition(PeerCondition::Disconnected)
+                .addresses(addresses)
+                .extend_addresses_through_behaviour()
+                .build();
+            self.launch(peer, options);
         }
         let late: Vec<(PeerId, String)> = self
             .reaching

@@ -130,7 +130,8 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: mut stream, .. }) => {
                 stream.ignore_for_keep_alive();
-                self.outbound = Outbound::Probing(prober::probe(stream, self.pace.subscribe()).boxed());
+                let opening = self.asked.elapsed();
+                self.outbound = Outbound::Probing(prober::probe(stream, opening, self.pace.subscribe()).boxed());
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError {
                 error: StreamUpgradeError::NegotiationFailed,

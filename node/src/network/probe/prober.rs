@@ -17,10 +17,14 @@ const DEAD_ROUND_TRIPS: u32 = 8;
 const LATE_AFTER: Duration = Duration::from_secs(1);
 const LATE_ROUND_TRIPS: u32 = 3;
 
+/// What the opening of the stream counts for at most as the first round trip.
+const LONGEST_OPENING: Duration = Duration::from_secs(1);
+
 struct Prober<S> {
     stream: S,
     pace: watch::Receiver<Pace>,
-    /// Of the answers so far, newer ones weighing more: see [`smoothed`].
+    /// Of the answers so far, newer ones weighing more: see [`smoothed`]. Before the first, what opening the stream
+    /// took: where that was long, packets get lost, and the first answer may take long as well.
     round_trip: Duration,
     number: u64,
     /// When the last probe was sent; `None` before the first.
@@ -31,15 +35,20 @@ struct Prober<S> {
     read: usize,
 }
 
-/// Probes the other end of `stream` in the given pace until the stream breaks or nothing comes back any more.
-pub(super) fn probe<S>(stream: S, pace: watch::Receiver<Pace>) -> impl futures::Stream<Item = Report> + Send
+/// Probes the other end of `stream` in the given pace until the stream breaks or nothing comes back any more. `opening`
+/// is what the stream took to open, a round trip at least.
+pub(super) fn probe<S>(
+    stream: S,
+    opening: Duration,
+    pace: watch::Receiver<Pace>,
+) -> impl futures::Stream<Item = Report> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let prober = Prober {
         stream,
         pace,
-        round_trip: Duration::ZERO,
+        round_trip: opening.min(LONGEST_OPENING),
         number: 0,
         sent: None,
         waiting: false,
@@ -143,9 +152,25 @@ mod tests {
     fn prober(
         pace: Pace,
     ) -> (impl futures::Stream<Item = Report> + Unpin, tokio::io::DuplexStream, watch::Sender<Pace>) {
+        opened_in(Duration::ZERO, pace)
+    }
+
+    fn opened_in(
+        opening: Duration,
+        pace: Pace,
+    ) -> (impl futures::Stream<Item = Report> + Unpin, tokio::io::DuplexStream, watch::Sender<Pace>) {
         let (ours, theirs) = tokio::io::duplex(64);
         let (sender, receiver) = watch::channel(pace);
-        (Box::pin(probe(ours.compat(), receiver)), theirs, sender)
+        (Box::pin(probe(ours.compat(), opening, receiver)), theirs, sender)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_opened_late_is_given_more_time_for_its_first_answer() {
+        let opening = Duration::from_millis(450);
+        let (mut reports, _theirs, _pace) = opened_in(opening, Pace::InUse);
+        assert_eq!(reports.next().await, Some(Report::Late));
+        let dead = reports.next().await;
+        assert!(matches!(dead, Some(Report::Dead(silent)) if silent >= opening * DEAD_ROUND_TRIPS), "{dead:?}");
     }
 
     async fn answer(theirs: &mut tokio::io::DuplexStream, after: Duration) {
