@@ -21,7 +21,7 @@ use libp2p::{
 };
 use std::{num::NonZeroUsize, time::Duration};
 
-/// Connections to one peer: one in use, one while DCUtR replaces a relayed one, one for an AutoNAT dial-back.
+/// Connections to one peer: one in use, one for when it dies or while DCUtR replaces a relayed one, one for a dial-back.
 const MAX_CONNECTIONS_PER_PEER: u32 = 3;
 /// Connections from others to an ordinary node; a relay takes [`RELAY_FACTOR`] times as many.
 const MAX_INCOMING: u32 = 256;
@@ -38,8 +38,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(6 * 60);
 /// How long QUIC may take to shake hands: as long as TCP's connecting has. Where three of ten packets get lost each way,
 /// one of five handshakes takes longer than the library's five seconds.
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long QUIC waits for any packet: whether a path is dead is told by probes, and long before.
-const QUIC_SILENCE_MS: u32 = 30_000;
+/// How long QUIC waits for any packet: longer than a handshake may take. Where a job runs probes tell of a dead path long
+/// before.
+const QUIC_SILENCE_MS: u32 = 15_000;
 /// How long a DHT lookup may take.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often provider records are renewed.

@@ -50,6 +50,11 @@ impl Connection {
         self.path == PathKind::Relayed
     }
 
+    /// Less is better.
+    fn rank(&self) -> (bool, bool, Duration, ConnectionId) {
+        (self.dead, self.is_relayed(), self.round_trip.unwrap_or(Duration::MAX), self.id)
+    }
+
     fn info(&self) -> PathInfo {
         PathInfo {
             path: self.path,
@@ -82,8 +87,9 @@ pub(super) struct Peer {
     pub(super) reversed: Option<Instant>,
     /// When its relayed connection was last opened again.
     pub(super) opened_again: Option<Instant>,
-    /// When it was last dialled beside a connection that answered late.
+    /// When it was last dialled beside a connection that answered late, and how often in vain.
     pub(super) spared: Option<Instant>,
+    pub(super) spared_in_vain: u32,
     /// Under which address it sees this node over each transport, its own beside it.
     pub(super) sees: Vec<Sight>,
 }
@@ -97,21 +103,23 @@ pub(super) struct Sight {
 }
 
 impl Peer {
-    /// The connection to use: one that answers in time before one that does not, a direct one before a relayed one, then
-    /// the quickest.
+    /// The connection to open streams on: the best of those that answer in time, if any does.
+    pub(super) fn to_open_on(&self) -> &Connection {
+        let in_time = self.connections.iter().filter(|connection| !connection.overdue && !connection.dead);
+        in_time.min_by_key(|connection| connection.rank()).unwrap_or_else(|| self.best())
+    }
+
+    /// Its path: a direct connection before a relayed one, then the quickest.
     pub(super) fn best(&self) -> &Connection {
         self.connections
             .iter()
-            .min_by_key(|connection| {
-                (
-                    connection.dead,
-                    connection.overdue,
-                    connection.is_relayed(),
-                    connection.round_trip.unwrap_or(Duration::MAX),
-                    connection.id,
-                )
-            })
+            .min_by_key(|connection| connection.rank())
             .expect("a peer is forgotten with its last connection")
+    }
+
+    /// Direct connections that live.
+    pub(super) fn direct(&self) -> usize {
+        self.connections.iter().filter(|connection| !connection.dead && !connection.is_relayed()).count()
     }
 
     /// Who it is.
@@ -162,6 +170,7 @@ impl Peers {
             reversed: None,
             opened_again: None,
             spared: None,
+            spared_in_vain: 0,
             sees: Vec::new(),
         });
         entry.connections.push(Connection {
@@ -360,6 +369,15 @@ mod tests {
         assert_eq!(peers.get(&peer).unwrap().best().id, ids[2]);
         let snapshot = peers.snapshot(|_| 1.5);
         assert_eq!((snapshot[0].path, snapshot[0].transport.as_str()), (PathKind::Direct, "quic"));
+        peers.late(&peer, ids[2]);
+        assert_eq!(peers.get(&peer).unwrap().best().id, ids[2], "a late answer changes no path");
+        assert_eq!(peers.get(&peer).unwrap().to_open_on().id, ids[1], "but new streams do not wait for it");
+        peers.measured(&peer, ids[2], Duration::from_millis(9));
+        assert_eq!(peers.get(&peer).unwrap().to_open_on().id, ids[2]);
+        for id in ids {
+            peers.late(&peer, id);
+        }
+        assert_eq!(peers.get(&peer).unwrap().to_open_on().id, ids[2], "all are late");
         peers.died(&peer, ids[2]);
         assert_eq!(peers.get(&peer).unwrap().best().id, ids[1], "a dead one is the last to be used");
         peers.punched(&peer, ids[1]);

@@ -1,6 +1,9 @@
 //! Attempts to reach peers: what was tried, what came of it, and who waits.
 
-use super::{addresses::without_peer, handle::Want};
+use super::{
+    addresses::{is_relayed, without_peer},
+    handle::Want,
+};
 use libp2p::{
     Multiaddr, PeerId, TransportError,
     kad::QueryId,
@@ -26,12 +29,18 @@ pub(super) const ASK_DHT_AFTER: Duration = Duration::from_millis(500);
 /// After how long without connection all addresses are dialled once more beside the dials that run: where packets get
 /// lost, each repetition within one dial waits twice as long as the one before.
 pub(super) const DIAL_BESIDE: Duration = Duration::from_secs(2);
-/// Dials of one attempt that run at the same time.
-pub(super) const MAX_DIALS: usize = 4;
+/// How often that is done in one attempt.
+pub(super) const MAX_BESIDE: u32 = 3;
+/// Dials of all attempts from which on none is repeated: what the swarm has pending is bounded.
+pub(super) const MANY_DIALS: usize = 48;
 /// When an attempt is given up.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// When a round trip that is not measured is given up.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Reasons after which an address is not dialled again.
+const ANOTHER_NODE: &str = "another node answers there";
+const THIS_NODE: &str = "leads to this node itself";
 
 /// How far the DHT was asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,8 +56,9 @@ pub(super) struct Attempt {
     pub(super) wants: Vec<Want>,
     pub(super) tried: Vec<Multiaddr>,
     pub(super) dials: usize,
-    /// When the last dial began.
+    /// When the last dial began, and how many began beside others.
     pub(super) dialled: Instant,
+    pub(super) beside: u32,
     pub(super) lookup: Lookup,
     pub(super) reasons: Vec<String>,
 }
@@ -81,11 +91,25 @@ impl Attempt {
         }
     }
 
+    /// What went wrong at `address`.
+    fn told(&self, address: &Multiaddr) -> Option<&str> {
+        self.reasons.iter().find_map(|reason| reason.strip_prefix(&format!("{address}: ")))
+    }
+
     /// The addresses tried of which nothing is known yet.
     pub(super) fn untold(&self) -> Vec<Multiaddr> {
-        let told =
-            |address: &Multiaddr| self.reasons.iter().any(|reason| reason.starts_with(&format!("{address}: ")));
-        self.tried.iter().filter(|address| !told(address)).cloned().collect()
+        self.tried.iter().filter(|address| self.told(address).is_none()).cloned().collect()
+    }
+
+    /// The addresses to dial beside the dials that run. A circuit that failed may be had now, and one that is still being
+    /// asked for after the second wait is asked for again: its relay may have asked a connection that is dead. Where
+    /// somebody else answers nobody is dialled again.
+    pub(super) fn to_repeat(&self) -> Vec<Multiaddr> {
+        let repeat = |address: &&Multiaddr| match self.told(address) {
+            Some(told) => !told.starts_with(ANOTHER_NODE) && !told.starts_with(THIS_NODE),
+            None => self.beside > 0 || !is_relayed(address),
+        };
+        self.tried.iter().filter(repeat).cloned().collect()
     }
 
     pub(super) fn timeout_reason(&self) -> String {
@@ -111,10 +135,10 @@ pub(super) fn describe(error: &DialError) -> Vec<String> {
             })
             .collect(),
         DialError::WrongPeerId { obtained, address } => {
-            vec![format!("{}: another node answers there, {obtained}", without_peer(address))]
+            vec![format!("{}: {ANOTHER_NODE}, {obtained}", without_peer(address))]
         }
         DialError::LocalPeerId { address } => {
-            vec![format!("{}: leads to this node itself", without_peer(address))]
+            vec![format!("{}: {THIS_NODE}", without_peer(address))]
         }
         DialError::Denied { cause } => vec![format!("refused by this node: {}", innermost(cause))],
         DialError::Aborted => vec!["the attempt was cut off".to_owned()],
@@ -181,6 +205,35 @@ mod tests {
         assert!(was_tried(&failed(io::ErrorKind::TimedOut)));
         assert!(!was_tried(&failed(io::ErrorKind::NetworkUnreachable)));
         assert!(!was_tried(&DialError::Aborted));
+    }
+
+    #[test]
+    fn what_is_under_way_at_a_relay_or_somebody_elses_is_not_repeated() {
+        let [direct, failed, other, pending, refused] = [
+            "/ip4/9.9.9.9/tcp/1",
+            "/ip4/9.9.9.9/tcp/2",
+            "/ip4/9.9.9.9/tcp/3",
+            "/ip4/7.7.7.7/tcp/4/p2p-circuit",
+            "/ip4/7.7.7.7/tcp/5/p2p-circuit",
+        ]
+        .map(|text| text.parse::<Multiaddr>().unwrap());
+        let mut attempt = Attempt {
+            started: Instant::now(),
+            wants: Vec::new(),
+            tried: vec![direct.clone(), failed.clone(), other.clone(), pending.clone(), refused.clone()],
+            dials: 1,
+            dialled: Instant::now(),
+            beside: 0,
+            lookup: Lookup::NotYet,
+            reasons: vec![
+                format!("{failed}: connection refused"),
+                format!("{other}: {ANOTHER_NODE}, somebody"),
+                format!("{refused}: no reservation"),
+            ],
+        };
+        assert_eq!(attempt.to_repeat(), [direct.clone(), failed.clone(), refused.clone()]);
+        attempt.beside = 1;
+        assert_eq!(attempt.to_repeat(), [direct, failed, pending, refused], "its relay may wait for the dead");
     }
 
     #[test]

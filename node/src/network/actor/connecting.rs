@@ -18,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Direct connections to a peer beside which this node wants no further one: one in use, and one for when it dies.
+const ENOUGH_DIRECT: usize = 2;
 /// For how long relays are probed often after something that this node depends on did not answer.
 const DOUBT: Duration = Duration::from_secs(5);
 
@@ -35,14 +37,19 @@ impl Actor {
         if self.dialled_back(id) {
             return;
         }
+        self.reaching.dials.remove(&id);
         let banned = self.peers.banned(&peer, now).is_some();
+        // Dials that were made beside each other may all succeed.
+        let needless = endpoint.is_dialer()
+            && !endpoint.is_relayed()
+            && self.peers.get(&peer).is_some_and(|known| known.direct() >= ENOUGH_DIRECT);
         let path = match endpoint {
             _ if endpoint.is_relayed() => PathKind::Relayed,
             ConnectedPoint::Listener { .. } if self.own.is_forwarded() => PathKind::PortMapped,
             _ => PathKind::Direct,
         };
-        if banned || !self.peers.established(peer, id, address, endpoint.is_dialer(), path) {
-            tracing::debug!(%peer, banned, "connection not wanted");
+        if banned || needless || !self.peers.established(peer, id, address, endpoint.is_dialer(), path) {
+            tracing::debug!(%peer, banned, needless, "connection not wanted");
             self.swarm.close_connection(id);
             return;
         }
@@ -56,8 +63,11 @@ impl Actor {
         {
             known.sought = true;
         }
-        self.reached(peer, id);
+        self.reached(peer);
         self.close_older_relayed(peer);
+        if let Some(known) = self.peers.get_mut(&peer).filter(|known| known.connections().len() > 1) {
+            known.spared_in_vain = 0;
+        }
         self.peers_changed = true;
     }
 

@@ -8,8 +8,8 @@ use crate::network::{
     node_id, peer_id,
     peers::Peer,
     reach::{
-        ASK_DHT_AFTER, ATTEMPT_TIMEOUT, Attempt, DIAL_BESIDE, Lookup, MAX_ATTEMPTS, MAX_DIALS, MAX_TRIED,
-        MAX_WANTS, PING_TIMEOUT, Waiting,
+        ASK_DHT_AFTER, ATTEMPT_TIMEOUT, Attempt, DIAL_BESIDE, Lookup, MANY_DIALS, MAX_ATTEMPTS, MAX_BESIDE,
+        MAX_TRIED, MAX_WANTS, PING_TIMEOUT, Waiting,
     },
 };
 use aitbc_protocol::NodeId;
@@ -77,6 +77,7 @@ impl Actor {
                 tried: Vec::new(),
                 dials: 0,
                 dialled: now,
+                beside: 0,
                 lookup: Lookup::NotYet,
                 reasons: Vec::new(),
             };
@@ -158,6 +159,8 @@ impl Actor {
 
     fn give_up(&mut self, peer: PeerId, reason: &str) {
         let Some(attempt) = self.reaching.attempts.remove(&peer) else { return };
+        // Dials that still run must not count for the next attempt.
+        self.reaching.dials.retain(|_, of| *of != peer);
         if let Lookup::Running(query) = attempt.lookup {
             self.finish_query(query);
             self.reaching.lookups.remove(&query);
@@ -207,8 +210,8 @@ impl Actor {
     }
 
     /// There is a connection to `peer`.
-    pub(super) fn reached(&mut self, peer: PeerId, id: ConnectionId) {
-        self.reaching.dials.remove(&id);
+    pub(super) fn reached(&mut self, peer: PeerId) {
+        self.reaching.dials.retain(|_, of| *of != peer);
         let Some(attempt) = self.reaching.attempts.remove(&peer) else { return };
         if let Lookup::Running(query) = attempt.lookup {
             self.finish_query(query);
@@ -220,7 +223,7 @@ impl Actor {
     }
 
     fn serve(&mut self, peer: PeerId, want: Want) {
-        let Some(best) = self.peers.get(&peer).map(Peer::best) else { return };
+        let Some(best) = self.peers.get(&peer).map(Peer::to_open_on) else { return };
         match (want, best.round_trip) {
             (Want::Stream { protocol, reply }, _) => {
                 let (stream, pending): (_, PendingStream) = oneshot::channel::<Result<_, StreamError>>();
@@ -258,6 +261,38 @@ impl Actor {
         }
     }
 
+    /// Dials once more, where somebody still waits, beside dials that take long.
+    fn dial_beside(&mut self, now: Instant) {
+        let due = |attempt: &Attempt| {
+            attempt.dials > 0
+                && attempt.beside < MAX_BESIDE
+                && now.saturating_duration_since(attempt.dialled) >= DIAL_BESIDE
+                && attempt.wants.iter().any(|want| !want.is_abandoned())
+        };
+        let again: Vec<(PeerId, Vec<Multiaddr>)> = self
+            .reaching
+            .attempts
+            .iter()
+            .filter(|(peer, attempt)| due(attempt) && !self.swarm.is_connected(peer))
+            .map(|(peer, attempt)| {
+                let addresses = attempt.to_repeat();
+                (*peer, addresses.into_iter().filter(|address| self.policy.admits(address)).collect())
+            })
+            .collect();
+        for (peer, addresses) in again {
+            if self.reaching.dials.len() >= MANY_DIALS {
+                return;
+            }
+            let Some(attempt) = self.reaching.attempts.get_mut(&peer) else { continue };
+            attempt.beside += 1;
+            attempt.dialled = now;
+            if !addresses.is_empty() {
+                let options = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addresses);
+                self.launch(peer, options.build());
+            }
+        }
+    }
+
     /// Asks the DHT where a dial takes long, and ends what took too long.
     pub(super) fn expire_attempts(&mut self, now: Instant) {
         let elapsed = |since: Instant| now.saturating_duration_since(since);
@@ -272,30 +307,7 @@ impl Actor {
         for peer in slow {
             self.ask_dht(peer);
         }
-        let beside = |attempt: &Attempt| {
-            !attempt.wants.is_empty()
-                && (1..MAX_DIALS).contains(&attempt.dials)
-                && elapsed(attempt.dialled) >= DIAL_BESIDE
-        };
-        let again: Vec<(PeerId, Vec<Multiaddr>)> = self
-            .reaching
-            .attempts
-            .iter()
-            .filter(|(_, attempt)| beside(attempt))
-            // Those that failed too: a relay that knew no reservation of the peer may know one now.
-            .map(|(peer, attempt)| {
-                let addresses = attempt.tried.iter().filter(|address| self.policy.admits(address));
-                (*peer, addresses.cloned().collect())
-            })
-            .collect();
-        for (peer, addresses) in again {
-            let options = DialOpts::peer_id(peer)
-                .condition(PeerCondition::Disconnected)
-                .addresses(addresses)
-                .extend_addresses_through_behaviour()
-                .build();
-            self.launch(peer, options);
-        }
+        self.dial_beside(now);
         let late: Vec<(PeerId, String)> = self
             .reaching
             .attempts

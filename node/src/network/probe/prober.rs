@@ -85,7 +85,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Prober<S> {
             Ok(answer) => {
                 answer?;
                 let round_trip = sent.elapsed();
-                self.round_trip = smoothed(self.round_trip, round_trip);
+                // What opening took has served its purpose.
+                self.round_trip =
+                    if self.number == 1 { round_trip } else { smoothed(self.round_trip, round_trip) };
                 (self.waiting, self.late, self.read) = (false, false, 0);
                 Ok(Report::RoundTrip(round_trip))
             }

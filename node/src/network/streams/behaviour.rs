@@ -84,7 +84,10 @@ impl Behaviour {
         match wanted {
             _ if self.queued.len() >= MAX_QUEUED => reply.send(Err(StreamError::Busy(self.queued.len()))),
             None => reply.send(Err(StreamError::Closed(format!("there is no connection to {peer}")))),
-            Some(id) => self.queued.push_back((peer, id, OpenStream { protocol, reply })),
+            Some(id) => {
+                let used = self.uses.get(&id).and_then(Weak::upgrade);
+                self.queued.push_back((peer, id, OpenStream { protocol, reply, _used: used }));
+            }
         }
     }
 
@@ -96,7 +99,7 @@ impl Behaviour {
         newest(false).or_else(|| newest(true)).map(|connection| connection.id)
     }
 
-    /// Whether a stream lives on `connection`.
+    /// Whether a stream lives on `connection`, or is being opened there.
     pub fn is_used(&self, connection: ConnectionId) -> bool {
         // One is held by the connection's handler.
         self.uses.get(&connection).is_some_and(|uses| uses.strong_count() > 1)

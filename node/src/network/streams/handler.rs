@@ -43,6 +43,8 @@ pub(super) struct Shared {
 pub struct OpenStream {
     pub(super) protocol: Protocol,
     pub(super) reply: Reply,
+    /// Shows that the connection is used, while the stream is being opened.
+    pub(super) _used: Option<Arc<()>>,
 }
 
 /// Answers exactly once: with the stream, with why there is none, or, where it is dropped on the way because the
