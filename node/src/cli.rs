@@ -3,6 +3,7 @@
 //! stdout is data, stderr is messages and progress. Exit codes: 0 ok, 1 error, 2 usage, 3 no daemon, 4 no provider,
 //! 5 timeout, 6 verification failed, 7 price not met.
 
+mod bench;
 mod client;
 mod demo;
 mod doctor;
@@ -108,6 +109,8 @@ enum Command {
     Ping(ping::Args),
     /// List this machine's GPUs, search the catalogue of models, or tell what a driver's name means
     Gpus(gpus::Args),
+    /// Measure how fast this machine's GPUs are
+    Bench(bench::Args),
     /// Fetch, list, show and remove models
     Models(models::Args),
     /// Show or back up the node's key
@@ -162,7 +165,8 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Netcheck(args) => netcheck::run(&global, &args).await,
         Command::Doctor(args) => doctor::run(&global, &args).await,
         Command::Ping(args) => ping::run(&global, args).await,
-        Command::Gpus(args) => gpus::run(&global, &args),
+        Command::Gpus(args) => gpus::run(&global, &args).await,
+        Command::Bench(args) => bench::run(&global, &args).await,
         Command::Models(args) => models::run(&global, args).await,
         Command::Key(args) => key::run(&global, args),
         Command::Demo(args) => demo::run(&global, args).await,

@@ -147,6 +147,9 @@ pub struct EngineStatus {
     /// How it is doing.
     #[serde(flatten)]
     pub state: EngineState,
+    /// Its process, where it has one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// What answers now.
     pub models: Vec<EngineModel>,
     /// What the owner should know: a GPU present and unused, with the reason.
@@ -258,6 +261,11 @@ impl Board {
         });
     }
 
+    /// Says in which process it runs.
+    fn process(&self, pid: Option<u32>) {
+        self.update(|status| status.pid = pid);
+    }
+
     fn ready(&self, model: EngineModel, warnings: Vec<String>) {
         self.update(|status| {
             status.state = EngineState::Ready;
@@ -279,6 +287,7 @@ struct Shared {
     status: watch::Receiver<Arc<Vec<EngineStatus>>>,
     /// In the order of the status.
     backends: Vec<Backend>,
+    pace: watch::Sender<u8>,
     tasks: TaskTracker,
     cancel: CancellationToken,
     _cancel_on_drop: DropGuard,
@@ -325,6 +334,13 @@ impl EngineHandle {
                 answer.await.map_err(|_| ended())?
             }
         }
+    }
+
+    /// Has the devices of this machine work at `percent` of their full speed, 1 to 100, from the next step on; upstream
+    /// servers have their own mind.
+    pub fn set_pace(&self, percent: u8) {
+        let percent = percent.clamp(1, 100);
+        self.shared.pace.send_if_modified(|pace| std::mem::replace(pace, percent) != percent);
     }
 
     /// Ends all engines; running jobs fail. Returns when no child is left, after `patience` at most.
@@ -407,6 +423,7 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
     statuses.extend(upstreams.iter().map(|upstream| upstream.status().borrow().clone()));
     let (all, status) = watch::channel(Arc::new(statuses));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let pace = watch::Sender::new(100);
     let mut backends = Vec::new();
     for (index, installed) in config.models.into_iter().enumerate() {
         let model = supervisor::unloaded(&installed, &hardware);
@@ -426,6 +443,7 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
             cancel: cancel.clone(),
             inbox,
             own: requests.downgrade(),
+            pace: pace.subscribe(),
             next_id: 0,
             settings: Settings { model: model.clone(), load, worker: worker.clone(), hardware: hardware.clone() },
         };
@@ -439,7 +457,8 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
         backends.push(Backend::Upstream(upstream));
     }
     tasks.close();
-    let shared = Shared { status, backends, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    let shared =
+        Shared { status, backends, pace, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
     Ok(EngineHandle { shared: Arc::new(shared) })
 }
 
@@ -448,6 +467,7 @@ fn loading(model: &ModelName) -> EngineStatus {
     EngineStatus {
         name: format!("llama.cpp {model}"),
         state: EngineState::Loading { percent: 0 },
+        pid: None,
         models: Vec::new(),
         warnings: Vec::new(),
     }

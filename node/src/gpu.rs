@@ -7,8 +7,13 @@ use aitbc_protocol::{
 };
 use std::path::Path;
 
+pub mod compute;
+pub mod inventory;
 mod judge;
 mod pci;
+pub mod power;
+pub mod telemetry;
+pub mod worker;
 
 /// A graphics processor found, and whether this build of aitbc can use it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -26,7 +31,32 @@ pub struct FoundGpu {
 /// All graphics processors: on the PCI bus on Linux, the one of the chip on a Mac. Display adapters that virtual
 /// machines pretend are not among them.
 pub fn gpus() -> Vec<FoundGpu> {
-    if cfg!(target_os = "macos") { apple_gpus() } else { pci::gpus(Path::new("/"), judge::Built::THIS) }
+    if cfg!(target_os = "macos") { apple_gpus() } else { gpus_of(Path::new("/")) }
+}
+
+/// The graphics processors of a tree: those on the PCI bus, or else the one of a board.
+fn gpus_of(root: &Path) -> Vec<FoundGpu> {
+    let found = pci::gpus(root, judge::Built::THIS);
+    if found.is_empty() && telemetry::is_board(root) { vec![board(root)] } else { found }
+}
+
+/// The GPU of a small board, which is on no bus; the board's name tells what it is.
+fn board(root: &Path) -> FoundGpu {
+    let model = std::fs::read_to_string(root.join("proc/device-tree/model")).unwrap_or_default();
+    let model = model.trim_end_matches('\0').trim();
+    let built = judge::Built::THIS;
+    FoundGpu {
+        device: Device {
+            kind: DeviceKind::Gpu,
+            name: Line::lossy(if model.is_empty() { "the GPU of this board" } else { model }),
+            memory_bytes: 0,
+        },
+        pci: None,
+        address: telemetry::BOARD.to_owned(),
+        unusable: (!built.cuda && !built.vulkan).then(|| {
+            "this aitbc was built without CUDA and Vulkan: build with --features cuda, or vulkan".to_owned()
+        }),
+    }
 }
 
 /// The model of the catalogue that a GPU is.
@@ -87,6 +117,19 @@ mod tests {
         assert_eq!(cpu.kind, DeviceKind::Cpu);
         assert!(!cpu.name.as_str().is_empty());
         assert!(cpu.memory_bytes > 64 << 20, "{}", cpu.memory_bytes);
+    }
+
+    #[test]
+    fn a_board_has_one_gpu_with_sensors() {
+        let tree = telemetry::recorded::Tree::default();
+        assert!(gpus_of(tree.root()).is_empty());
+        tree.write_all("sys/class/thermal/thermal_zone1", &[("type", "gpu-thermal"), ("temp", "52500")]);
+        tree.write("proc/device-tree/model", b"NVIDIA Jetson Orin Nano Developer Kit\0");
+        let found = gpus_of(tree.root());
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].device.name.as_str(), "NVIDIA Jetson Orin Nano Developer Kit");
+        let mut source = telemetry::source(tree.root(), None, &found[0]).expect("sensors");
+        assert_eq!(source.sample(std::time::Duration::ZERO, &[]).core_celsius, Some(52.5));
     }
 
     #[test]

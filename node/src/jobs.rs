@@ -21,7 +21,8 @@ use self::{
     metrics::JobMetrics,
 };
 use crate::{
-    engine::EngineHandle,
+    engine::{EngineHandle, EngineModel, EngineStatus},
+    gpu::power::{self, PowerConfig, PowerError, PowerParts, PowerState, Uses},
     market::Ledger,
     network::{
         IncomingStream, NetworkHandle,
@@ -34,8 +35,9 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId,
     geo::Cell,
+    gpu::power::{Decision, Running},
     job::{ModelName, Rejection},
-    offer::{Offer, Statements},
+    offer::{DeviceKind, Offer, Statements},
     quote::TokenPrice,
     text::Line,
 };
@@ -101,14 +103,20 @@ pub struct JobsConfig {
     pub price: TokenPrice,
     /// Prices of single models.
     pub prices: BTreeMap<ModelName, TokenPrice>,
+    /// Limits of heat, power and time, and the owner's own use.
+    pub power: PowerConfig,
     /// How long a job waits for a cheque at an unpaid window before it is ended.
     pub payment_patience: Duration,
 }
 
 impl JobsConfig {
-    /// What the owner asks for `model`.
-    fn price_of(&self, model: &ModelName) -> TokenPrice {
-        self.prices.get(model).copied().unwrap_or(self.price)
+    /// What the owner asks for `model`, and never less for an answer than its electricity costs.
+    fn price_of(&self, model: &EngineModel, power: &PowerState) -> TokenPrice {
+        let price = self.prices.get(&model.model).copied().unwrap_or(self.price);
+        // What a server elsewhere or the processor draws is not known.
+        let on_gpu = !model.declared && model.device.kind == DeviceKind::Gpu;
+        let floor = if on_gpu { power.electricity(model.speed) } else { MicroCredits::ZERO };
+        TokenPrice { completion: price.completion.max(floor), ..price }
     }
 }
 
@@ -140,6 +148,9 @@ pub struct JobsSnapshot {
     pub offer: Option<Arc<Offer>>,
     /// Why there is no offer, or what keeps work away.
     pub waiting_for: Option<String>,
+    /// Heat, power and the owner's use, and what they allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power: Option<Arc<PowerState>>,
 }
 
 /// Reads the provider side. Cheap to clone.
@@ -147,6 +158,7 @@ pub struct JobsSnapshot {
 pub struct JobsHandle {
     desk: Desk,
     announced: watch::Receiver<Announced>,
+    power: watch::Receiver<Arc<PowerState>>,
 }
 
 impl JobsHandle {
@@ -158,6 +170,7 @@ impl JobsHandle {
             queued: self.desk.load().borrow().queued,
             offer: announced.offer,
             waiting_for: announced.waiting_for,
+            power: Some(self.power.borrow().clone()),
         })
     }
 }
@@ -194,6 +207,7 @@ struct Provider {
     desk: Desk,
     metrics: JobMetrics,
     counting: Semaphore,
+    power: watch::Receiver<Arc<PowerState>>,
     /// Cancelled when nothing new is taken.
     stop: CancellationToken,
     /// Cancelled when what still runs ends.
@@ -205,6 +219,11 @@ impl Provider {
     fn check_open(&self) -> Result<(), Rejection> {
         if self.stop.is_cancelled() {
             return Err(Rejection::EngineUnavailable(Line::lossy("the provider is stopping")));
+        }
+        // Which limit it is, only the owner is told: it may be about what somebody does at home.
+        if self.power.borrow().closed().is_some() {
+            let reason = "the provider's limits of heat, power or hours allow no job now";
+            return Err(Rejection::EngineUnavailable(Line::lossy(reason)));
         }
         Ok(())
     }
@@ -225,29 +244,69 @@ impl Provider {
 /// Starts the provider side: announces offers and serves streams until `stop` is cancelled, then refuses new jobs,
 /// lets running ones end for `drain`, and fails the rest with receipts for what they delivered. The returned task ends
 /// when all that is done.
-pub fn start(
+pub async fn start(
     config: JobsConfig,
     parts: JobsParts,
     metrics: &Metrics,
     stop: CancellationToken,
     drain: Duration,
-) -> (JobsHandle, tokio::task::JoinHandle<()>) {
+) -> Result<(JobsHandle, tokio::task::JoinHandle<()>), PowerError> {
     let desk = Desk::new(config.slots);
+    let engines = parts.engine.status();
+    let uses = Box::new(move || uses(&engines.borrow()));
+    let power_parts = PowerParts { uses, load: desk.load(), slots: config.slots };
+    // It goes on until the last job has ended, which may be after `stop`.
+    let watching = CancellationToken::new();
+    let guard = watching.clone().drop_guard();
+    let (power, watch) = power::start(config.power.clone(), power_parts, metrics, watching).await?;
     let (announced, reader) = watch::channel(Announced::default());
-    let handle = JobsHandle { desk: desk.clone(), announced: reader };
-    let task = provide(config, parts, JobMetrics::new(metrics), desk, announced, stop, drain);
-    (handle, tokio::spawn(task.instrument(tracing::info_span!("jobs"))))
+    let handle = JobsHandle { desk: desk.clone(), announced: reader, power: power.clone() };
+    let around = Around { metrics: JobMetrics::new(metrics), desk, power, announced };
+    let task = provide(config, parts, around, stop, drain);
+    let task = async move {
+        task.await;
+        drop(guard);
+        // It ends at its next reading.
+        let _ = watch.await;
+    };
+    Ok((handle, tokio::spawn(task.instrument(tracing::info_span!("jobs")))))
 }
 
-async fn provide(
-    config: JobsConfig,
-    parts: JobsParts,
+/// What the engines use of the GPUs. A server elsewhere on the machine is the owner's program, as a game is.
+fn uses(engines: &[EngineStatus]) -> Uses {
+    let on_gpu = |model: &EngineModel| !model.declared && model.device.kind == DeviceKind::Gpu;
+    Uses {
+        processes: engines.iter().filter_map(|engine| engine.pid).collect(),
+        on_gpu: engines.iter().any(|engine| engine.models.iter().any(on_gpu)),
+    }
+}
+
+/// What the provider side makes for itself.
+struct Around {
     metrics: JobMetrics,
     desk: Desk,
+    power: watch::Receiver<Arc<PowerState>>,
     announced: watch::Sender<Announced>,
-    stop: CancellationToken,
-    drain: Duration,
-) {
+}
+
+/// Has desk and engines do what the limits say, until the watch ends.
+async fn obey(mut power: watch::Receiver<Arc<PowerState>>, desk: Desk, engine: EngineHandle) {
+    loop {
+        let Decision { slots, running, .. } = power.borrow_and_update().decision;
+        desk.limit(slots);
+        match running {
+            Running::GoOn => engine.set_pace(100),
+            Running::Slow(percent) => engine.set_pace(percent),
+            Running::Stop => desk.halt(),
+        }
+        if power.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: CancellationToken, drain: Duration) {
+    let Around { metrics, desk, power, announced } = around;
     let JobsParts { key, network, engine, ledger, store, own_offer, quote_streams, job_streams } = parts;
     // Drivers are asked once: it may take a while, and cards do not come and go.
     let devices = tokio::task::spawn_blocking(|| {
@@ -262,11 +321,13 @@ async fn provide(
         devices: devices.await.unwrap_or_default(),
         engines: engine.status(),
         load: desk.load(),
+        power: power.clone(),
         announced,
         statements: own_offer,
     };
     let job_limits = job_limits(config.slots);
     let closing = CancellationToken::new();
+    let obeying = tokio::spawn(obey(power.clone(), desk.clone(), engine.clone()));
     let provider = Arc::new(Provider {
         me: key.node_id(),
         config,
@@ -276,6 +337,7 @@ async fn provide(
         desk,
         metrics,
         counting: Semaphore::new(COUNTING),
+        power,
         stop: stop.clone(),
         closing: closing.clone(),
     });
@@ -295,4 +357,5 @@ async fn provide(
         closing.cancel();
     };
     tokio::join!(announcer.run(stop.clone()), quotes, jobs, stopping);
+    obeying.abort();
 }

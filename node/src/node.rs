@@ -69,6 +69,9 @@ pub enum NodeError {
     /// Engine.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
+    /// Limits.
+    #[error(transparent)]
+    Power(#[from] crate::gpu::power::PowerError),
     /// HTTP server.
     #[error(transparent)]
     Api(#[from] api::ApiError),
@@ -157,7 +160,7 @@ impl Node {
             quote_streams: incoming.quote,
             job_streams: incoming.job,
         };
-        let (jobs, jobs_task) = jobs::start(config.jobs, parts, &metrics, stop.clone(), DRAIN);
+        let (jobs, jobs_task) = jobs::start(config.jobs, parts, &metrics, stop.clone(), DRAIN).await?;
         let netcheck_task = netcheck::start(network.clone(), incoming.reach, stop.clone());
         let tasks = vec![("jobs", jobs_task), ("routing", routing_task), ("netcheck", netcheck_task)];
         let closing = CancellationToken::new();

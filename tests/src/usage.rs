@@ -11,6 +11,15 @@ pub fn machine() -> String {
     format!("{}, {cores} cores", model.unwrap_or("unknown"))
 }
 
+/// The processor time of a process so far, its children left out. Linux only.
+pub fn cpu_of(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+    // A tick is a hundredth of a second on every Linux (USER_HZ).
+    Duration::from_millis(ticks * 10)
+}
+
 impl Process {
     /// The sum of its samples of one metric, of those that carry all `labels` (`key="value"`).
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
@@ -23,11 +32,7 @@ impl Process {
 
     /// Its processor time so far, its children left out. Linux only.
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("Linux");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-        // A tick is a hundredth of a second on every Linux (USER_HZ).
-        Duration::from_millis(ticks * 10)
+        cpu_of(self.pid())
     }
 
     /// Its resident memory in MiB, its children left out. Linux only.

@@ -59,6 +59,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             worker: Some(process::binary()),
         },
         jobs: JobsConfig {
+            power: aitbc_node::gpu::power::PowerConfig::default(),
             network: network.network.clone(),
             cell: Cell::at(&location, 4),
             slots: 1,

@@ -1,8 +1,9 @@
 //! `aitbc gpus`: this machine's GPUs, the catalogue of models, and what a driver's name means. Works without a running
 //! node.
 
+mod list;
+
 use super::{Exit, Global, Outcome, output};
-use crate::gpu::{self, FoundGpu};
 use aitbc_protocol::gpu::{
     Api, GpuProfile,
     catalogue::catalogue,
@@ -82,9 +83,9 @@ fn pci_id(text: &str) -> Result<(u16, u16), String> {
 }
 
 /// Runs the command.
-pub(super) fn run(global: &Global, args: &Args) -> Outcome {
+pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
     match &args.command {
-        None => list(global),
+        None => list::run(global).await,
         Some(Command::Profiles { query }) => profiles(global, &query.join(" ")),
         Some(Command::Classify { name, pci, memory }) => {
             let memory_bytes = memory.map(|gib| gib << 30);
@@ -115,36 +116,6 @@ fn fits(global: &Global, fit: &Fit) -> Outcome {
     let told = recommend_quantization(best.profile, memory_bytes, &model).map_err(Exit::message)?;
     let document = json!({ "schema": "aitbc.gpus.fit/1", "profile": of(best.profile), "recommended": told });
     output::print(global.json, &document, || println!("{} {}: {told}", best.profile.vendor, best.profile.name))
-}
-
-fn list(global: &Global) -> Outcome {
-    let found = gpu::gpus();
-    let rows: Vec<(&FoundGpu, Classified)> = found.iter().map(|gpu| (gpu, gpu::model(gpu))).collect();
-    let gpus: Vec<Value> = rows
-        .iter()
-        .map(|(gpu, model)| {
-            let mut document = json!(gpu);
-            document["model"] = describe(model);
-            document
-        })
-        .collect();
-    output::print(global.json, &json!({ "schema": "aitbc.gpus/1", "gpus": gpus }), || {
-        if rows.is_empty() {
-            println!("no GPU was found on this machine: models run on the CPU");
-        }
-        for (gpu, model) in &rows {
-            println!("{}  {}", gpu.address, gpu.device.name);
-            println!("    {}", sentence(model));
-            if let Classified::Gpu { best, .. } = model {
-                let score = edge_score(best.profile, gpu.device.memory_bytes, None);
-                println!("    {score:.2} of 1 for use at the edge, without its thermal headroom");
-            }
-            match &gpu.unusable {
-                None => println!("    models can run on it"),
-                Some(why) => println!("    not usable: {why}"),
-            }
-        }
-    })
 }
 
 fn profiles(global: &Global, query: &str) -> Outcome {

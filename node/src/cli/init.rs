@@ -41,6 +41,18 @@ fn template(location: Option<Location>) -> String {
 # models = ["llama3.2"]
 # slots = 1
 
+# [power]                        # what the GPUs may take, and when
+# watts = 300                    # all GPUs together
+# hours = ["22:00-06:30"]        # local time
+# price_per_kwh = 300000         # micro-credits: no answer is sold below its electricity
+# on_battery = false             # take jobs while running from the battery
+# least_charge = 30              # percent of the battery's charge
+
+# [heat]                         # degrees Celsius of a GPU's core; from its maker where not set
+# warning = 75                   # fewer jobs
+# critical = 85                  # none, and those that run slowed down
+# shutdown = 95                  # everything stops
+
 # [api]
 # listen = "127.0.0.1:11435"
 # token_file = "/path/to/token"  # needed beyond 127.0.0.1

@@ -43,6 +43,7 @@ fn people(status: &Value) {
     if let Some(waiting) = status["provider"]["waiting_for"].as_str() {
         println!("no work yet   {waiting}");
     }
+    power(&status["provider"]["power"]);
     let running = status["provider"]["running"].as_array().map_or(0, Vec::len);
     println!("jobs          {running} running, {} queued", status["provider"]["queued"]);
     let totals = &status["totals"];
@@ -50,6 +51,30 @@ fn people(status: &Value) {
     println!("spent         {} uc over {} jobs", totals["spent"], totals["jobs_bought"]);
     if totals["owed_to_us"].as_u64().unwrap_or_default() > 0 {
         println!("owed to us    {} uc", totals["owed_to_us"]);
+    }
+}
+
+/// Sensors and limits of the provider side.
+fn power(power: &Value) {
+    let simulated = if power["simulated"] == true { " (SIMULATED)" } else { "" };
+    for gpu in power["gpus"].as_array().into_iter().flatten() {
+        let figure = |name: &str, unit: &str| gpu[name].as_f64().map(|value| format!("{value:.0} {unit}"));
+        let busy = gpu["utilisation"].as_f64().map(|part| format!("{:.0} % busy", part * 100.0));
+        let parts = [figure("core_celsius", "°C"), figure("watts", "W"), busy];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        let told = match (gpu["watched"] == false, gpu["asleep"] == true) {
+            (true, _) => "no sensors, its heat is left to its driver".to_owned(),
+            (_, true) => "asleep".to_owned(),
+            _ => parts.join(", "),
+        };
+        println!(
+            "gpu{simulated:<11} {}: {}",
+            text(&gpu["name"]),
+            if told.is_empty() { "no readings" } else { &told }
+        );
+    }
+    if power["decision"]["limits"].as_array().is_some_and(|limits| !limits.is_empty()) {
+        println!("limited       {} jobs at a time: {}", power["decision"]["slots"], text(&power["reasons"]));
     }
 }
 

@@ -179,6 +179,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             slots: provide.slots,
             price: provide.price.into(),
             prices: provide.prices.iter().map(|(model, price)| (model.clone(), (*price).into())).collect(),
+            power: settings.power(),
             payment_patience: PAYMENT_PATIENCE,
         },
         routing: RoutingConfig {

@@ -144,7 +144,8 @@ impl Batcher {
                     self.output.queue(&FromWorker::Counted { id, result: Err(failure) });
                 }
             }
-            Command::End => {}
+            // What the loop around the steps goes by.
+            Command::Pace { .. } | Command::End => {}
         }
     }
 

@@ -103,6 +103,11 @@ impl Process {
         })
     }
 
+    /// Its process id, while it runs.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Ends the child, waits until it is gone, and tells how it ended and what it said last.
     pub(super) async fn end(mut self) -> String {
         // Gone already is as good.

@@ -27,7 +27,9 @@ pub(crate) fn asked(models: Vec<EngineModel>) -> (EngineHandle, mpsc::Receiver<(
         statuses.push(EngineStatus { state: EngineState::Ready, models: vec![model], ..status });
     }
     let status = watch::channel(Arc::new(statuses)).1;
-    let shared = Shared { status, backends, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    let pace = watch::Sender::new(100);
+    let shared =
+        Shared { status, backends, pace, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
     (EngineHandle { shared: Arc::new(shared) }, noted)
 }
 
@@ -57,7 +59,9 @@ pub(crate) fn saying(model: EngineModel, tokens: u32) -> EngineHandle {
     let status = vec![EngineStatus { state: EngineState::Ready, models: vec![model], ..status }];
     let status = watch::channel(Arc::new(status)).1;
     let backends = vec![backend];
-    let shared = Shared { status, backends, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    let pace = watch::Sender::new(100);
+    let shared =
+        Shared { status, backends, pace, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
     EngineHandle { shared: Arc::new(shared) }
 }
 

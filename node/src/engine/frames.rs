@@ -69,6 +69,11 @@ pub(super) enum ToWorker {
         /// The job.
         id: u64,
     },
+    /// Rests between steps, so that the device cools down.
+    Pace {
+        /// Speed in percent of the full one, 1 to 100.
+        percent: u8,
+    },
 }
 
 /// What the child truly did with the model.

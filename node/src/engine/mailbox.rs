@@ -33,6 +33,9 @@ pub(super) enum Command {
     Cancel {
         id: u64,
     },
+    Pace {
+        percent: u8,
+    },
     /// Stdin has closed.
     End,
 }

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -80,6 +80,8 @@ pub(super) struct Supervisor {
     pub(super) inbox: mpsc::Receiver<Request>,
     /// For running jobs, to say that they grant and cancel.
     pub(super) own: mpsc::WeakSender<Request>,
+    /// Speed in percent of the full one.
+    pub(super) pace: watch::Receiver<u8>,
     pub(super) next_id: u64,
 }
 
@@ -181,6 +183,7 @@ impl Supervisor {
                 return End::Died { reason, loaded: false, lived: Duration::ZERO };
             }
         };
+        self.board.process(process.id());
         let begin = Instant::now();
         let mut life = Life {
             loaded: None,
@@ -190,6 +193,7 @@ impl Supervisor {
             heard: begin,
         };
         let death = self.serve(&mut process, &mut life).await;
+        self.board.process(None);
         self.metrics.running.set(0);
         if let Some(Death::Exited | Death::LoadFailed(_)) = &death {
             process.settle().await;
@@ -217,9 +221,18 @@ impl Supervisor {
         }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A child begins at full speed.
+        self.pace.mark_changed();
         loop {
             tokio::select! {
                 () = self.cancel.cancelled() => return None,
+                Ok(permit) = paced(&mut self.pace, &process.outbox) => {
+                    let percent = *self.pace.borrow_and_update();
+                    match frames::to_worker(&ToWorker::Pace { percent }) {
+                        Ok(frame) => permit.send(frame),
+                        Err(error) => return Some(Death::Faulty(error.to_string())),
+                    }
+                }
                 frame = process.frames.next() => match frame {
                     Some(Ok(message)) => {
                         life.heard = Instant::now();
@@ -394,6 +407,16 @@ impl Life {
             let _ = reply.send(Err(error.clone()));
         }
     }
+}
+
+/// Room in the child's queue, once there is another pace to tell.
+async fn paced<'a>(
+    pace: &mut watch::Receiver<u8>,
+    outbox: &'a mpsc::Sender<Vec<u8>>,
+) -> Result<mpsc::Permit<'a, Vec<u8>>, EngineError> {
+    pace.changed().await.map_err(|_| EngineError::Full)?;
+    pace.mark_changed();
+    outbox.reserve().await.map_err(|_| EngineError::Full)
 }
 
 fn enqueue(process: &Process, message: &ToWorker) -> Result<(), EngineError> {

@@ -80,6 +80,7 @@ impl Upstream {
         let (status, receiver) = watch::channel(EngineStatus {
             name: config.url.clone(),
             state: EngineState::Loading { percent: 0 },
+            pid: None,
             models: Vec::new(),
             warnings: Vec::new(),
         });

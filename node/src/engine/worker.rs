@@ -21,15 +21,17 @@ use super::{
 use std::{
     io::{self, Write as _},
     process::ExitCode,
-    sync::mpsc::{self, Receiver, SyncSender, TryRecvError},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Commands that wait for the end of a step. A full queue stops the reader, and with it the node's writer.
 const COMMANDS: usize = 256;
 /// How long a step may go on after stdin has closed.
 const LAST_STEP: Duration = Duration::from_secs(5);
+/// Longest rest between two steps of a device that is to be slower.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Stack of the thread that tokenizes: the regular expressions of some vocabularies recurse with the text.
 const TOKENIZER_STACK: usize = 64 * 1024 * 1024;
 
@@ -117,25 +119,55 @@ fn spawn(name: &str, stack: Option<usize>, body: impl FnOnce() + Send + 'static)
     thread.spawn(body).map(drop)
 }
 
+/// How long the device rests after a step that took `step`, at this percentage of the full speed.
+fn rest(step: Duration, percent: u8) -> Duration {
+    let percent = u32::from(percent.clamp(1, 100));
+    (step * (100 - percent) / percent).min(LONGEST_REST)
+}
+
 /// Steps as long as there is work, waits for commands otherwise.
 fn batch(mut batcher: Batcher, inbox: &Receiver<Command>, output: &Output) {
+    let mut pace = 100;
+    let mut rested_until: Option<Instant> = None;
     loop {
         if !batcher.has_work() {
             output.flush();
             match inbox.recv() {
                 Ok(Command::End) | Err(_) => return,
+                Ok(Command::Pace { percent }) => pace = percent,
                 Ok(command) => batcher.handle(command),
             }
         }
         for _ in 0..COMMANDS {
             match inbox.try_recv() {
                 Ok(Command::End) | Err(TryRecvError::Disconnected) => return,
+                Ok(Command::Pace { percent }) => pace = percent,
                 Ok(command) => batcher.handle(command),
                 Err(TryRecvError::Empty) => break,
             }
         }
+        // What comes meanwhile is heard at once: a job that is cancelled must not wait for the rest to end.
+        if let Some(left) = rested_until.map(|until| until.saturating_duration_since(Instant::now()))
+            && !left.is_zero()
+        {
+            output.flush();
+            match inbox.recv_timeout(left) {
+                Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Command::Pace { percent }) => {
+                    pace = percent;
+                    if pace >= 100 {
+                        rested_until = None;
+                    }
+                }
+                Ok(command) => batcher.handle(command),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            continue;
+        }
+        let began = Instant::now();
         batcher.step();
         output.flush_due();
+        rested_until = (pace < 100).then(|| Instant::now() + rest(began.elapsed(), pace));
     }
 }
 
@@ -147,6 +179,7 @@ fn read_commands(commands: &SyncSender<Command>) {
             Ok(Some(ToWorker::Generate { id, spec, credit })) => Command::Generate { id, spec, credit },
             Ok(Some(ToWorker::Grant { id, tokens })) => Command::Grant { id, tokens },
             Ok(Some(ToWorker::Cancel { id })) => Command::Cancel { id },
+            Ok(Some(ToWorker::Pace { percent })) => Command::Pace { percent },
             Ok(Some(ToWorker::Load(_)) | None) => break,
             Err(error) => {
                 tracing::error!(%error, "the node's frames cannot be read");

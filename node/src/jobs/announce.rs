@@ -13,6 +13,7 @@ use super::JobsConfig;
 use crate::{
     clock::now_ms,
     engine::EngineStatus,
+    gpu::power::PowerState,
     network::{NetworkHandle, PeerInfo},
     storage::Store,
 };
@@ -75,6 +76,7 @@ pub(super) struct Announcer {
     pub(super) devices: Vec<Device>,
     pub(super) engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
     pub(super) load: watch::Receiver<Load>,
+    pub(super) power: watch::Receiver<Arc<PowerState>>,
     pub(super) announced: watch::Sender<Announced>,
     /// The same offer with its newest heartbeat, signed, for whoever tells others.
     pub(super) statements: watch::Sender<Option<Statements>>,
@@ -140,6 +142,7 @@ impl Announcer {
                 changed = addresses.changed() => changed.is_ok(),
                 changed = peers.changed() => changed.is_ok(),
                 changed = self.load.changed() => changed.is_ok(),
+                changed = self.power.changed() => changed.is_ok(),
                 () = sleep_until(wake) => true,
             };
             if !alive {
@@ -154,7 +157,8 @@ impl Announcer {
     }
 
     fn content(&mut self, addresses: &[Multiaddr]) -> Result<Content, Obstacle> {
-        content::gather(&self.config, &self.devices, &self.engines.borrow_and_update(), addresses)
+        let (engines, power) = (self.engines.borrow_and_update(), self.power.borrow_and_update());
+        content::gather(&self.config, &self.devices, &engines, addresses, &power)
     }
 
     /// Makes the next offer and shows it to this process and to those who ask.

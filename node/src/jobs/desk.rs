@@ -54,6 +54,8 @@ pub(super) struct Entry {
     door: mpsc::Sender<Resumption>,
     /// Ends the job: its client has come back to settle.
     interrupt: CancellationToken,
+    /// Cancelled when the job is to end at once, with a receipt for what it has delivered.
+    halt: CancellationToken,
     /// Cancelled once the receipt is on disk, or will not be.
     recorded: CancellationToken,
 }
@@ -71,7 +73,8 @@ struct State {
 /// Gives slots to quotes and jobs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Desk {
-    slots: u32,
+    /// Jobs that may run now: what the owner has set, or less.
+    slots: Arc<AtomicU32>,
     state: Arc<Mutex<State>>,
     load: Arc<watch::Sender<Load>>,
 }
@@ -79,11 +82,31 @@ pub(super) struct Desk {
 impl Desk {
     /// A desk with `slots` free slots.
     pub(super) fn new(slots: u32) -> Self {
-        Self { slots, state: Arc::default(), load: Arc::new(watch::Sender::default()) }
+        Self {
+            slots: Arc::new(AtomicU32::new(slots)),
+            state: Arc::default(),
+            load: Arc::new(watch::Sender::default()),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self) -> u32 {
+        self.slots.load(Relaxed)
+    }
+
+    /// Has no more than `slots` jobs run from now on; those that run are not ended by it.
+    pub(super) fn limit(&self, slots: u32) {
+        self.slots.store(slots, Relaxed);
+    }
+
+    /// Ends all jobs at once, with receipts for what they delivered.
+    pub(super) fn halt(&self) {
+        for entry in self.state().jobs.values() {
+            entry.halt.cancel();
+        }
     }
 
     /// How busy the node is; changes when a job comes, starts or goes.
@@ -112,7 +135,7 @@ impl Desk {
         if open >= OPEN_QUOTES_PER_CLIENT {
             return Err(Rejection::TooManyQuotes(open));
         }
-        state.estimate(self.slots, model, tokens)?;
+        state.estimate(self.slots(), model, tokens)?;
         let until_ms = now_ms.saturating_add(QUOTE_CAPACITY_MS);
         state.promises.insert(quote, Promise { client, model: model.model.clone(), until_ms });
         Ok(())
@@ -138,7 +161,7 @@ impl Desk {
         // Its own promise does not stand in the way of the job; whatever comes now, the promise has been called in.
         state.promises.remove(&quote.nonce);
         let tokens = quote.prompt_tokens.saturating_add(quote.max_completion_tokens);
-        state.estimate(self.slots, model, if quote.max_completion_tokens == 0 { 0 } else { tokens })?;
+        state.estimate(self.slots(), model, if quote.max_completion_tokens == 0 { 0 } else { tokens })?;
         let (door, streams) = mpsc::channel(1);
         let entry = Arc::new(Entry {
             job: quote.job,
@@ -152,6 +175,7 @@ impl Desk {
             holds_slot: AtomicBool::new(true),
             door,
             interrupt: CancellationToken::new(),
+            halt: CancellationToken::new(),
             recorded: CancellationToken::new(),
         });
         let queued = state.load().queued;
@@ -198,7 +222,7 @@ impl Desk {
     /// The numbers behind "the provider is full".
     pub(super) fn full(&self) -> Rejection {
         let state = self.state();
-        let usage = state.usage(self.slots, |_| true);
+        let usage = state.usage(self.slots(), |_| true);
         Rejection::Full { running: usage.running, promised: usage.promised, slots: usage.slots }
     }
 }
@@ -249,6 +273,11 @@ impl Ticket {
     /// Cancelled when the client comes back to settle.
     pub(super) fn interrupted(&self) -> CancellationToken {
         self.entry.interrupt.clone()
+    }
+
+    /// Cancelled when the job is to end at once.
+    pub(super) fn halted(&self) -> CancellationToken {
+        self.entry.halt.clone()
     }
 
     /// The ledger has recorded the job: its quote is used up.
@@ -367,6 +396,23 @@ mod tests {
         assert_eq!(*load.borrow(), Load::default());
         assert!(desk.admit(&quoted(2), &model, 0).is_ok());
         assert!(desk.running().is_empty());
+    }
+
+    #[test]
+    fn fewer_slots_end_no_job_and_halting_ends_all() {
+        let desk = Desk::new(2);
+        let model = engine_model();
+        let first = desk.admit(&quoted(1), &model, 0).unwrap();
+        desk.limit(1);
+        assert!(matches!(desk.admit(&quoted(2), &model, 0), Err(Rejection::Full { slots: 1, .. })));
+        assert!(!first.halted().is_cancelled());
+        desk.limit(2);
+        let second = desk.admit(&quoted(2), &model, 0).unwrap();
+        desk.halt();
+        assert!(first.halted().is_cancelled() && second.halted().is_cancelled());
+        drop((first, second));
+        let third = desk.admit(&quoted(3), &model, 0).unwrap();
+        assert!(!third.halted().is_cancelled(), "it has cooled down");
     }
 
     #[test]

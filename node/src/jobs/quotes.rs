@@ -170,7 +170,7 @@ impl Provider {
         // More than the client's own bound would only be refused by it.
         let prompt_tokens = counted.min(spec.input.max_prompt_tokens()).saturating_add(spec.prefix_tokens());
         fits(Demand { tokens: spec.context_needed(prompt_tokens), context: model.context })?;
-        let price = self.config.price_of(&model.model);
+        let price = self.config.price_of(model, &self.power.borrow());
         let terms = Terms { nonce, client, prompt_tokens, price, issued_ms: now_ms() };
         let quote = build(verified, model, &terms)?;
         signing::seal(&self.key, &self.config.network, &quote).map_err(|error| {

@@ -91,6 +91,7 @@ impl End {
 /// What a job waits for.
 enum Step {
     Closing,
+    Halted,
     Interrupted,
     Resumed(Resumption),
     Paid(Result<u32, LedgerError>),
@@ -104,6 +105,8 @@ struct Run {
     job: Job,
     around: Surroundings,
     interrupted: CancellationToken,
+    /// Cancelled when the device has to stop.
+    halted: CancellationToken,
     delivery: Delivery,
     generation: Option<Generation>,
     link: Link,
@@ -141,6 +144,7 @@ pub(super) async fn run_job(job: Job, generation: Generation, stream: FramedStre
     let accepted = ToClient::Accepted { queued: job.ticket.queued };
     let mut run = Run {
         interrupted: job.ticket.interrupted(),
+        halted: job.ticket.halted(),
         delivery: Delivery::new(&job.quote, job.binding),
         job,
         around,
@@ -180,6 +184,7 @@ impl Run {
             }
             match self.step().await {
                 Step::Closing => self.close(),
+                Step::Halted => self.end(End::failed("the provider's device had to stop all its jobs")),
                 Step::Interrupted => self.abandon("the client came back on another stream", End::cancelled()),
                 Step::Resumed(resumption) => self.resume(resumption),
                 Step::Paid(paid) => self.paid(paid).await,
@@ -209,11 +214,12 @@ impl Run {
         let takes = self.ending.is_none() && self.delivery.has_room();
         let here = !self.link.is_gone();
         let deadline = self.deadline();
-        let Self { job, around, interrupted, cheque, link, generation, closing, .. } = self;
+        let Self { job, around, interrupted, halted, cheque, link, generation, closing, .. } = self;
         let (reader, writer) = link.sides();
         tokio::select! {
             biased;
             () = around.closing.cancelled(), if !*closing => Step::Closing,
+            () = halted.cancelled(), if generation.is_some() => Step::Halted,
             () = interrupted.cancelled(), if here => Step::Interrupted,
             Some(resumption) = job.ticket.door.recv(), if here => Step::Resumed(resumption),
             Some(paid) = async { Some(cheque.as_mut()?.await) } => Step::Paid(paid),

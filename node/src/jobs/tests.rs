@@ -13,6 +13,7 @@ use super::{
 use crate::{
     clock::now_ms,
     engine::{EngineError, EngineEvent, EngineHandle, EngineModel, Generation},
+    gpu::power::PowerState,
     market::Ledger,
     network::{FramedStream, IncomingStream, streams::StreamLimits},
     routing::offer_streams::OFFER_LIMITS,
@@ -40,7 +41,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
@@ -102,6 +103,7 @@ pub(crate) fn config() -> JobsConfig {
         slots: 4,
         price: quote().price,
         prices: BTreeMap::new(),
+        power: crate::gpu::power::PowerConfig::default(),
         payment_patience: LONG,
     }
 }
@@ -202,6 +204,11 @@ fn ledger(key: SecretKey, metrics: &Metrics) -> (Ledger, tempfile::TempDir) {
     (Ledger::start(store, key, network(), metrics).unwrap(), directory)
 }
 
+/// Limits that allow everything.
+pub(super) fn unlimited() -> watch::Receiver<Arc<PowerState>> {
+    watch::channel(Arc::new(PowerState::unlimited(config().slots))).1
+}
+
 /// The provider side on `engine`, without a network.
 pub(super) fn provider(engine: EngineHandle) -> (Provider, tempfile::TempDir) {
     let metrics = Metrics::default();
@@ -215,6 +222,7 @@ pub(super) fn provider(engine: EngineHandle) -> (Provider, tempfile::TempDir) {
         desk: Desk::new(config().slots),
         metrics: JobMetrics::new(&metrics),
         counting: Semaphore::new(1),
+        power: unlimited(),
         stop: CancellationToken::new(),
         closing: CancellationToken::new(),
     };
@@ -280,6 +288,7 @@ impl Provider {
             desk: Desk::new(self.config.slots),
             metrics: self.metrics.clone(),
             counting: Semaphore::new(1),
+            power: unlimited(),
             stop: CancellationToken::new(),
             closing: CancellationToken::new(),
         }

@@ -7,6 +7,10 @@ use std::time::Duration;
 const OTHERS_BUSY: f32 = 0.15;
 /// Memory that others take beyond what they had when this node began, from which they count as using it.
 const OTHERS_MEMORY: u64 = 1 << 30;
+/// Memory that stays within this much for so long, while nobody else computes, is a desktop that has grown: a browser
+/// that was left open, somebody who has logged in.
+const STEADY_MEMORY: u64 = 256 << 20;
+const STEADY_FOR: Duration = Duration::from_secs(5 * 60);
 /// Readings one after the other that show it, so that one window that opens is not taken for a game.
 const READINGS: u32 = 2;
 /// How long the GPU must be left alone before jobs are taken again.
@@ -36,8 +40,10 @@ pub enum OwnerUse {
 /// Watches what others do with one GPU. At one reading a second it tells within two seconds that somebody began.
 #[derive(Clone, Debug, Default)]
 pub struct OwnerWatch {
-    /// The least memory that others ever held: desktop and drivers.
+    /// What others hold while nobody uses the GPU: desktop and drivers.
     usual_memory: Option<u64>,
+    /// What they have held about, and since when.
+    steady: Option<(u64, Duration)>,
     in_a_row: u32,
     using: Option<OwnerUse>,
     last_used: Option<Duration>,
@@ -46,7 +52,7 @@ pub struct OwnerWatch {
 impl OwnerWatch {
     /// Takes a reading at `now`, since any fixed moment. Whether the GPU is the owner's now, and why.
     pub fn read(&mut self, now: Duration, others: &Others) -> Option<OwnerUse> {
-        if let Some(seen) = self.seen(others) {
+        if let Some(seen) = self.seen(now, others) {
             self.in_a_row = self.in_a_row.saturating_add(1);
             if self.in_a_row >= READINGS || self.using.is_some() {
                 self.using = Some(seen);
@@ -61,13 +67,20 @@ impl OwnerWatch {
         self.using
     }
 
-    fn seen(&mut self, others: &Others) -> Option<OwnerUse> {
+    fn seen(&mut self, now: Duration, others: &Others) -> Option<OwnerUse> {
         if let Some(part) = others.utilisation.filter(|part| *part >= OTHERS_BUSY) {
+            self.steady = None;
             return Some(OwnerUse::Computing(part));
         }
         let held = others.memory_bytes?;
         let usual = self.usual_memory.get_or_insert(held);
         *usual = held.min(*usual);
+        let (about, since) = *self.steady.get_or_insert((held, now));
+        if held.abs_diff(about) > STEADY_MEMORY {
+            self.steady = Some((held, now));
+        } else if now.saturating_sub(since) >= STEADY_FOR {
+            *usual = held;
+        }
         let more = held - *usual;
         (more >= OTHERS_MEMORY).then_some(OwnerUse::Memory(more))
     }
@@ -111,6 +124,26 @@ mod tests {
         assert_eq!(watch.read(SECOND * 30, &holding(1024)), None, "less than ever is the new measure");
         watch.read(SECOND * 31, &holding(2048));
         assert_eq!(watch.read(SECOND * 32, &holding(2048)), Some(OwnerUse::Memory(1 << 30)));
+    }
+
+    #[test]
+    fn a_desktop_that_has_grown_is_the_new_measure() {
+        let mut watch = OwnerWatch::default();
+        let holding = |mib: u64, part: f32| Others { utilisation: Some(part), memory_bytes: Some(mib << 20) };
+        assert_eq!(watch.read(SECOND, &holding(10, 0.0)), None, "before anybody has logged in");
+        watch.read(SECOND * 2, &holding(1500, 0.01));
+        assert!(watch.read(SECOND * 3, &holding(1500, 0.01)).is_some());
+        for second in 4..320 {
+            watch.read(SECOND * second, &holding(1500 + u64::from(second % 7) * 20, 0.02));
+        }
+        assert_eq!(watch.read(SECOND * 340, &holding(1500, 0.02)), None);
+        // A game that waits in its menu computes.
+        let mut watch = OwnerWatch::default();
+        watch.read(SECOND, &holding(10, 0.0));
+        for second in 2..1000 {
+            watch.read(SECOND * second, &holding(6000, 0.4));
+        }
+        assert!(watch.read(SECOND * 1000, &holding(6000, 0.0)).is_some());
     }
 
     #[test]

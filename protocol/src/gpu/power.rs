@@ -10,6 +10,9 @@ use std::{fmt, str::FromStr};
 
 /// Minutes of a day.
 const DAY: u16 = 24 * 60;
+/// By how much jobs get faster at a reading, and how slow they get, where watts limit them, in percent of the full speed.
+const PACE_STEP: u8 = 3;
+const SLOWEST: u8 = 10;
 /// Speed of jobs at a critical temperature, in percent of the full one.
 const SLOW: u8 = 40;
 
@@ -115,20 +118,33 @@ pub struct Conditions {
     pub minute: u16,
     /// How the machine is fed.
     pub supply: Supply,
-    /// The hottest of the GPUs.
+    /// The hottest of the GPUs whose sensors are believed.
     pub heat: Heat,
     /// Sensors that are not believed.
-    pub faults: Vec<SensorFault>,
+    pub faults: Vec<Faulty>,
     /// Whether the owner uses a GPU.
     pub owner: Option<OwnerUse>,
     /// Watts that all GPUs draw, where that is measured.
     pub drawn: Option<u32>,
+    /// Speed in percent to which the budget in watts slows the GPUs down now.
+    pub pace: u8,
     /// Jobs that run.
     pub running: u32,
 }
 
+/// A sensor that is not believed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Faulty {
+    /// Of which GPU.
+    pub gpu: String,
+    /// Why.
+    pub fault: SensorFault,
+    /// How hot the GPU is taken to be.
+    pub heat: Heat,
+}
+
 /// Why fewer jobs are taken than the owner has set, or none.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Serialize, thiserror::Error)]
 #[serde(tag = "limit", rename_all = "snake_case")]
 pub enum Limit {
     /// Outside of the hours.
@@ -158,8 +174,10 @@ pub enum Limit {
     #[error("a GPU is dangerously hot, so everything stopped: check its fans")]
     Overheated,
     /// A sensor is not believed.
-    #[error("{fault}, so the GPU counts as too hot: check its driver")]
+    #[error("{gpu}: {fault}, so the GPU counts as too hot: check its driver")]
     Sensor {
+        /// Of which GPU.
+        gpu: String,
         /// Why.
         fault: SensorFault,
     },
@@ -194,8 +212,10 @@ pub enum Running {
 /// What follows from all limits.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decision {
-    /// Jobs that may run in all.
+    /// Jobs that may run in all now.
     pub slots: u32,
+    /// Jobs that may run as soon as those that run have ended; none where nothing but a change of circumstances helps.
+    pub offered: u32,
     /// What becomes of those that run.
     pub running: Running,
     /// Why, the gravest first; empty where nothing limits.
@@ -206,27 +226,20 @@ pub struct Decision {
 /// temperature, or a sensor that has failed for seconds, ends a job.
 pub fn decide(allowed: &Allowed, conditions: &Conditions, slots: u32) -> Decision {
     let mut limits = Vec::new();
-    let mut decision = Decision { slots, running: Running::GoOn, limits: Vec::new() };
     match conditions.heat {
-        Heat::Shutdown => {
-            limits.push(Limit::Overheated);
-            (decision.slots, decision.running) = (0, Running::Stop);
-        }
-        Heat::Critical => {
-            limits.push(Limit::Hot);
-            (decision.slots, decision.running) = (0, Running::Slow(SLOW));
-        }
-        Heat::Warning => {
-            limits.push(Limit::Warm);
-            decision.slots = slots.div_ceil(2).min(slots.saturating_sub(1)).max(slots.min(1));
-        }
+        Heat::Shutdown => limits.push(Limit::Overheated),
+        Heat::Critical => limits.push(Limit::Hot),
+        Heat::Warning => limits.push(Limit::Warm),
         Heat::Cool => {}
     }
-    if !conditions.faults.is_empty() {
-        // What is not known to be hot is not called so.
-        limits.clear();
-        limits.extend(conditions.faults.iter().map(|fault| Limit::Sensor { fault: *fault }));
-    }
+    let faults = conditions.faults.iter();
+    limits.extend(faults.clone().map(|it| Limit::Sensor { gpu: it.gpu.clone(), fault: it.fault }));
+    let (mut open, mut running) = match faults.map(|it| it.heat).fold(conditions.heat, Heat::max) {
+        Heat::Shutdown => (0, Running::Stop),
+        Heat::Critical => (0, Running::Slow(SLOW)),
+        Heat::Warning => (slots.div_ceil(2).min(slots.saturating_sub(1)).max(slots.min(1)), Running::GoOn),
+        Heat::Cool => (slots, Running::GoOn),
+    };
     let shut = [
         conditions.owner.map(|using| Limit::Owner { using }),
         supply_limit(allowed, conditions.supply),
@@ -234,20 +247,33 @@ pub fn decide(allowed: &Allowed, conditions: &Conditions, slots: u32) -> Decisio
             .then_some(Limit::Hours),
     ];
     for limit in shut.into_iter().flatten() {
-        decision.slots = 0;
+        open = 0;
         limits.push(limit);
     }
-    if let (Some(budget), Some(drawn)) = (allowed.watts, conditions.drawn)
-        && drawn >= budget
-    {
-        limits.push(Limit::Watts { drawn, budget });
-        decision.slots = decision.slots.min(conditions.running);
-        if drawn > budget && decision.running == Running::GoOn {
-            let percent = u64::from(budget) * 100 / u64::from(drawn.max(1));
-            decision.running = Running::Slow(u8::try_from(percent).unwrap_or(100).max(10));
+    let (mut now, mut offered) = (open, open);
+    if let (Some(budget), Some(drawn)) = (allowed.watts, conditions.drawn) {
+        if drawn >= budget {
+            limits.push(Limit::Watts { drawn, budget });
+            now = open.min(conditions.running);
+            if conditions.running == 0 {
+                // Nothing that could end would bring the draw down.
+                offered = 0;
+            }
+        }
+        let pace = pace_within(budget, drawn, conditions.pace);
+        if pace < 100 && running == Running::GoOn {
+            running = Running::Slow(pace);
         }
     }
-    Decision { limits, ..decision }
+    Decision { slots: now, offered, running, limits }
+}
+
+/// The speed in percent that keeps a draw within its budget, where `pace` is the speed that brought the draw about: less at
+/// once where it is above, and more a little at a time where there is room, or the two would take turns.
+pub fn pace_within(budget: u32, drawn: u32, pace: u8) -> u8 {
+    let fitting = u64::from(pace) * u64::from(budget) / u64::from(drawn.max(1));
+    let most = if drawn > budget { pace } else { pace.saturating_add(PACE_STEP) };
+    u8::try_from(fitting).unwrap_or(100).min(most).clamp(SLOWEST, 100)
 }
 
 fn supply_limit(allowed: &Allowed, supply: Supply) -> Option<Limit> {
@@ -294,6 +320,7 @@ mod tests {
             faults: Vec::new(),
             owner: None,
             drawn: None,
+            pace: 100,
             running: 0,
         }
     }
@@ -323,7 +350,7 @@ mod tests {
             decide(&allowed, &conditions, 4)
         };
         let free = with(&|_, _| {});
-        assert_eq!(free, Decision { slots: 4, running: Running::GoOn, limits: Vec::new() });
+        assert_eq!(free, Decision { slots: 4, offered: 4, running: Running::GoOn, limits: Vec::new() });
 
         let warm = with(&|_, now| now.heat = Heat::Warning);
         assert_eq!((warm.slots, warm.running, warm.limits), (2, Running::GoOn, vec![Limit::Warm]));
@@ -332,9 +359,20 @@ mod tests {
         let burning = with(&|_, now| now.heat = Heat::Shutdown);
         assert_eq!((burning.slots, burning.running, burning.limits), (0, Running::Stop, vec![Limit::Overheated]));
 
-        let broken = with(&|_, now| (now.heat, now.faults) = (Heat::Critical, vec![SensorFault::Missing]));
+        let faulty = Faulty { gpu: "0000:0b:00.0".to_owned(), fault: SensorFault::Missing, heat: Heat::Critical };
+        let broken = with(&|_, now| now.faults = vec![faulty.clone()]);
         assert_eq!((broken.slots, broken.running), (0, Running::Slow(SLOW)));
-        assert!(broken.limits[0].to_string().contains("cannot be read, so the GPU counts as too hot"));
+        let why = broken.limits[0].to_string();
+        assert!(
+            why.contains("0000:0b:00.0") && why.contains("cannot be read, so the GPU counts as too hot"),
+            "{why}"
+        );
+        let both = with(&|_, now| (now.heat, now.faults) = (Heat::Shutdown, vec![faulty.clone()]));
+        assert_eq!(
+            (both.running, &both.limits[0]),
+            (Running::Stop, &Limit::Overheated),
+            "one does not hide the other"
+        );
 
         let owner = with(&|_, now| now.owner = Some(OwnerUse::Computing(0.7)));
         assert_eq!((owner.slots, owner.running), (0, Running::GoOn));
@@ -346,8 +384,31 @@ mod tests {
         let over = with(&|allowed, now| {
             (allowed.watts, now.drawn, now.running) = (Some(200), Some(250), 3);
         });
-        assert_eq!((over.slots, over.running), (3, Running::Slow(80)));
+        assert_eq!((over.slots, over.offered, over.running), (3, 4, Running::Slow(80)));
+        let idle = with(&|allowed, now| (allowed.watts, now.drawn) = (Some(20), Some(25)));
+        assert_eq!((idle.slots, idle.offered), (0, 0), "no job that ends would help");
+        let warm = with(&|allowed, now| {
+            (allowed.watts, now.drawn, now.running, now.heat) = (Some(200), Some(200), 1, Heat::Warning);
+        });
+        assert_eq!((warm.slots, warm.offered), (1, 2));
         assert!(over.limits[0].to_string().contains("250 W of 200 W"));
+    }
+
+    #[test]
+    fn a_draw_settles_below_its_budget() {
+        // A card that draws 50 W at rest and 450 W at full speed.
+        let mut pace = 100;
+        let draws: Vec<u32> = (0..60)
+            .map(|_| {
+                let drawn = 50 + 4 * u32::from(pace);
+                pace = pace_within(300, drawn, pace);
+                drawn
+            })
+            .collect();
+        assert!(draws[20..].iter().all(|drawn| *drawn <= 312), "{draws:?}");
+        assert!(draws[20..].iter().all(|drawn| *drawn >= 250), "{draws:?}");
+        assert_eq!(pace_within(300, 100, 98), 100);
+        assert_eq!(pace_within(0, 0, 100), 10);
     }
 
     #[test]
@@ -364,7 +425,7 @@ mod tests {
             decide(&allowed, &Conditions { supply: Supply::Battery { plugged, charge }, ..conditions() }, 4)
                 .limits
                 .first()
-                .copied()
+                .cloned()
         };
         assert_eq!(limit(false, true, Some(80)), None);
         assert_eq!(limit(false, false, Some(80)), Some(Limit::OnBattery));
@@ -402,6 +463,7 @@ mod tests {
             let supply = Supply::Battery { plugged, charge };
             let now = Conditions { minute, supply, heat, drawn, running, ..conditions() };
             let decision = decide(&allowed, &now, slots);
+            prop_assert!(decision.slots <= decision.offered.max(running) && decision.offered <= slots);
             prop_assert!(decision.slots <= slots);
             prop_assert_eq!(decision.running == Running::Stop, heat == Heat::Shutdown);
             let limited = decision.slots < slots || decision.running != Running::GoOn;

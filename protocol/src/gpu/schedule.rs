@@ -146,8 +146,10 @@ mod tests {
                 prop_assert!(here.is_empty() || gpu.drawn + more <= gpu.watts);
             }
             let mut told: Vec<u64> = schedule.starts.iter().map(|(id, _)| *id).chain(schedule.never).collect();
+            let count = told.len();
             told.sort_unstable();
             told.dedup();
+            prop_assert_eq!(told.len(), count, "nobody twice");
             prop_assert!(told.iter().all(|id| queue.iter().any(|job| job.id == *id)));
         }
 

@@ -93,6 +93,7 @@ fn the_status_document() {
     let engine = EngineStatus {
         name: "llama.cpp".to_owned(),
         state: EngineState::BackingOff { reason: "it crashed".to_owned(), retry_ms: 1000 },
+        pid: None,
         models: vec![],
         warnings: vec!["a GPU is present and unused".to_owned()],
     };

@@ -1,7 +1,10 @@
 //! What an offer says, gathered from settings, engines and network; or what is missing for one.
 
 use super::super::JobsConfig;
-use crate::engine::{EngineState, EngineStatus};
+use crate::{
+    engine::{EngineState, EngineStatus},
+    gpu::power::PowerState,
+};
 use aitbc_protocol::{
     UnixMillis,
     offer::{Device, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, ModelOffer, Offer, TrustTier},
@@ -15,6 +18,7 @@ pub(super) struct Content {
     addresses: Vec<Line<256>>,
     devices: Vec<Device>,
     models: Vec<ModelOffer>,
+    slots: u32,
 }
 
 /// Why there is nothing to offer; each names what to wait for or to change.
@@ -29,6 +33,9 @@ pub(super) enum Obstacle {
     /// Nobody could reach this node.
     #[error("no address under which others reach this node yet")]
     NoAddress,
+    /// Heat, power, the hours or the owner allow no job.
+    #[error("no job is taken now: {0}")]
+    Limited(String),
 }
 
 /// What can be offered now.
@@ -37,7 +44,11 @@ pub(super) fn gather(
     devices: &[Device],
     engines: &[EngineStatus],
     addresses: &[Multiaddr],
+    power: &PowerState,
 ) -> Result<Content, Obstacle> {
+    if let Some(reasons) = power.closed() {
+        return Err(Obstacle::Limited(reasons));
+    }
     let ready = engines.iter().filter(|engine| engine.state == EngineState::Ready);
     let models: Vec<_> = ready
         .flat_map(|engine| &engine.models)
@@ -49,7 +60,7 @@ pub(super) fn gather(
             quantisation: model.quantisation.clone(),
             device: model.device.clone(),
             context: model.context,
-            price: config.price_of(&model.model),
+            price: config.price_of(model, power),
             speed: model.speed,
             declared: model.declared,
         })
@@ -64,7 +75,8 @@ pub(super) fn gather(
     if addresses.is_empty() {
         return Err(Obstacle::NoAddress);
     }
-    Ok(Content { addresses, devices: devices.iter().take(MAX_DEVICES).cloned().collect(), models })
+    let devices = devices.iter().take(MAX_DEVICES).cloned().collect();
+    Ok(Content { addresses, devices, models, slots: power.decision.offered })
 }
 
 fn what_keeps(engine: &EngineStatus) -> Option<String> {
@@ -94,7 +106,7 @@ impl Content {
             addresses: self.addresses,
             devices: self.devices,
             models: self.models,
-            slots: config.slots,
+            slots: self.slots,
             tier: TrustTier::default(),
             agent: Line::lossy(concat!("aitbc/", env!("CARGO_PKG_VERSION"))),
         }
@@ -105,15 +117,25 @@ impl Content {
 mod tests {
     use super::*;
     use crate::jobs::tests::{config, engine_model};
-    use aitbc_protocol::{MicroCredits, offer::OFFER_LIFETIME_MS, quote::TokenPrice};
+    use aitbc_protocol::{
+        MicroCredits,
+        gpu::power::{Decision, Limit, Running},
+        offer::OFFER_LIFETIME_MS,
+        quote::TokenPrice,
+    };
 
     fn engine(state: EngineState) -> EngineStatus {
         EngineStatus {
             name: "llama.cpp smollm2:135m".to_owned(),
             state,
+            pid: None,
             models: vec![engine_model()],
             warnings: vec![],
         }
+    }
+
+    fn free() -> PowerState {
+        PowerState::unlimited(config().slots)
     }
 
     fn address() -> Multiaddr {
@@ -123,13 +145,36 @@ mod tests {
     #[test]
     fn nothing_is_offered_before_a_model_is_ready_and_an_address_known() {
         let config = config();
-        assert_eq!(gather(&config, &[], &[], &[address()]), Err(Obstacle::NoEngine));
+        assert_eq!(gather(&config, &[], &[], &[address()], &free()), Err(Obstacle::NoEngine));
         let loading = [engine(EngineState::Loading { percent: 40 })];
-        let obstacle = gather(&config, &[], &loading, &[address()]).unwrap_err();
+        let obstacle = gather(&config, &[], &loading, &[address()], &free()).unwrap_err();
         assert_eq!(obstacle.to_string(), "llama.cpp smollm2:135m is loading (40 %)");
         let ready = [engine(EngineState::Ready)];
-        assert_eq!(gather(&config, &[], &ready, &[]), Err(Obstacle::NoAddress));
-        assert!(gather(&config, &[], &ready, &[address()]).is_ok());
+        assert_eq!(gather(&config, &[], &ready, &[], &free()), Err(Obstacle::NoAddress));
+        let content = gather(&config, &[], &ready, &[address()], &free()).unwrap();
+        assert_eq!(content.slots, config.slots);
+    }
+
+    #[test]
+    fn limits_are_offered_or_named() {
+        let config = config();
+        let ready = [engine(EngineState::Ready)];
+        let with = |offered, limits: Vec<Limit>| {
+            let reasons: Vec<String> = limits.iter().map(ToString::to_string).collect();
+            let decision = Decision { slots: 0, offered, running: Running::GoOn, limits };
+            gather(
+                &config,
+                &[],
+                &ready,
+                &[address()],
+                &PowerState { decision, reasons: reasons.join("; "), ..free() },
+            )
+        };
+        let watts = Limit::Watts { drawn: 300, budget: 300 };
+        let content = with(2, vec![Limit::Warm, watts.clone()]).unwrap();
+        assert_eq!(content.slots, 2, "it is full, and comes back by itself");
+        let Err(Obstacle::Limited(why)) = with(0, vec![Limit::Hours, watts]) else { panic!("no job may come") };
+        assert!(why.contains("`hours` under [power]") && why.contains("300 W of 300 W"), "{why}");
     }
 
     #[test]
@@ -138,7 +183,7 @@ mod tests {
         let own = TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(2) };
         config.prices.insert(engine_model().model, own);
         let addresses = vec![address(); MAX_ADDRESSES + 3];
-        let content = gather(&config, &[], &[engine(EngineState::Ready)], &addresses).unwrap();
+        let content = gather(&config, &[], &[engine(EngineState::Ready)], &addresses, &free()).unwrap();
         let offer = content.into_offer(&config, 1, 1_000, OFFER_LIFETIME_MS);
         assert_eq!(offer.check(1_000), Ok(()));
         assert_eq!(offer.models[0].price, own);
@@ -147,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_farewell_is_valid_for_every_tolerated_clock() {
-        let content = gather(&config(), &[], &[engine(EngineState::Ready)], &[address()]).unwrap();
+        let content = gather(&config(), &[], &[engine(EngineState::Ready)], &[address()], &free()).unwrap();
         let now = 1_000_000;
         let offer = content.into_offer(&config(), 1, now, super::super::FAREWELL_MS);
         assert_eq!(offer.check(now + aitbc_protocol::CLOCK_TOLERANCE_MS), Ok(()));
