@@ -47,13 +47,14 @@ packages:
 	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends \
 		build-essential cmake clang libclang-dev pkg-config ccache protobuf-compiler python3 python3-venv python3-pip ca-certificates
 
-# What the NAT laboratory and the Docker testnet need, where packages can be installed unasked. Their tests say what is
+# What the NAT laboratory, the Docker testnet and the GPU kernels (a software Vulkan, lavapipe) need, where packages can be installed unasked. Their tests say what is
 # missing elsewhere.
 lab-packages:
 	@command -v apt-get >/dev/null && [ "$$(uname)" = Linux ] || exit 0; \
 	missing=(); \
 	[ -x /usr/sbin/nft ] || command -v nft >/dev/null || missing+=(nftables); \
 	[ -x /usr/sbin/ip ] || command -v ip >/dev/null || missing+=(iproute2); \
+	ls /usr/share/vulkan/icd.d/*.json >/dev/null 2>&1 || missing+=(mesa-vulkan-drivers); \
 	if docker info >/dev/null 2>&1; then \
 		command -v debootstrap >/dev/null || missing+=(debootstrap); \
 		docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || missing+=(docker-compose); \

@@ -1,21 +1,21 @@
 //! Who uses a GPU: what the kernel tells of each process in `/proc/<pid>/fdinfo` (kernel documentation,
 //! `gpu/drm-usage-stats`).
 //!
-//! Finding the processes means looking at every open file of the machine, so that is done every few seconds only; the few
-//! files found are read each time.
+//! Finding them means looking at every open file of the machine, so that is done a few processes at a time: new ones at each
+//! reading, for a program opens the GPU soon after it has started, the others in turn. The few files found are read each
+//! time.
 
-use super::{
-    Shares,
-    sysfs::{entries, name, text},
-};
+use super::{Shares, sysfs::text};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-/// How often the machine is searched for processes that use a GPU.
-const SEARCH: Duration = Duration::from_secs(2);
+/// A process that is younger is looked at in each reading.
+const YOUNG: Duration = Duration::from_secs(10);
+/// After how many readings every other process has been looked at again.
+const TURNS: u32 = 20;
 /// Files of GPUs that are watched: a desktop has some dozens.
 const MAX_FILES: usize = 1024;
 
@@ -44,14 +44,23 @@ impl Used {
     }
 }
 
+#[derive(Debug)]
+struct Process {
+    /// When it was first seen; `None` for those that were there at the first reading.
+    born: Option<Duration>,
+    looked: bool,
+    files: Vec<PathBuf>,
+}
+
 /// Watches the clients of one GPU.
 #[derive(Debug)]
 pub(super) struct Clients {
     proc: PathBuf,
     /// PCI address.
     address: String,
-    files: BTreeSet<PathBuf>,
-    searched: Option<Duration>,
+    /// What is known of each process.
+    processes: HashMap<u32, Process>,
+    reading: u32,
     before: Option<(Duration, HashMap<u64, Used>)>,
 }
 
@@ -61,8 +70,8 @@ impl Clients {
         Self {
             proc: root.join("proc"),
             address: address.to_owned(),
-            files: BTreeSet::new(),
-            searched: None,
+            processes: HashMap::new(),
+            reading: 0,
             before: None,
         }
     }
@@ -70,18 +79,7 @@ impl Clients {
     /// What this node (`own` processes) and others use at `now`, since any fixed moment. Parts of time are known from the
     /// second reading on.
     pub(super) fn read(&mut self, now: Duration, own: &[u32]) -> Shares {
-        if self.searched.is_none_or(|at| now.saturating_sub(at) >= SEARCH) {
-            self.searched = Some(now);
-            self.files.clear();
-            for process in entries(&self.proc) {
-                self.search(&process);
-            }
-        } else {
-            // What this node has begun must not count for somebody else's until the next search.
-            for pid in own {
-                self.search(&self.proc.join(pid.to_string()));
-            }
-        }
+        self.search(now, own);
         let used = self.used(own);
         let memory = |of_own: bool| {
             used.values().filter(|used| used.own == of_own).map(|used| used.memory_bytes).sum::<u64>()
@@ -104,32 +102,53 @@ impl Clients {
         shares
     }
 
-    fn search(&mut self, process: &Path) {
-        if !name(process).bytes().all(|byte| byte.is_ascii_digit()) {
-            return;
-        }
-        for file in entries(&process.join("fd")) {
-            // Links to devices tell by their target, without being opened.
-            let is_gpu = std::fs::read_link(&file).is_ok_and(|target| target.starts_with("/dev/dri"));
-            if is_gpu && self.files.len() < MAX_FILES {
-                self.files.insert(process.join("fdinfo").join(name(&file)));
+    fn search(&mut self, now: Duration, own: &[u32]) {
+        let first = self.reading == 0;
+        self.reading = self.reading.wrapping_add(1);
+        let turn = self.reading % TURNS;
+        let Ok(entries) = std::fs::read_dir(&self.proc) else { return };
+        let running: Vec<u32> =
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let mut known = std::mem::take(&mut self.processes);
+        let mut room = MAX_FILES;
+        for pid in running {
+            // What was there before this node began is as old as it needs to be.
+            let born = if first { None } else { Some(now) };
+            let mut process = known.remove(&pid).unwrap_or(Process { born, looked: false, files: Vec::new() });
+            let young = process.born.is_some_and(|born| now.saturating_sub(born) < YOUNG);
+            // What this node has begun must not count for somebody else's until its turn comes.
+            if !process.looked || young || own.contains(&pid) || pid % TURNS == turn {
+                process.files = gpu_files(&self.proc.join(pid.to_string()));
+                process.looked = true;
             }
+            process.files.truncate(room);
+            room -= process.files.len();
+            self.processes.insert(pid, process);
         }
     }
 
     /// By client id; a client that several files share counts once.
     fn used(&self, own: &[u32]) -> HashMap<u64, Used> {
         let mut clients = HashMap::new();
-        for file in &self.files {
-            let Some(content) = text(file) else { continue };
-            if let Some((client, mut used)) = parse(&content, &self.address) {
-                let pid = file.parent().and_then(Path::parent).and_then(|process| name(process).parse().ok());
-                used.own = pid.is_some_and(|pid: u32| own.contains(&pid));
-                clients.entry(client).or_insert(used);
+        for (pid, process) in &self.processes {
+            for content in process.files.iter().filter_map(|file| text(file)) {
+                if let Some((client, mut used)) = parse(&content, &self.address) {
+                    used.own = own.contains(pid);
+                    clients.entry(client).or_insert(used);
+                }
             }
         }
         clients
     }
+}
+
+/// The files in which the kernel tells what a process does with GPUs.
+fn gpu_files(process: &Path) -> Vec<PathBuf> {
+    let Ok(files) = std::fs::read_dir(process.join("fd")) else { return Vec::new() };
+    // Links to devices tell by their target, without being opened.
+    let is_gpu = |file: &Path| std::fs::read_link(file).is_ok_and(|target| target.starts_with("/dev/dri"));
+    let files = files.flatten().map(|file| file.path()).filter(|file| is_gpu(file));
+    files.filter_map(|file| Some(process.join("fdinfo").join(file.file_name()?))).collect()
 }
 
 /// The client of a file and what it used, where the file is of the GPU at `address`.
