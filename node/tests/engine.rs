@@ -445,7 +445,7 @@ async fn a_hostile_model_file_brings_nobody_else_down() {
     assert!(answer(&engine, spec("What is rain?", 4)).await.is_ok());
     for index in bad {
         let state = wait_state(&engine, index, |state| matches!(state, EngineState::Unusable { .. })).await;
-        let EngineState::Unusable { reason } = state else { unreachable!() };
+        let EngineState::Unusable { reason } = state else { panic!("it is {state:?}") };
         assert!(reason.contains("3 times"), "{reason}");
     }
     let mut refused = spec("x", 1);

@@ -11,7 +11,7 @@ use aitbc_protocol::{
         classify::{Classified, Reported, classify},
     },
 };
-use aitbc_tests::usage::cpu_of;
+use aitbc_tests::{desktop::Desktop, usage::cpu_of};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -25,26 +25,8 @@ const WATCHED: u32 = 20;
 const PROCESSES: u32 = 300;
 const FILES: u32 = 30;
 
-/// A card with the processes of a desktop around it, some of which draw with it.
-fn desktop(root: &Path) {
-    let card = root.join("sys/bus/pci/devices/0000:0b:00.0");
-    for (file, content) in [
-        ("vendor", "0x1002"),
-        ("device", "0x73bf"),
-        ("class", "0x030000"),
-        ("gpu_busy_percent", "12"),
-        ("mem_info_vram_total", "17163091968"),
-        ("mem_info_vram_used", "900000000"),
-        ("hwmon/hwmon3/temp1_label", "edge"),
-        ("hwmon/hwmon3/temp1_input", "55000"),
-        ("hwmon/hwmon3/temp1_crit", "100000"),
-        ("hwmon/hwmon3/power1_average", "40000000"),
-    ] {
-        let path = card.join(file);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
-        fs::write(path, content).expect("a file");
-    }
-    symlink("../../../../bus/pci/drivers/amdgpu", card.join("driver")).expect("a link");
+/// The processes of a desktop, some of which draw with its card.
+fn processes(root: &Path) {
     for process in 0..PROCESSES {
         let at = root.join(format!("proc/{}", 1000 + process));
         fs::create_dir_all(at.join("fd")).expect("a directory");
@@ -66,9 +48,9 @@ fn desktop(root: &Path) {
 }
 
 fn telemetry() {
-    let tree = tempfile::tempdir().expect("a directory");
-    desktop(tree.path());
-    let config = PowerConfig { simulated: Some(tree.path().to_owned()), ..PowerConfig::default() };
+    let desktop = Desktop::default();
+    processes(desktop.root());
+    let config = PowerConfig { simulated: Some(desktop.root().to_owned()), ..PowerConfig::default() };
     let mut sensors = Sensors::find(&config).expect("sensors");
     // The first reading looks at every process, once.
     sensors.read(&[]);

@@ -1,5 +1,7 @@
 //! Harness of the cross-crate tests: real processes, bare peers for attacks, a NAT laboratory, waiting for conditions.
 
+#[cfg(unix)]
+pub mod desktop;
 pub mod door;
 #[cfg(target_os = "linux")]
 pub mod lab;

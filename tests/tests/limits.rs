@@ -3,67 +3,23 @@
 
 #![cfg(unix)]
 
-use aitbc_tests::process::{Process, ProcessBuilder, collect, question};
+use aitbc_tests::{
+    desktop::Desktop,
+    process::{Process, ProcessBuilder, collect, question},
+};
 use serde_json::Value;
-use std::{fs, os::unix::fs::symlink, path::PathBuf};
+use std::fs;
 
-const CARD: &str = "sys/bus/pci/devices/0000:0b:00.0";
-
-/// A desktop with an RX 6800 XT: its maker has it slow down at 100 degrees and switch off at 105.
-struct Desktop(tempfile::TempDir);
-
-impl Desktop {
-    fn new() -> Self {
-        let this = Self(tempfile::tempdir().expect("a directory"));
-        for (file, content) in [
-            ("vendor", "0x1002"),
-            ("device", "0x73bf"),
-            ("class", "0x030000"),
-            ("gpu_busy_percent", "0"),
-            ("mem_info_vram_total", "17163091968"),
-            ("mem_info_vram_used", "400000000"),
-            ("power/runtime_status", "active"),
-            ("hwmon/hwmon3/temp1_label", "edge"),
-            ("hwmon/hwmon3/temp1_input", "55000"),
-            ("hwmon/hwmon3/temp1_crit", "100000"),
-            ("hwmon/hwmon3/temp1_emergency", "105000"),
-            ("hwmon/hwmon3/power1_average", "40000000"),
-            ("hwmon/hwmon3/power1_cap", "255000000"),
-        ] {
-            this.set(file, content);
-        }
-        symlink("../../../../bus/pci/drivers/amdgpu", this.path("driver")).expect("a link");
-        this
-    }
-
-    fn path(&self, file: &str) -> PathBuf {
-        self.0.path().join(CARD).join(file)
-    }
-
-    /// Whole at every moment, as the files of a kernel are.
-    fn set(&self, file: &str, content: &str) {
-        let path = self.path(file);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
-        let new = path.with_extension("new");
-        fs::write(&new, content).expect("a file");
-        fs::rename(new, path).expect("renamed");
-    }
-
-    fn degrees(&self, degrees: u32) {
-        self.set("hwmon/hwmon3/temp1_input", &format!("{degrees}000\n"));
-    }
-
-    /// A provider of four slots on this machine.
-    async fn provider(&self) -> Process {
-        let config = self.0.path().join("config.toml");
-        let tree = self.0.path().display();
-        fs::write(&config, format!("[power]\nsimulated_sensors = \"{tree}\"\n")).expect("settings");
-        let config = config.display().to_string();
-        let node = ProcessBuilder::new("provider", "50.1,8.7").provide().arguments(&["--config", &config]);
-        let node = node.start().await;
-        node.offering().await;
-        node
-    }
+/// A provider of four slots on this machine.
+async fn provider(desktop: &Desktop) -> Process {
+    let config = desktop.root().join("config.toml");
+    let tree = desktop.root().display();
+    fs::write(&config, format!("[power]\nsimulated_sensors = \"{tree}\"\n")).expect("settings");
+    let config = config.display().to_string();
+    let node = ProcessBuilder::new("provider", "50.1,8.7").provide().arguments(&["--config", &config]);
+    let node = node.start().await;
+    node.offering().await;
+    node
 }
 
 fn waits_for(what: &str) -> impl Fn(&Value) -> bool {
@@ -79,8 +35,8 @@ fn offers(slots: u64) -> impl Fn(&Value) -> bool {
 
 #[tokio::test]
 async fn offers_follow_heat_owner_and_sensors() {
-    let desktop = Desktop::new();
-    let provider = desktop.provider().await;
+    let desktop = Desktop::default();
+    let provider = provider(&desktop).await;
     let status = provider.until("offers all slots", offers(4)).await;
     assert_eq!(status["provider"]["power"]["simulated"], true, "it is said where it shows");
     let shown = String::from_utf8(provider.cli(&["status"]).await.stdout).expect("text");
@@ -100,7 +56,7 @@ async fn offers_follow_heat_owner_and_sensors() {
     desktop.set("gpu_busy_percent", "1");
     provider.until("comes back after its owner", offers(4)).await;
 
-    fs::remove_file(desktop.path("hwmon/hwmon3/temp1_input")).expect("removed");
+    fs::remove_file(desktop.file("hwmon/hwmon3/temp1_input")).expect("removed");
     provider.until("does not work blindly", waits_for("cannot be read, so the GPU counts as too hot")).await;
     desktop.degrees(255);
     provider.until("does not believe everything", waits_for("255 degrees, which no core has")).await;
@@ -110,8 +66,8 @@ async fn offers_follow_heat_owner_and_sensors() {
 
 #[tokio::test]
 async fn a_dangerous_temperature_ends_jobs_with_a_receipt() {
-    let desktop = Desktop::new();
-    let provider = desktop.provider().await;
+    let desktop = Desktop::default();
+    let provider = provider(&desktop).await;
     let client = ProcessBuilder::new("client", "50.1,8.7").bootstrap(&provider).start().await;
     client.finds(1).await;
     let mut request = question("Write the numbers from one to one hundred in words.", 1500);

@@ -35,8 +35,8 @@ const MAX_MEMORY: f64 = 0.9;
 /// How long a connection nobody uses stays: longer than Kademlia takes between two refreshes of its table (5 min), so
 /// that the neighbours it keeps asking need not be dialled each time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6 * 60);
-/// How long QUIC may take to shake hands: as long as TCP's connecting has. Where three of ten packets get lost each way,
-/// one of five handshakes takes longer than the library's five seconds.
+/// How long QUIC may take to shake hands: as long as TCP's connecting has. Where many packets get lost, repetitions that
+/// wait twice as long each time do not fit into the library's five seconds.
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long QUIC waits for any packet: longer than a handshake may take. Where a job runs probes tell of a dead path long
 /// before.

@@ -29,8 +29,10 @@ const MAX_PEER_CIRCUITS: usize = 32;
 /// Requests for circuits that one peer, and that one IP address, may make at once, and the time after which they may make
 /// one more. Those of libp2p, 30 and one every two minutes, are used up within half a minute by a client that seeks a
 /// provider whose router restarts, or whose packets get lost, and then it is locked out.
-const PEER_REQUESTS: (NonZeroU32, Duration) = (NonZeroU32::new(120).unwrap(), Duration::from_secs(1));
-const IP_REQUESTS: (NonZeroU32, Duration) = (NonZeroU32::new(480).unwrap(), Duration::from_millis(250));
+const PEER_REQUESTS: (NonZeroU32, Duration) =
+    (NonZeroU32::new(120).expect("120 is not zero"), Duration::from_secs(1));
+const IP_REQUESTS: (NonZeroU32, Duration) =
+    (NonZeroU32::new(480).expect("480 is not zero"), Duration::from_millis(250));
 /// What one circuit may carry, both directions together.
 const CIRCUIT_BYTES: u64 = 64 * 1024 * 1024;
 /// How long one circuit may last.

@@ -268,7 +268,7 @@ async fn a_server_that_is_not_there_is_backed_off_from() {
     };
     let upstream = Upstream::start(config.clone()).await;
     let status = until(&upstream, |status| matches!(status.state, EngineState::BackingOff { .. })).await;
-    let EngineState::BackingOff { reason, retry_ms } = status.state else { unreachable!() };
+    let EngineState::BackingOff { reason, retry_ms } = status.state else { panic!("it is {status:?}") };
     assert!(reason.contains("http://127.0.0.1:1/v1/models"), "{reason}");
     assert_eq!(retry_ms, 1000);
     assert!(matches!(upstream.generate(&spec(), 1), Err(EngineError::NotReady(_))));

@@ -1,16 +1,4 @@
 // As `fp32` of `rates.wgsl`, in half precision; of its own, for not every GPU reads it.
-enable f16;
-
-struct Params {
-    count: u32,
-    rounds: u32,
-    threads: u32,
-    addend: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> input: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read_write> output: array<vec4<u32>>;
 
 @compute @workgroup_size(256)
 fn fp16(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -4,6 +4,7 @@ use super::{ComputeError, Gpu, Kernel};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
+const PARAMS: &str = include_str!("rate_params.wgsl");
 const RATES: &str = include_str!("rates.wgsl");
 const FP16: &str = include_str!("rate_fp16.wgsl");
 
@@ -48,7 +49,12 @@ impl What {
     }
 
     fn kernel(self, gpu: &Gpu) -> Result<Kernel, ComputeError> {
-        gpu.kernel(if self == Self::Fp16 { FP16 } else { RATES }, self.entry())
+        let source = match self {
+            // What a shader enables comes before everything else.
+            Self::Fp16 => format!("enable f16;\n{PARAMS}{FP16}"),
+            Self::Bandwidth | Self::Fp32 | Self::Int8 => format!("{PARAMS}{RATES}"),
+        };
+        gpu.kernel(&source, self.entry())
     }
 }
 

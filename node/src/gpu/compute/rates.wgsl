@@ -1,19 +1,6 @@
 // What `aitbc bench gpu` runs. Every kernel's result follows exactly from its input: whole numbers, also where the arithmetic
 // is of floating point, so small that nothing is rounded.
 
-struct Params {
-    // Elements (16 bytes each) of the input, and repetitions.
-    count: u32,
-    rounds: u32,
-    threads: u32,
-    // Added in each round; not a constant, or it would be computed in advance.
-    addend: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> input: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read_write> output: array<vec4<u32>>;
-
 // Reads all of the input once a round, neighbours side by side.
 @compute @workgroup_size(256)
 fn read_all(@builtin(global_invocation_id) id: vec3<u32>) {
