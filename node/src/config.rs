@@ -3,18 +3,15 @@
 //! [`Settings`] is the file; the command line lays flags and variables over it. Every table refuses fields that it does
 //! not know, and the error names the nearest one that it does.
 
-use crate::{
-    api::ApiConfig,
-    engine::UpstreamConfig,
-    gpu::power::{self, PowerConfig},
-};
+mod power;
+
+pub use power::PowerSettings;
+
+use crate::{api::ApiConfig, engine::UpstreamConfig};
 use aitbc_protocol::{
     MicroCredits, NetworkId,
     geo::{self, Location},
-    gpu::{
-        heat::{Ladder, LadderError, MakerLimits, OwnerLadder},
-        power::{Allowed, Hours},
-    },
+    gpu::heat::{LadderError, OwnerLadder},
     job::ModelName,
     quote::TokenPrice,
 };
@@ -243,54 +240,6 @@ impl From<PriceSettings> for TokenPrice {
     }
 }
 
-/// What the GPUs may take, and when.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PowerSettings {
-    /// Most watts of all GPUs together; no limit if not set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub watts: Option<u32>,
-    /// Times of the day at which jobs are taken, such as `["22:00-06:30"]`, in local time; always if empty.
-    pub hours: Vec<Hours>,
-    /// What a kilowatt-hour costs, in micro-credits: no answer is sold for less than its electricity.
-    pub price_per_kwh: u64,
-    /// Whether jobs are taken while the machine runs from its battery.
-    pub on_battery: bool,
-    /// Charge of the battery in percent below which nothing is taken.
-    pub least_charge: u8,
-    /// A tree of files in the shape of `/sys` and `/proc` that is read in place of the machine's sensors, to try limits
-    /// out. What follows from it is shown as simulated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub simulated_sensors: Option<PathBuf>,
-}
-
-impl Default for PowerSettings {
-    fn default() -> Self {
-        Self {
-            watts: None,
-            hours: Vec::new(),
-            price_per_kwh: 0,
-            on_battery: false,
-            least_charge: power::LEAST_CHARGE,
-            simulated_sensors: None,
-        }
-    }
-}
-
-impl Settings {
-    /// The limits of the provider side.
-    pub fn power(&self) -> PowerConfig {
-        let PowerSettings { watts, hours, price_per_kwh, on_battery, least_charge, simulated_sensors } =
-            self.power.clone();
-        PowerConfig {
-            allowed: Allowed { hours, watts, on_battery, least_charge },
-            heat: self.heat,
-            simulated: simulated_sensors,
-            price: MicroCredits(price_per_kwh),
-        }
-    }
-}
-
 /// Buying answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -375,19 +324,7 @@ impl Settings {
                 "name a model to sell, such as --model smollm2:135m, or a [[provide.upstream]]",
             );
         }
-        // Those of a GPU follow from its maker too, and are checked where they are used.
-        if let Err(error @ LadderError::Range { .. }) = Ladder::new(&self.heat, &MakerLimits::default()) {
-            return Err(ConfigError::Heat(error));
-        }
-        if let Some(watts) = self.power.watts.filter(|watts| !(5..=100_000).contains(watts)) {
-            return range("power.watts", watts.to_string(), "allowed is 5 to 100000");
-        }
-        if self.power.least_charge > 100 {
-            return range("power.least_charge", self.power.least_charge.to_string(), "allowed is 0 to 100");
-        }
-        if let Some(tree) = self.power.simulated_sensors.as_ref().filter(|tree| !tree.join("sys").is_dir()) {
-            return range("power.simulated_sensors", tree.display().to_string(), "it has no directory `sys`");
-        }
+        self.validate_power()?;
         for address in &self.bootstrap {
             if !matches!(address.iter().last(), Some(libp2p::multiaddr::Protocol::P2p(_))) {
                 return range(
