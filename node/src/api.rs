@@ -12,8 +12,8 @@
 //! cancels its job on the device. There are no CORS headers: other sites' pages have no business here.
 
 use crate::{
-    engine::EngineHandle, jobs::JobsHandle, market::Ledger, network::NetworkHandle, routing::Routing,
-    telemetry::Metrics,
+    challenge::Challenger, engine::EngineHandle, jobs::JobsHandle, market::Ledger, network::NetworkHandle,
+    routing::Routing, telemetry::Metrics,
 };
 use aitbc_protocol::NetworkId;
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
@@ -63,6 +63,8 @@ pub struct ApiParts {
     pub network: NetworkHandle,
     /// Jobs as client.
     pub routing: Routing,
+    /// Has others show their memory.
+    pub challenger: Challenger,
     /// Jobs as provider, where this node provides.
     pub jobs: Option<JobsHandle>,
     /// Engines, where this node provides.

@@ -4,6 +4,7 @@
 //! 5 timeout, 6 verification failed, 7 price not met.
 
 mod bench;
+mod challenge;
 mod client;
 mod demo;
 mod doctor;
@@ -107,6 +108,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Measure the round trip to a peer, and name the kind of path
     Ping(ping::Args),
+    /// Have a provider show that it has the memory that it says it has
+    Challenge(challenge::Args),
     /// List this machine's GPUs, search the catalogue of models, or tell what a driver's name means
     Gpus(gpus::Args),
     /// Measure how fast this machine's GPUs are
@@ -165,6 +168,7 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Netcheck(args) => netcheck::run(&global, &args).await,
         Command::Doctor(args) => doctor::run(&global, &args).await,
         Command::Ping(args) => ping::run(&global, args).await,
+        Command::Challenge(args) => challenge::run(&global, &args).await,
         Command::Gpus(args) => gpus::run(&global, &args).await,
         Command::Bench(args) => bench::run(&global, &args).await,
         Command::Models(args) => models::run(&global, args).await,

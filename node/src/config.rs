@@ -193,6 +193,10 @@ pub struct ProvideSettings {
     /// Most memory of the engine in MiB; no limit if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
+    /// MiB of this machine's own memory that answer challenges in place of a GPU's, to try them out on the network
+    /// `local`. What they show is marked as simulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simulated_memory_mib: Option<u32>,
     /// Price of models that have none of their own.
     pub price: PriceSettings,
     /// Prices of single models.
@@ -211,6 +215,7 @@ impl Default for ProvideSettings {
             threads: None,
             gpu_layers: None,
             memory_mib: None,
+            simulated_memory_mib: None,
             price: PriceSettings::default(),
             prices: BTreeMap::new(),
             upstream: Vec::new(),
@@ -324,6 +329,15 @@ impl Settings {
                 "name a model to sell, such as --model smollm2:135m, or a [[provide.upstream]]",
             );
         }
+        if let Some(mib) = self.provide.simulated_memory_mib {
+            if !self.network.is_local() {
+                let allowed = "allowed only with `network = \"local\"`: memory that is simulated earns no trust";
+                return range("provide.simulated_memory_mib", mib.to_string(), allowed);
+            }
+            if !(1..=4096).contains(&mib) {
+                return range("provide.simulated_memory_mib", mib.to_string(), "allowed is 1 to 4096");
+            }
+        }
         self.validate_power()?;
         for address in &self.bootstrap {
             if !matches!(address.iter().last(), Some(libp2p::multiaddr::Protocol::P2p(_))) {
@@ -426,6 +440,9 @@ mod tests {
             |text: &str| parse(text).expect("well formed").validate().expect_err("out of range").to_string();
         assert!(check("precision = 9").contains("precision is 9"));
         assert!(check("relay_mbit = 0").contains("relay_mbit is 0"));
+        let simulated = "[provide]\nsimulated_memory_mib";
+        assert!(check(&format!("{simulated} = 4")).contains("earns no trust"));
+        assert!(check(&format!("network = \"local\"\n{simulated} = 0")).contains("1 to 4096"));
         assert!(check("[client]\nquotes = 0").contains("client.quotes"));
         assert!(check("[provide]\nenabled = true").contains("--model"));
         assert!(check("bootstrap = [\"/ip4/1.2.3.4/tcp/4101\"]").contains("/p2p/"));

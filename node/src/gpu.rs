@@ -12,6 +12,7 @@ pub mod inventory;
 mod judge;
 mod pci;
 pub mod power;
+pub mod proving;
 pub mod telemetry;
 pub mod worker;
 

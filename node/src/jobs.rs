@@ -33,11 +33,14 @@ use crate::{
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
-    MicroCredits, NetworkId, NodeId,
+    MicroCredits, NetworkId, NodeId, Signed,
     geo::Cell,
-    gpu::power::{Decision, Running},
+    gpu::{
+        challenge::exchange::Shown,
+        power::{Decision, Running},
+    },
     job::{ModelName, Rejection},
-    offer::{DeviceKind, Offer, Statements},
+    offer::{DeviceKind, Load, Offer, Statements},
     quote::TokenPrice,
     text::Line,
 };
@@ -162,6 +165,16 @@ pub struct JobsHandle {
 }
 
 impl JobsHandle {
+    /// Heat, power and the owner's use, as they change.
+    pub(crate) fn power(&self) -> watch::Receiver<Arc<PowerState>> {
+        self.power.clone()
+    }
+
+    /// How many jobs run and wait, as it changes.
+    pub(crate) fn load(&self) -> watch::Receiver<Load> {
+        self.desk.load()
+    }
+
     /// The provider side as it is now.
     pub fn snapshot(&self) -> Arc<JobsSnapshot> {
         let announced = self.announced.borrow().clone();
@@ -190,6 +203,10 @@ pub struct JobsParts {
     pub store: Store,
     /// Where the newest signed offer goes, for whoever tells others.
     pub own_offer: watch::Sender<Option<Statements>>,
+    /// What verifiers have signed about this node's memory, for the offer.
+    pub shown: watch::Receiver<Vec<Signed<Shown>>>,
+    /// The process that answers a challenge on a GPU now.
+    pub proving: watch::Receiver<Option<u32>>,
     /// `/aitbc/quote/1`.
     pub quote_streams: mpsc::Receiver<IncomingStream>,
     /// `/aitbc/job/1`.
@@ -253,7 +270,8 @@ pub async fn start(
 ) -> Result<(JobsHandle, tokio::task::JoinHandle<()>), PowerError> {
     let desk = Desk::new(config.slots);
     let engines = parts.engine.status();
-    let uses = Box::new(move || uses(&engines.borrow()));
+    let proving = parts.proving.clone();
+    let uses = Box::new(move || uses(&engines.borrow(), *proving.borrow()));
     let power_parts = PowerParts { uses, load: desk.load(), slots: config.slots };
     // It goes on until the last job has ended, which may be after `stop`.
     let watching = CancellationToken::new();
@@ -273,10 +291,10 @@ pub async fn start(
 }
 
 /// What the engines use of the GPUs. A server elsewhere on the machine is the owner's program, as a game is.
-fn uses(engines: &[EngineStatus]) -> Uses {
+fn uses(engines: &[EngineStatus], proving: Option<u32>) -> Uses {
     let on_gpu = |model: &EngineModel| !model.declared && model.device.kind == DeviceKind::Gpu;
     Uses {
-        processes: engines.iter().filter_map(|engine| engine.pid).collect(),
+        processes: engines.iter().filter_map(|engine| engine.pid).chain(proving).collect(),
         on_gpu: engines.iter().any(|engine| engine.models.iter().any(on_gpu)),
     }
 }
@@ -307,7 +325,18 @@ async fn obey(mut power: watch::Receiver<Arc<PowerState>>, desk: Desk, engine: E
 
 async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: CancellationToken, drain: Duration) {
     let Around { metrics, desk, power, announced } = around;
-    let JobsParts { key, network, engine, ledger, store, own_offer, quote_streams, job_streams } = parts;
+    let JobsParts {
+        key,
+        network,
+        engine,
+        ledger,
+        store,
+        own_offer,
+        shown,
+        proving: _,
+        quote_streams,
+        job_streams,
+    } = parts;
     // Drivers are asked once: it may take a while, and cards do not come and go.
     let devices = tokio::task::spawn_blocking(|| {
         let gpus = crate::gpu::gpus().into_iter().map(|gpu| gpu.device);
@@ -322,6 +351,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         engines: engine.status(),
         load: desk.load(),
         power: power.clone(),
+        shown,
         announced,
         statements: own_offer,
     };

@@ -14,6 +14,7 @@
 //! them; nothing else does.
 
 pub mod api;
+pub mod challenge;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -202,6 +202,8 @@ pub enum Protocol {
     Job,
     /// `/aitbc/reach/1`
     Reach,
+    /// `/aitbc/challenge/1`
+    Challenge,
 }
 
 /// Why something on the network did not work; each names what to look at.
@@ -265,6 +267,8 @@ pub struct Incoming {
     pub job: mpsc::Receiver<IncomingStream>,
     /// Streams of `/aitbc/reach/1`.
     pub reach: mpsc::Receiver<IncomingStream>,
+    /// Streams of `/aitbc/challenge/1`.
+    pub challenge: mpsc::Receiver<IncomingStream>,
 }
 
 /// Messages of gossip that may wait for a verdict.
@@ -296,8 +300,14 @@ pub async fn start(
     let (quote_queue, quote) = mpsc::channel(STREAM_QUEUE);
     let (job_queue, job) = mpsc::channel(STREAM_QUEUE);
     let (reach_queue, reach) = mpsc::channel(STREAM_QUEUE);
-    let queues =
-        streams::IncomingQueues { offer: offer_queue, quote: quote_queue, job: job_queue, reach: reach_queue };
+    let (challenge_queue, challenge) = mpsc::channel(STREAM_QUEUE);
+    let queues = streams::IncomingQueues {
+        offer: offer_queue,
+        quote: quote_queue,
+        job: job_queue,
+        reach: reach_queue,
+        challenge: challenge_queue,
+    };
     let counters = metrics::NetworkMetrics::register(metrics);
     let uplink = uplink::Uplink::new(config.relay_mbit, counters.relay_carried.clone());
     let mut swarm =
@@ -339,7 +349,7 @@ pub async fn start(
     let all = listening.wait_for(|addresses| addresses.len() >= listeners);
     let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
-    Ok((handle, Incoming { gossip, offer, quote, job, reach }))
+    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge }))
 }
 
 /// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that

@@ -1,7 +1,7 @@
 //! The only wiring: starts every subsystem in order, and ends them in reverse.
 //!
 //! ```text
-//! store -> ledger -> network -> engine -> routing -> jobs -> netcheck -> api
+//! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> netcheck -> api
 //! ```
 //!
 //! A node that sells nothing runs the provider side all the same, with no model: clients of earlier jobs must be able
@@ -9,6 +9,7 @@
 
 use crate::{
     api::{self, ApiConfig, ApiParts},
+    challenge::{self, ChallengeConfig, ChallengeParts},
     engine::{self, EngineConfig, EngineHandle},
     jobs::{self, JobsConfig, JobsHandle, JobsParts},
     market::{Ledger, LedgerError},
@@ -48,6 +49,8 @@ pub struct NodeConfig {
     pub engine: EngineConfig,
     /// Its provider side.
     pub jobs: JobsConfig,
+    /// MiB of the machine's own memory that answer challenges in place of a GPU's, to try them out.
+    pub simulated_memory_mib: Option<u32>,
     /// Its client side.
     pub routing: RoutingConfig,
     /// Its HTTP server; `None` for nodes inside tests.
@@ -136,9 +139,18 @@ impl Node {
         let store = open_store(&config.database).await?;
         let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
         let network_id = config.network.network.clone();
+        let challenges = ChallengeConfig {
+            network: network_id.clone(),
+            cell: config.jobs.cell,
+            provides: !config.engine.models.is_empty() || !config.engine.upstreams.is_empty(),
+            simulated_mib: config.simulated_memory_mib,
+            worker: config.engine.worker.clone(),
+        };
         let (network, incoming) = network::start(config.network, &config.key, &metrics).await?;
         let engine = engine::start(config.engine, &metrics).await?;
         let (own_offer, own_statements) = watch::channel(None);
+        let (shown, was_shown) = watch::channel(Vec::new());
+        let (proving, proves) = watch::channel(None);
         let parts = RoutingParts {
             key: config.key.clone(),
             network: network.clone(),
@@ -150,19 +162,38 @@ impl Node {
             own_offer: own_statements,
         };
         let (routing, routing_task) = routing::start(config.routing, parts, &metrics, stop.clone());
+        let challenge_key = config.key.clone();
         let parts = JobsParts {
             key: config.key,
             network: network.clone(),
             engine: engine.clone(),
             ledger: ledger.clone(),
-            store,
+            store: store.clone(),
             own_offer,
+            shown: was_shown,
+            proving: proves,
             quote_streams: incoming.quote,
             job_streams: incoming.job,
         };
         let (jobs, jobs_task) = jobs::start(config.jobs, parts, &metrics, stop.clone(), DRAIN).await?;
+        let parts = ChallengeParts {
+            key: challenge_key,
+            network: network.clone(),
+            store,
+            power: jobs.power(),
+            load: jobs.load(),
+            streams: incoming.challenge,
+            shown,
+            process: proving,
+        };
+        let (challenger, challenge_task) = challenge::start(challenges, parts, stop.clone());
         let netcheck_task = netcheck::start(network.clone(), incoming.reach, stop.clone());
-        let tasks = vec![("jobs", jobs_task), ("routing", routing_task), ("netcheck", netcheck_task)];
+        let tasks = vec![
+            ("challenge", challenge_task),
+            ("jobs", jobs_task),
+            ("routing", routing_task),
+            ("netcheck", netcheck_task),
+        ];
         let closing = CancellationToken::new();
         let (mut address, mut api_task) = (None, None);
         if let Some(api_config) = config.api {
@@ -170,6 +201,7 @@ impl Node {
                 network_id,
                 network: network.clone(),
                 routing: routing.clone(),
+                challenger,
                 jobs: Some(jobs.clone()),
                 engine: Some(engine.clone()),
                 ledger: ledger.clone(),

@@ -37,6 +37,7 @@ mod subscriptions;
 mod verification;
 
 use crate::{
+    clock::now_ms,
     engine::EngineHandle,
     market::Ledger,
     network::{GossipMessage, IncomingStream, NetworkHandle, intake},
@@ -47,6 +48,7 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, MicroCredits, NetworkId, NodeId,
     geo::{Cell, Location},
+    gpu::challenge::exchange::Shown,
     job::{Finish, JobSpec, Logprobs, ModelName},
     offer::{Device, KnownOffer, Statements, TrustTier},
     quote::Quote,
@@ -117,6 +119,9 @@ pub struct RankedCandidate {
     pub reasons: Reasons,
     /// Why it is out, if it is.
     pub excluded: Option<Exclusion>,
+    /// What verifiers have signed about the memory of its GPUs, and still stands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shown: Vec<ShownBy>,
 }
 
 /// Why a job ended without an answer.
@@ -390,10 +395,25 @@ impl Routing {
         find::find(&self.0, model, location, latency_budget_ms, &updates).await
     }
 
+    /// Takes down what a challenge of `provider` has found: a late or wrong answer weighs as a failed job.
+    pub fn found(&self, provider: NodeId, shown: bool) {
+        self.0.experience.note(provider, shown, now_ms());
+    }
+
     /// Live offers.
     pub fn offers(&self) -> Arc<OffersSnapshot> {
         self.0.book.snapshot()
     }
+}
+
+/// Memory that a provider has shown to a verifier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownBy {
+    /// Who says so. It is worth what its signer is.
+    pub verifier: NodeId,
+    /// What.
+    #[serde(flatten)]
+    pub shown: Shown,
 }
 
 /// What the client side works with.

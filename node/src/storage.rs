@@ -9,6 +9,7 @@ mod format;
 use aitbc_protocol::{
     Digest, NodeId, Nonce, Signed, UnixMillis,
     bytes::JobId,
+    gpu::challenge::exchange::Shown,
     job::{Finish, JobState, ModelName},
     money::MicroCredits,
     offer::{Equivocation, next_sequence},
@@ -27,6 +28,8 @@ use std::{
 const MAX_EQUIVOCATIONS: usize = 256;
 /// Name of the sequence of offers.
 const OFFER_SEQUENCE: &[u8] = b"offer";
+/// Where the results of challenges are, among the settings of subsystems.
+const SHOWN: &[u8] = b"challenge/shown";
 /// Where the totals are, apart from the settings of subsystems.
 const TOTALS_KEY: &[u8] = b"totals";
 
@@ -343,6 +346,19 @@ impl Store {
             Ok(true)
         })?;
         Ok(all)
+    }
+
+    /// What verifiers have signed about this node's memory, as it was put last.
+    pub fn shown(&self) -> Result<Vec<Signed<Shown>>, StorageError> {
+        let kept = self.columns.get(Column::Settings, SHOWN)?;
+        kept.map_or_else(|| Ok(Vec::new()), |bytes| format::decode(&bytes))
+    }
+
+    /// Keeps what verifiers have signed about this node's memory, in place of what was kept.
+    pub fn put_shown(&self, shown: &Vec<Signed<Shown>>) -> Result<(), StorageError> {
+        self.columns.ready()?;
+        let edit = Edit::Put(Column::Settings, SHOWN.to_vec(), format::encode(shown)?);
+        self.columns.write(vec![edit], Durability::Synced)
     }
 
     /// A small value of a subsystem, by name.

@@ -5,6 +5,7 @@ use crate::{
     bytes::Digest,
     envelope::{Signed, Statement},
     geo::Cell,
+    gpu::challenge::exchange::Shown,
     identity::NodeId,
     job::ModelName,
     quote::TokenPrice,
@@ -24,6 +25,8 @@ pub const MAX_ADDRESSES: usize = 8;
 pub const MAX_DEVICES: usize = 16;
 /// Most models in an offer.
 pub const MAX_MODELS: usize = 32;
+/// Most results of challenges in an offer.
+pub const MAX_SHOWN: usize = 4;
 /// Most cells that one request names: as many as a node hears topics.
 pub const MAX_CELLS: usize = 32;
 /// Most other providers that one answer tells of.
@@ -118,6 +121,9 @@ pub struct Offer {
     /// Trust beyond the provider's word.
     #[serde(default)]
     pub tier: TrustTier,
+    /// What verifiers have signed about the memory of its GPUs. Each is worth what its signer is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, MAX_SHOWN>")]
+    pub shown: Vec<Signed<Shown>>,
     /// The aitbc version of the node.
     pub agent: Line<48>,
 }

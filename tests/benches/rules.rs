@@ -90,6 +90,7 @@ fn offer() -> Offer {
         models: (0..4).map(model_offer).collect(),
         slots: 4,
         tier: TrustTier::Declared,
+        shown: Vec::new(),
         agent: Line::lossy("aitbc/0.1.0"),
     }
 }

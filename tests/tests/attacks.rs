@@ -322,6 +322,7 @@ fn offer(sequence: u64, speed: u32) -> Offer {
         }],
         slots: 1,
         tier: TrustTier::Declared,
+        shown: Vec::new(),
         agent: Line::lossy("test"),
     }
 }

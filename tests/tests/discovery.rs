@@ -67,6 +67,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             prices: std::collections::BTreeMap::new(),
             payment_patience: Duration::from_secs(30),
         },
+        simulated_memory_mib: None,
         routing: RoutingConfig { network: network.network.clone(), location, quotes: 1, enough: 16 },
         network,
         api: None,

@@ -7,6 +7,7 @@ use super::{
     error::Failure,
 };
 use crate::{
+    challenge::{ChallengeError, Finding, Progress},
     market,
     routing::{JobRequest, JobUpdate, RankedCandidate, RunningRequest},
 };
@@ -19,8 +20,8 @@ use axum::{
     routing::{get, post},
 };
 use documents::{
-    JobHeader, JobList, JobSummary, Netcheck, OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter,
-    ReceiptList, ReceiptSummary, Status, Stopping,
+    ChallengeFailed, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, OfferList, OfferSummary, PeerList,
+    ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, Status, Stopping,
 };
 use serde::Deserialize;
 use std::future::Future;
@@ -49,6 +50,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/receipts", get(receipts))
         .route("/aitbc/v1/receipts/{id}", get(receipt))
         .route("/aitbc/v1/find", post(find))
+        .route("/aitbc/v1/challenge", post(challenge))
         .route("/aitbc/v1/shutdown", post(shutdown))
 }
 
@@ -186,6 +188,56 @@ async fn write_search(
     };
     let (candidates, ()) = tokio::try_join!(async { Ok(search.await) }, forward)?;
     writer.line(&RankingFooter { event: "ranking", schema: "aitbc.ranking/1", candidates }).await
+}
+
+/// The body of `POST /aitbc/v1/challenge`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChallengeRequest {
+    peer: NodeId,
+}
+
+async fn challenge(State(state): State<ApiState>, body: Payload) -> Result<Response, Failure> {
+    let ChallengeRequest { peer } = body.json()?;
+    let place = state.place()?;
+    let parts = state.parts();
+    let known = parts.routing.offers().offers.iter().find(|known| known.provider == peer).cloned();
+    let known =
+        known.ok_or_else(|| Failure::unreachable(ChallengeError::NoOffer(peer.to_string()).to_string()))?;
+    let (challenger, routing) = (parts.challenger.clone(), parts.routing.clone());
+    let (sender, steps) = mpsc::channel(UPDATES);
+    let exchange = async move {
+        let found = challenger.challenge(peer, known.offer.cell, &sender).await;
+        if let Ok(finding) = &found {
+            routing.found(peer, finding.is_shown());
+        }
+        found
+    };
+    Ok(ndjson(streamed(tracing::info_span!("api_challenge"), |writer| {
+        write_challenge(writer, exchange, steps, place)
+    })))
+}
+
+/// Writes where a challenge stands, then what it found. Dropping it ends the challenge.
+async fn write_challenge(
+    writer: Writer,
+    exchange: impl Future<Output = Result<Finding, ChallengeError>>,
+    mut steps: mpsc::Receiver<Progress>,
+    _place: OwnedSemaphorePermit,
+) -> Result<(), Gone> {
+    let forward = async {
+        while let Some(step) = steps.recv().await {
+            writer.line(&step).await?;
+        }
+        Ok(())
+    };
+    let (found, ()) = tokio::try_join!(async { Ok(exchange.await) }, forward)?;
+    match found {
+        Ok(finding) => {
+            writer.line(&FindingFooter { event: "finding", schema: "aitbc.challenge/1", finding }).await
+        }
+        Err(error) => writer.line(&ChallengeFailed { event: "failed", message: error.to_string() }).await,
+    }
 }
 
 async fn submit(State(state): State<ApiState>, body: Payload) -> Result<Response, Failure> {

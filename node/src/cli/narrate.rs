@@ -1,7 +1,7 @@
 //! Tells people what happens to a job.
 
 use super::output;
-use crate::routing::{JobUpdate, RankedCandidate};
+use crate::routing::{JobUpdate, RankedCandidate, ShownBy};
 use aitbc_protocol::NodeId;
 use std::collections::BTreeMap;
 
@@ -119,5 +119,14 @@ pub(super) fn ranking(candidates: &[RankedCandidate]) {
     let narrator = Narrator::default();
     for (place, candidate) in candidates.iter().enumerate() {
         println!("{}. {}  {}", place + 1, candidate.provider, narrator.ranked(candidate));
+        for ShownBy { verifier, shown } in &candidate.shown {
+            let (gib, rate) = (shown.bytes as f64 / 1_073_741_824.0, shown.rate as f64 / 1e9);
+            let simulated = if shown.simulated { ", SIMULATED" } else { "" };
+            let by = narrator.name(verifier);
+            println!(
+                "   {}: showed {gib:.2} GiB at {rate:.2} GB/s of random reads to {by}{simulated}",
+                shown.device
+            );
+        }
     }
 }

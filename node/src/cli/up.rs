@@ -182,6 +182,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             power: settings.power(),
             payment_patience: PAYMENT_PATIENCE,
         },
+        simulated_memory_mib: provide.simulated_memory_mib,
         routing: RoutingConfig {
             network: settings.network.clone(),
             location,

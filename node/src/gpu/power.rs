@@ -75,6 +75,8 @@ pub struct GpuState {
     pub name: String,
     /// Where it is.
     pub address: String,
+    /// Bytes of its memory; 0 where unknown.
+    pub memory_bytes: u64,
     /// Whether models can run on it.
     pub usable: bool,
     /// Whether it has sensors that can be read. One without any limits nothing.

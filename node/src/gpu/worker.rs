@@ -4,6 +4,7 @@
 use super::{
     compute::{self, Gpu, rates},
     inventory::Adapter,
+    proving,
 };
 use aitbc_protocol::gpu::Api;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -104,6 +105,7 @@ pub fn main() -> ExitCode {
     let told = match arguments.as_slice() {
         ["adapters"] => tell(&Answer::Ok(list())),
         ["rates", index] => tell(&measured(index)),
+        [proving::PROVE, place] => proving::main(place),
         _ => return ExitCode::from(2),
     };
     if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -127,10 +129,16 @@ fn list() -> Vec<Adapter> {
     known().into_iter().map(|(_, adapter)| adapter).collect()
 }
 
-fn measured(index: &str) -> Answer<Measured> {
+/// The adapter of this place in the list.
+pub(super) fn adapter(index: &str) -> Result<(wgpu::Adapter, Adapter), String> {
     let wanted: usize = index.parse().unwrap_or(usize::MAX);
-    let Some((wgpu, adapter)) = known().into_iter().nth(wanted) else {
-        return Answer::Failed(format!("there is no adapter {index} any more"));
+    known().into_iter().nth(wanted).ok_or_else(|| format!("there is no adapter {index} any more"))
+}
+
+fn measured(index: &str) -> Answer<Measured> {
+    let (wgpu, adapter) = match adapter(index) {
+        Ok(found) => found,
+        Err(reason) => return Answer::Failed(reason),
     };
     match Gpu::open(&wgpu).and_then(|gpu| rates::measure(&gpu)) {
         Ok(rates) => Answer::Ok(Measured { adapter, rates }),

@@ -19,8 +19,9 @@ use crate::{
 };
 use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
-    CLOCK_TOLERANCE_MS, NodeId,
+    CLOCK_TOLERANCE_MS, NodeId, Signed,
     geo::{COARSEST, Cell, FINEST_TOPIC},
+    gpu::challenge::exchange::Shown,
     offer::{Device, Gossip, Heartbeat, Load, OFFER_LIFETIME_MS, Offer, Statements},
 };
 use libp2p::Multiaddr;
@@ -77,6 +78,7 @@ pub(super) struct Announcer {
     pub(super) engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
     pub(super) load: watch::Receiver<Load>,
     pub(super) power: watch::Receiver<Arc<PowerState>>,
+    pub(super) shown: watch::Receiver<Vec<Signed<Shown>>>,
     pub(super) announced: watch::Sender<Announced>,
     /// The same offer with its newest heartbeat, signed, for whoever tells others.
     pub(super) statements: watch::Sender<Option<Statements>>,
@@ -143,6 +145,8 @@ impl Announcer {
                 changed = peers.changed() => changed.is_ok(),
                 changed = self.load.changed() => changed.is_ok(),
                 changed = self.power.changed() => changed.is_ok(),
+                // Who answers challenges may end before the last job.
+                Ok(()) = self.shown.changed() => true,
                 () = sleep_until(wake) => true,
             };
             if !alive {
@@ -158,7 +162,8 @@ impl Announcer {
 
     fn content(&mut self, addresses: &[Multiaddr]) -> Result<Content, Obstacle> {
         let (engines, power) = (self.engines.borrow_and_update(), self.power.borrow_and_update());
-        content::gather(&self.config, &self.devices, &engines, addresses, &power)
+        let shown = self.shown.borrow_and_update();
+        Ok(content::gather(&self.config, &self.devices, &engines, addresses, &power)?.with_shown(&shown))
     }
 
     /// Makes the next offer and shows it to this process and to those who ask.

@@ -74,6 +74,8 @@ pub struct IncomingQueues {
     pub job: mpsc::Sender<IncomingStream>,
     /// `/aitbc/reach/1`
     pub reach: mpsc::Sender<IncomingStream>,
+    /// `/aitbc/challenge/1`
+    pub challenge: mpsc::Sender<IncomingStream>,
 }
 
 impl IncomingQueues {
@@ -83,6 +85,7 @@ impl IncomingQueues {
             Protocol::Quote => &self.quote,
             Protocol::Job => &self.job,
             Protocol::Reach => &self.reach,
+            Protocol::Challenge => &self.challenge,
         }
     }
 }
@@ -130,7 +133,7 @@ impl StreamError {
 
 impl Protocol {
     /// Every protocol that runs over streams.
-    pub const ALL: [Self; 4] = [Self::Offer, Self::Quote, Self::Job, Self::Reach];
+    pub const ALL: [Self; 5] = [Self::Offer, Self::Quote, Self::Job, Self::Reach, Self::Challenge];
 
     /// The name that is negotiated.
     pub const fn name(self) -> &'static str {
@@ -139,6 +142,7 @@ impl Protocol {
             Self::Quote => wire::QUOTE_PROTOCOL,
             Self::Job => wire::JOB_PROTOCOL,
             Self::Reach => wire::REACH_PROTOCOL,
+            Self::Challenge => wire::CHALLENGE_PROTOCOL,
         }
     }
 }

@@ -42,9 +42,15 @@ pub(super) struct VerifiedOffer {
 }
 
 impl VerifiedOffer {
-    /// Verifies the signature; nothing else is judged.
+    /// Verifies the signature and those of the results of challenges that it shows; nothing else is judged.
     pub(super) fn open(signed: Signed<Offer>, network: &NetworkId) -> Result<Self, SignatureError> {
-        let offer = Arc::new(aitbc_crypto::open(&signed, network)?);
+        let offer: Arc<Offer> = Arc::new(aitbc_crypto::open(&signed, network)?);
+        // What others have signed about it is about it, or the offer is not a true one.
+        for shown in &offer.shown {
+            if aitbc_crypto::open(shown, network)?.prover != signed.signer() {
+                return Err(SignatureError::Invalid);
+            }
+        }
         Ok(Self { signed, offer })
     }
 

@@ -1,13 +1,14 @@
 //! From offers to a ranking, and to the words for why nobody is left.
 
 use super::{
-    JobFailure, RankedCandidate, Shared, Wishes,
+    JobFailure, RankedCandidate, Shared, ShownBy, Wishes,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{clock::now_ms, network::NetworkError};
 use aitbc_protocol::{
-    Digest, MicroCredits, NodeId,
+    Digest, MicroCredits, NodeId, Signed,
     geo::{EARTH_RADIUS_KM, least_round_trip_ms},
+    gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
     routing::{Candidate, Exclusion, Policy, Ranked, rank},
@@ -44,8 +45,18 @@ impl Choice {
             cost: self.ranked.excluded.is_none().then_some(self.ranked.cost),
             reasons: self.ranked.reasons.clone(),
             excluded: self.ranked.excluded.clone(),
+            shown: shown(&self.found.known.offer.shown),
         }
     }
+}
+
+/// What of it still stands. The signatures were verified when the offer was taken.
+fn shown(signed: &[Signed<Shown>]) -> Vec<ShownBy> {
+    let read = |signed: &Signed<Shown>| {
+        let shown = signed.read_unverified().ok().filter(|shown| shown.stands(now_ms()))?;
+        Some(ShownBy { verifier: signed.signer(), shown })
+    };
+    signed.iter().filter_map(read).collect()
 }
 
 /// The largest acceptable round trip.

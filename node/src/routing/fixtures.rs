@@ -82,6 +82,7 @@ pub(super) fn offer(sequence: u64, now_ms: u64) -> Offer {
         models: vec![model_offer()],
         slots: 4,
         tier: TrustTier::Declared,
+        shown: Vec::new(),
         agent: Line::lossy("aitbc/0.1.0"),
     }
 }

@@ -206,6 +206,7 @@ fn offer(sequence: u64) -> Offer {
         models: Vec::new(),
         slots: 1,
         tier: TrustTier::Declared,
+        shown: Vec::new(),
         agent: Line::lossy("aitbc"),
     }
 }

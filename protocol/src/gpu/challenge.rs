@@ -6,18 +6,12 @@
 //! items while it walks, at 256 reads for one. 32-bit integer operations alone, so that every vendor's GPU gives the same
 //! bits.
 //!
-//! ```text
-//! verifier --Prepare: peer, claimed size, nonce--------> prover  derives its data set
-//!          <-Ready-------------------------------------
-//!          --Walk: a nonce, only now------------------->         walks all lanes
-//!          <-Root: Merkle root over the lanes, signed--          timed at arrival
-//!          --Open: a fresh nonce----------------------->
-//!          <-64 lanes with their paths------------------         recomputed from the cache alone
-//! ```
+//! How the two sides talk is in [`exchange`].
 //!
 //! What it shows and what it cannot is argued in `docs/gpu-challenge.md`.
 
 mod cache;
+pub mod exchange;
 mod merkle;
 mod walk;
 
@@ -38,10 +32,10 @@ pub const ITEM_BYTES: u64 = 64;
 pub const PARENTS: u32 = 256;
 /// Lanes that are opened: where one of ten is forged, none is among them with 0.9^64, one time in a thousand.
 pub const OPENED: usize = 64;
-/// Most lanes; the walk of 2^20 over as many items takes any card some milliseconds a step.
-pub const MAX_LANES: u32 = 1 << 20;
+/// Most lanes: their states take 256 MiB.
+pub const MAX_LANES: u32 = 1 << 22;
 /// Most steps of a lane: what a verifier computes at most is this times [`OPENED`] items.
-pub const MAX_STEPS: u32 = 4096;
+pub const MAX_STEPS: u32 = 16_384;
 /// Rows of the cache of an epoch: 16 MiB.
 pub const CACHE_ROWS: u32 = 1 << 18;
 /// The FNV-1 prime, as Ethash mixes with it.
@@ -65,10 +59,10 @@ pub enum TaskError {
     #[error("a data set of {0} items is too small: at least 1024")]
     Items(u32),
     /// Not a power of two of lanes.
-    #[error("{0} lanes: from 64 to 1048576, a power of two")]
+    #[error("{0} lanes: from 64 to 4194304, a power of two")]
     Lanes(u32),
     /// Too few or too many steps.
-    #[error("{0} steps: from 1 to 4096")]
+    #[error("{0} steps: from 1 to 16384")]
     Steps(u32),
 }
 

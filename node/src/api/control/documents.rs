@@ -1,6 +1,7 @@
 //! The JSON documents of the control API. Each names its schema; fields are only ever added to one.
 
 use crate::{
+    challenge::Finding,
     engine::EngineStatus,
     jobs::JobsSnapshot,
     market::Totals,
@@ -184,6 +185,22 @@ pub(super) struct RankingFooter {
     pub(super) event: &'static str,
     pub(super) schema: &'static str,
     pub(super) candidates: Vec<RankedCandidate>,
+}
+
+/// Last line of a challenge.
+#[derive(Debug, Serialize)]
+pub(super) struct FindingFooter {
+    pub(super) event: &'static str,
+    pub(super) schema: &'static str,
+    #[serde(flatten)]
+    pub(super) finding: Finding,
+}
+
+/// The same where nothing was found out.
+#[derive(Debug, Serialize)]
+pub(super) struct ChallengeFailed {
+    pub(super) event: &'static str,
+    pub(super) message: String,
 }
 
 /// `aitbc.shutdown/1`

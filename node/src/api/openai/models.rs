@@ -176,6 +176,7 @@ mod tests {
             models,
             slots: 1,
             tier: TrustTier::Declared,
+            shown: Vec::new(),
             agent: Line::default(),
         };
         KnownOffer { provider: NodeId([provider; 32]), offer: Arc::new(offer), load: Load::default(), heard_ms: 0 }

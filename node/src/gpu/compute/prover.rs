@@ -18,7 +18,6 @@ const OTHER_BINDINGS: u32 = 1;
 #[derive(Debug)]
 pub struct DataSet<'a> {
     gpu: &'a Gpu,
-    task: Task,
     buffers: Vec<wgpu::Buffer>,
     per_buffer: u32,
 }
@@ -38,30 +37,34 @@ pub fn most_items(gpu: &Gpu) -> u32 {
 }
 
 impl<'a> DataSet<'a> {
-    /// Derives the data set of `task` in the memory of `gpu`.
-    pub fn derive(gpu: &'a Gpu, cache: &Cache, key: &Key, task: Task) -> Result<Self, ComputeError> {
-        Self::derive_into(gpu, cache, key, task, layout(gpu))
+    /// Derives a data set of `items` in the memory of `gpu`.
+    pub fn derive(gpu: &'a Gpu, cache: &Cache, key: &Key, items: u32) -> Result<Self, ComputeError> {
+        Self::derive_into(gpu, cache, key, items, layout(gpu))
     }
 
     fn derive_into(
         gpu: &'a Gpu,
         cache: &Cache,
         key: &Key,
-        task: Task,
+        items: u32,
         (per_buffer, most): (u32, u32),
     ) -> Result<Self, ComputeError> {
         let kernel = gpu.kernel(&format!("{MIX}{ITEMS}"), "items")?;
         let rows: Vec<u32> = cache.rows().iter().flatten().copied().collect();
         let mask = u32::try_from(cache.rows().len()).unwrap_or(u32::MAX) - 1;
         let rows = gpu.filled(&rows);
-        if task.items.div_ceil(per_buffer.max(1)) > most {
+        if items.div_ceil(per_buffer.max(1)) > most {
             let reason = format!("a walk reads at most {most} buffers of {per_buffer} items");
-            return Err(ComputeError::Memory { gpu: gpu.info().name.clone(), bytes: task.bytes(), reason });
+            return Err(ComputeError::Memory {
+                gpu: gpu.info().name.clone(),
+                bytes: u64::from(items) * ITEM_BYTES,
+                reason,
+            });
         }
         let mut buffers = Vec::new();
         let mut first = 0;
-        while first < task.items {
-            let count = per_buffer.min(task.items - first);
+        while first < items {
+            let count = per_buffer.min(items - first);
             let buffer = gpu.memory(u64::from(count) * ITEM_BYTES)?;
             for offset in (0..count).step_by(AT_ONCE as usize) {
                 let now = AT_ONCE.min(count - offset);
@@ -73,7 +76,7 @@ impl<'a> DataSet<'a> {
             buffers.push(buffer);
             first += count;
         }
-        Ok(Self { gpu, task, buffers, per_buffer })
+        Ok(Self { gpu, buffers, per_buffer })
     }
 
     /// The kernel that walks it; made before the time counts.
@@ -94,10 +97,15 @@ impl<'a> DataSet<'a> {
         self.gpu.kernel(&source, "lanes")
     }
 
-    /// The last states of all lanes.
-    pub fn walk(&self, kernel: &Kernel, key: &Key) -> Result<Vec<Words>, ComputeError> {
-        let Task { items, lanes, steps, .. } = self.task;
-        let states = self.gpu.memory(u64::from(lanes) * ITEM_BYTES)?;
+    /// The last states of all lanes of `task`, whose items must be those of this data set.
+    pub fn walk(
+        &self,
+        kernel: &Kernel,
+        key: &Key,
+        &Task { items, lanes, steps }: &Task,
+    ) -> Result<Vec<Words>, ComputeError> {
+        let states = self.gpu.memory(u64::from(lanes.min(AT_ONCE)) * ITEM_BYTES)?;
+        let mut walked = Vec::with_capacity(lanes as usize);
         for first in (0..lanes).step_by(AT_ONCE as usize) {
             let count = AT_ONCE.min(lanes - first);
             let mut parameters = key.walk.to_vec();
@@ -105,9 +113,10 @@ impl<'a> DataSet<'a> {
             let parameters = self.gpu.parameters(&parameters);
             let bindings: Vec<&wgpu::Buffer> = [&parameters, &states].into_iter().chain(&self.buffers).collect();
             self.gpu.run(kernel, &bindings, count.div_ceil(GROUP))?;
+            let words = self.gpu.read(&states, u64::from(count) * 16)?;
+            walked.extend_from_slice(words.as_chunks::<16>().0);
         }
-        let words = self.gpu.read(&states, u64::from(lanes) * 16)?;
-        Ok(words.as_chunks::<16>().0.to_vec())
+        Ok(walked)
     }
 }
 
@@ -139,8 +148,8 @@ mod tests {
             }
             tested += 1;
             for layout in [(1 << 20, 1), (1000, 4)] {
-                let data = DataSet::derive_into(&gpu, &cache, &key, task, layout).expect("a data set");
-                let states = data.walk(&data.walker().expect("a kernel"), &key).expect("an answer");
+                let data = DataSet::derive_into(&gpu, &cache, &key, task.items, layout).expect("a data set");
+                let states = data.walk(&data.walker().expect("a kernel"), &key, &task).expect("an answer");
                 assert!(states == expected, "{} over buffers of {}", gpu.info().name, layout.0);
                 let tree = Tree::new(states);
                 let root = tree.root();
@@ -148,7 +157,7 @@ mod tests {
                 let openings: Vec<_> = lanes.into_iter().map(|lane| tree.open(lane).expect("a lane")).collect();
                 assert_eq!(verify(&cache, &key, &task, &root, &nonce(3), &openings), Ok(()));
             }
-            let refused = DataSet::derive_into(&gpu, &cache, &key, task, (1000, 3)).expect_err("too large");
+            let refused = DataSet::derive_into(&gpu, &cache, &key, task.items, (1000, 3)).expect_err("too large");
             assert!(refused.to_string().contains("at most 3 buffers"), "{refused}");
         }
         assert!(tested > 0, "no adapter computes");

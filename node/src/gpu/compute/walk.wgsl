@@ -26,5 +26,5 @@ fn lanes(@builtin(global_invocation_id) id: vec3<u32>) {
         state = absorbed(state, fetch(state.a.x % params.items));
         state = permuted(state, 1u);
     }
-    states[params.first + id.x] = state;
+    states[id.x] = state;
 }

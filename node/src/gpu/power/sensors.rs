@@ -49,6 +49,7 @@ impl Watched {
         GpuState {
             name: self.gpu.device.name.to_string(),
             address: self.gpu.address.clone(),
+            memory_bytes: self.gpu.device.memory_bytes,
             usable: self.gpu.unusable.is_none(),
             watched: self.source.is_some(),
             sample,

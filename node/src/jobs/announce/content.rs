@@ -6,8 +6,9 @@ use crate::{
     gpu::power::PowerState,
 };
 use aitbc_protocol::{
-    UnixMillis,
-    offer::{Device, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, ModelOffer, Offer, TrustTier},
+    Signed, UnixMillis,
+    gpu::challenge::exchange::Shown,
+    offer::{Device, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer, TrustTier},
     text::Line,
 };
 use libp2p::Multiaddr;
@@ -19,6 +20,7 @@ pub(super) struct Content {
     devices: Vec<Device>,
     models: Vec<ModelOffer>,
     slots: u32,
+    shown: Vec<Signed<Shown>>,
 }
 
 /// Why there is nothing to offer; each names what to wait for or to change.
@@ -76,7 +78,7 @@ pub(super) fn gather(
         return Err(Obstacle::NoAddress);
     }
     let devices = devices.iter().take(MAX_DEVICES).cloned().collect();
-    Ok(Content { addresses, devices, models, slots: power.decision.offered })
+    Ok(Content { addresses, devices, models, slots: power.decision.offered, shown: Vec::new() })
 }
 
 fn what_keeps(engine: &EngineStatus) -> Option<String> {
@@ -90,6 +92,11 @@ fn what_keeps(engine: &EngineStatus) -> Option<String> {
 }
 
 impl Content {
+    /// With what verifiers have signed about the memory of its GPUs.
+    pub(super) fn with_shown(self, shown: &[Signed<Shown>]) -> Self {
+        Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), ..self }
+    }
+
     /// The offer with this content.
     pub(super) fn into_offer(
         self,
@@ -108,6 +115,7 @@ impl Content {
             models: self.models,
             slots: self.slots,
             tier: TrustTier::default(),
+            shown: self.shown,
             agent: Line::lossy(concat!("aitbc/", env!("CARGO_PKG_VERSION"))),
         }
     }

@@ -20,6 +20,7 @@ struct Receivers {
     quote: mpsc::Receiver<IncomingStream>,
     job: mpsc::Receiver<IncomingStream>,
     reach: mpsc::Receiver<IncomingStream>,
+    challenge: mpsc::Receiver<IncomingStream>,
 }
 
 fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
@@ -27,8 +28,9 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
     let (quote, quotes) = mpsc::channel(capacity);
     let (job, jobs) = mpsc::channel(capacity);
     let (reach, reaches) = mpsc::channel(capacity);
-    let receivers = Receivers { offer: offers, quote: quotes, job: jobs, reach: reaches };
-    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach }), receivers)
+    let (challenge, challenges) = mpsc::channel(capacity);
+    let receivers = Receivers { offer: offers, quote: quotes, job: jobs, reach: reaches, challenge: challenges };
+    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge }), receivers)
 }
 
 async fn node(limits: StreamLimits) -> (Running<Behaviour>, Receivers) {
@@ -71,6 +73,7 @@ async fn each_protocol_has_its_queue_and_both_ends_are_named() {
             Protocol::Quote => &mut incoming.quote,
             Protocol::Job => &mut incoming.job,
             Protocol::Reach => &mut incoming.reach,
+            Protocol::Challenge => &mut incoming.challenge,
         };
         let mut accepted = queue.recv().await.expect("a stream");
         assert_eq!(accepted.peer.to_peer_id_bytes(), client.peer.to_bytes());

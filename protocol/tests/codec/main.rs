@@ -1,5 +1,7 @@
 //! Every message of the network: round trip, unknown fields, truncation, bit flips, sizes.
 
+mod challenge;
+
 use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
@@ -105,10 +107,11 @@ prop_compose! {
     fn offer()(
         sequence: u64, issued_ms: u64, expires_ms: u64, cell in cell(), addresses in vec(line(), 0..=8),
         devices in vec(device(), 0..4), models in vec(model_offer(), 0..4), slots: u32, agent in line(),
+        shown in vec(sealed(challenge::shown()), 0..=2),
     ) -> Offer {
         Offer {
             sequence, issued_ms, expires_ms, cell, addresses, devices, models, slots,
-            tier: TrustTier::Declared, agent,
+            tier: TrustTier::Declared, shown, agent,
         }
     }
 }
@@ -330,6 +333,8 @@ codec! {
     reach_replies: reach_reply(), wire::MAX_REACH_FRAME;
     messages_to_the_provider: to_provider(), wire::MAX_JOB_FRAME;
     messages_to_the_client: to_client(), wire::MAX_JOB_FRAME;
+    messages_to_the_prover: challenge::to_prover(), wire::MAX_CHALLENGE_FRAME;
+    messages_to_the_verifier: challenge::to_verifier(), wire::MAX_CHALLENGE_FRAME;
     statements_offer: offer(), wire::MAX_OFFER_FRAME;
     statements_quote: quote(), 4096;
     statements_receipt: receipt(), 8192;
