@@ -125,7 +125,12 @@ fn unlisted(adapter: &Adapter) -> FoundGpu {
         api => Some(format!("only {} reaches it: install its Vulkan driver", api.word())),
     };
     FoundGpu {
-        device: Device { kind: DeviceKind::Gpu, name: Line::lossy(&adapter.name), memory_bytes: 0 },
+        device: Device {
+            kind: DeviceKind::Gpu,
+            name: Line::lossy(&adapter.name),
+            memory_bytes: 0,
+            measured: None,
+        },
         pci: pci.filter(|(vendor, device)| *vendor != 0 && *device != 0),
         address: if adapter.address.is_empty() { adapter.name.clone() } else { adapter.address.clone() },
         unusable: built,
@@ -138,7 +143,12 @@ mod tests {
 
     fn found(address: &str, pci: (u16, u16), name: &str) -> FoundGpu {
         FoundGpu {
-            device: Device { kind: DeviceKind::Gpu, name: Line::lossy(name), memory_bytes: 8 << 30 },
+            device: Device {
+                kind: DeviceKind::Gpu,
+                name: Line::lossy(name),
+                memory_bytes: 8 << 30,
+                measured: None,
+            },
             pci: Some(pci),
             address: address.to_owned(),
             unusable: None,
