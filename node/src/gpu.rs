@@ -10,6 +10,7 @@ use std::path::Path;
 pub mod compute;
 pub mod inventory;
 mod judge;
+pub mod kept;
 mod pci;
 pub mod power;
 pub mod telemetry;

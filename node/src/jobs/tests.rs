@@ -104,6 +104,7 @@ pub(crate) fn config() -> JobsConfig {
         price: quote().price,
         prices: BTreeMap::new(),
         power: crate::gpu::power::PowerConfig::default(),
+        gpu_rates: std::path::PathBuf::new(),
         payment_patience: LONG,
     }
 }
