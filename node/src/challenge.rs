@@ -93,6 +93,6 @@ pub fn start(
 }
 
 /// The cell whose beacon counts for a provider that announces `cell`.
-fn beacon_cell(cell: &Cell) -> Cell {
+fn beacon_cell(cell: Cell) -> Cell {
     cell.coarsened(cell.precision().min(CELL_PRECISION))
 }

@@ -368,7 +368,7 @@ fn nearest_field(message: &str) -> Option<String> {
 pub struct Directories {
     /// The settings file.
     pub config: PathBuf,
-    /// Key, database, peer table.
+    /// Key, database, peer table, what was measured on the GPUs.
     pub data: PathBuf,
 }
 
@@ -398,6 +398,11 @@ impl Directories {
     /// The peer table.
     pub fn peer_table(&self) -> PathBuf {
         self.data.join("peers.json")
+    }
+
+    /// What `aitbc bench gpu` measured.
+    pub fn gpu_rates(&self) -> PathBuf {
+        self.data.join("gpu-rates.json")
     }
 
     /// The model files.

@@ -10,6 +10,7 @@ use std::path::Path;
 pub mod compute;
 pub mod inventory;
 mod judge;
+pub mod kept;
 mod pci;
 pub mod power;
 pub mod proving;
@@ -51,6 +52,7 @@ fn board(root: &Path) -> FoundGpu {
             kind: DeviceKind::Gpu,
             name: Line::lossy(if model.is_empty() { "the GPU of this board" } else { model }),
             memory_bytes: 0,
+            measured: None,
         },
         pci: None,
         address: telemetry::BOARD.to_owned(),
@@ -78,7 +80,7 @@ pub fn cpu() -> Device {
     };
     // In a container the machine's memory is not what there is.
     let memory_bytes = system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory);
-    Device { kind: DeviceKind::Cpu, name: Line::lossy(name.trim()), memory_bytes }
+    Device { kind: DeviceKind::Cpu, name: Line::lossy(name.trim()), memory_bytes, measured: None }
 }
 
 fn system() -> sysinfo::System {

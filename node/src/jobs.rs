@@ -45,7 +45,7 @@ use aitbc_protocol::{
     text::Line,
 };
 use serde::Serialize;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -108,6 +108,8 @@ pub struct JobsConfig {
     pub prices: BTreeMap<ModelName, TokenPrice>,
     /// Limits of heat, power and time, and the owner's own use.
     pub power: PowerConfig,
+    /// What was measured on the GPUs ([`crate::gpu::kept`]); a file that is not there stands for nothing.
+    pub gpu_rates: PathBuf,
     /// How long a job waits for a cheque at an unpaid window before it is ended.
     pub payment_patience: Duration,
 }
@@ -338,16 +340,13 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         job_streams,
     } = parts;
     // Drivers are asked once: it may take a while, and cards do not come and go.
-    let devices = tokio::task::spawn_blocking(|| {
-        let gpus = crate::gpu::gpus().into_iter().map(|gpu| gpu.device);
-        gpus.chain([crate::gpu::cpu()]).collect()
-    });
+    let devices = crate::gpu::kept::devices(&config.gpu_rates).await;
     let announcer = Announcer {
         config: config.clone(),
         key: key.clone(),
         network,
         store,
-        devices: devices.await.unwrap_or_default(),
+        devices,
         engines: engine.status(),
         load: desk.load(),
         power: power.clone(),

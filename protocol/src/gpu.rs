@@ -1,12 +1,13 @@
 //! What is known of GPU models: the makers' figures, and which model a driver's name means.
 //!
-//! Nothing here is measured. The figures are peak rates of data sheets; what a card really does, its provider measures.
+//! The figures are peak rates of data sheets; what a card really does, its provider measures: [`measured`].
 
 pub mod architecture;
 pub mod catalogue;
 pub mod challenge;
 pub mod classify;
 pub mod heat;
+pub mod measured;
 pub mod owner;
 pub mod pci;
 pub mod power;

@@ -5,7 +5,7 @@ use crate::{
     bytes::Digest,
     envelope::{Signed, Statement},
     geo::Cell,
-    gpu::challenge::exchange::Shown,
+    gpu::{challenge::exchange::Shown, measured::Measured},
     identity::NodeId,
     job::ModelName,
     quote::TokenPrice,
@@ -53,6 +53,9 @@ pub struct Device {
     pub name: Line<96>,
     /// Memory in bytes that models can use; 0 where unknown.
     pub memory_bytes: u64,
+    /// What the provider itself measured on it, not verified; `None` where it has not, or before its driver changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
 }
 
 /// How much a provider is trusted beyond its word. Grows with attestation.

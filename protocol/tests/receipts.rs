@@ -42,7 +42,7 @@ fn receipt(tokens: u32) -> Receipt {
         weights: quote.weights,
         engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("1") },
         quantisation: Line::lossy("Q4_1"),
-        device: Device { kind: DeviceKind::Cpu, name: Line::lossy("cpu"), memory_bytes: 0 },
+        device: Device { kind: DeviceKind::Cpu, name: Line::lossy("cpu"), memory_bytes: 0, measured: None },
         sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: 0 },
         prompt_tokens: quote.prompt_tokens,
         completion_tokens: tokens,

@@ -1,6 +1,7 @@
 //! What watching GPUs costs, what challenges cost, and what the GPUs here reach.
 
 use aitbc_node::gpu::{
+    compute::rates::What,
     power::{PowerConfig, Sensors},
     worker,
 };
@@ -137,24 +138,21 @@ fn rates() {
     for (index, adapter) in adapters.iter().enumerate() {
         let kind = if adapter.software { "software, on the CPU" } else { "a GPU" };
         let name = format!("{} by {} ({kind})", adapter.name, adapter.api.word());
-        match runtime.block_on(worker::measure(&binary, index)) {
-            Ok(measured) => {
-                let rates = measured.rates;
-                let sheet = match classify(&Reported { name: &adapter.name, ..Reported::default() }) {
-                    Classified::Gpu { best, .. } => best.profile.bandwidth,
-                    Classified::Software | Classified::Unknown(_) => None,
-                };
-                let beside = sheet.map_or("its peak is not known".to_owned(), |peak| {
-                    format!("{:.0} % of the data sheet's", rates.bandwidth / peak as f64 * 100.0)
-                });
-                println!(
-                    "{name}: {:.1} GB/s ({beside}), fp32 {:.1} GFLOPS, int8 {:.1} GOPS",
-                    rates.bandwidth / 1e9,
-                    rates.fp32 / 1e9,
-                    rates.int8 / 1e9
-                );
+        let sheet = match classify(&Reported { name: &adapter.name, ..Reported::default() }) {
+            Classified::Gpu { best, .. } => best.profile.bandwidth,
+            Classified::Software | Classified::Unknown(_) => None,
+        };
+        for what in What::ALL {
+            let beside = match sheet {
+                Some(_) if !matches!(what, What::Bandwidth | What::RandomReads) => String::new(),
+                Some(peak) => format!(", the data sheet says {:.1} G", peak as f64 / 1e9),
+                None => ", its peak is not known".to_owned(),
+            };
+            match runtime.block_on(worker::rate(&binary, index, what)) {
+                Ok(Some(rate)) => println!("{name}: {} {:.2} G a second{beside}", what.word(), rate / 1e9),
+                Ok(None) => println!("{name}: {} it does not have", what.word()),
+                Err(error) => println!("{name}: {} not measured: {error}", what.word()),
             }
-            Err(error) => println!("{name}: not measured: {error}"),
         }
     }
 }

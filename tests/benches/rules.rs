@@ -31,6 +31,7 @@ fn model_offer(index: u64) -> ModelOffer {
             kind: DeviceKind::Gpu,
             name: Line::lossy("NVIDIA GeForce RTX 4090"),
             memory_bytes: 24 << 30,
+            measured: None,
         },
         context: 4096,
         price: TokenPrice {

@@ -314,7 +314,12 @@ fn offer(sequence: u64, speed: u32) -> Offer {
             weights: Digest([7; 32]),
             engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("1") },
             quantisation: Line::lossy("Q4_1"),
-            device: Device { kind: DeviceKind::Gpu, name: Line::lossy("a lie"), memory_bytes: 1 << 40 },
+            device: Device {
+                kind: DeviceKind::Gpu,
+                name: Line::lossy("a lie"),
+                memory_bytes: 1 << 40,
+                measured: None,
+            },
             context: 4096,
             price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
             speed,

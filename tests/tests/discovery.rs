@@ -60,6 +60,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
         },
         jobs: JobsConfig {
             power: aitbc_node::gpu::power::PowerConfig::default(),
+            gpu_rates: directory.path().join("gpu-rates.json"),
             network: network.network.clone(),
             cell: Cell::at(&location, 4),
             slots: 1,

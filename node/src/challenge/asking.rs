@@ -191,7 +191,7 @@ impl Challenger {
             key: &self.key,
             network: &self.id,
             peer,
-            cell: beacon_cell(&cell),
+            cell: beacon_cell(cell),
             slot,
             starts_ms: slots.starts_ms(slot),
             path,

@@ -145,7 +145,7 @@ impl Server {
             return Err(ServeError::OutOfTurn);
         };
         let slots = Slots::of(&self.config.network);
-        if cell != beacon_cell(&self.config.cell) {
+        if cell != beacon_cell(self.config.cell) {
             return Err(ServeError::Refused(Refusal::Cell));
         }
         if !slots.is_open(slot, now_ms()) {

@@ -1,17 +1,20 @@
-//! `aitbc bench gpu`: what this machine's GPUs reach, beside what their data sheets say.
+//! `aitbc bench gpu`: what this machine's GPUs reach, how fast the engine answers, and keeping the former.
 
+mod cards;
+mod tokens;
+
+use self::{
+    cards::Card,
+    tokens::{Tokens, TokensError},
+};
 use super::{Exit, Global, Outcome, output};
-use crate::gpu::{
-    inventory::Adapter,
-    worker::{self, Measured},
+use crate::{
+    clock::now_ms,
+    gpu::kept::{self, Kept},
 };
-use aitbc_protocol::gpu::{
-    Api, GpuProfile,
-    classify::{Classified, Reported, classify},
-};
-use indicatif::ProgressBar;
+use aitbc_protocol::job::ModelName;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::path::Path;
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -22,120 +25,85 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Measure memory bandwidth and rates of arithmetic of every GPU
+    /// Measure memory bandwidth, reads at random and rates of arithmetic of every GPU, and how fast a model answers
     Gpu {
-        /// Measure programs that pretend to be GPUs as well; they run on the CPU
+        /// Measure programs that pretend to be GPUs instead; they run on the CPU
         #[arg(long)]
         software: bool,
+        /// Model to answer with [default: the first that is installed]
+        #[arg(long)]
+        model: Option<ModelName>,
     },
 }
 
-/// One figure beside the data sheet's.
-struct Figure {
-    name: &'static str,
-    unit: &'static str,
-    measured: f64,
-    sheet: Option<f64>,
-}
-
-/// Runs the command.
+/// Runs the command. What fails hides nothing of the rest.
 pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
-    let Command::Gpu { software } = args.command;
-    let binary = std::env::current_exe()?;
-    let adapters = worker::adapters(&binary).await.map_err(Exit::error)?;
-    let chosen: Vec<(usize, &Adapter)> =
-        adapters.iter().enumerate().filter(|(index, it)| wanted(&adapters[..*index], it, software)).collect();
-    if chosen.is_empty() {
-        let there =
-            if adapters.is_empty() { "" } else { " (--software measures the programs that pretend to be one)" };
-        return Err(Exit::message(format_args!(
-            "no graphics interface reaches a GPU here{there}: install its Vulkan driver; `aitbc gpus` says what is found"
-        )));
-    }
-    let mut measured = Vec::new();
-    for (index, adapter) in chosen {
-        let bar = ProgressBar::new_spinner().with_message(format!("measuring {}", adapter.name));
-        bar.enable_steady_tick(Duration::from_millis(100));
-        let result = worker::measure(&binary, index).await;
-        bar.finish_and_clear();
-        measured.push((adapter.clone(), result));
-    }
-    let documents: Vec<Value> = measured
-        .iter()
-        .map(|(adapter, result)| match result {
-            Ok(Measured { rates, .. }) => {
-                let profile = profile(adapter);
-                let figures = figures(result.as_ref().expect("it is Ok"), profile);
-                let ratios: Value =
-                    figures.iter().map(|figure| (figure.name.to_owned(), json!(ratio(figure)))).collect();
-                json!({
-                    "adapter": adapter, "rates": rates, "of_data_sheet": ratios,
-                    "profile": profile.map(|profile| profile.name),
-                })
-            }
-            Err(error) => json!({ "adapter": adapter, "error": error.to_string() }),
-        })
-        .collect();
-    let failed = measured.iter().all(|(_, result)| result.is_err());
-    output::print(global.json, &json!({ "schema": "aitbc.bench.gpu/1", "gpus": documents }), || {
-        for (adapter, result) in &measured {
-            people(adapter, result);
+    let Command::Gpu { software, model } = &args.command;
+    let directories = global.directories()?;
+    let settings = global.settings(&directories)?;
+    let measured = cards::measure(&std::env::current_exe()?, *software).await;
+    let path = directories.gpu_rates();
+    let (kept, warnings) = keep(&path, measured.as_deref().unwrap_or_default());
+    let answered = tokens::measure(&settings, &directories, model.as_ref()).await;
+    let engine = match &answered {
+        Ok(tokens) => tokens.document(),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    let cards: Vec<Value> = measured.iter().flatten().map(Card::document).collect();
+    let document = json!({
+        "schema": "aitbc.bench.gpu/1",
+        "gpus": cards,
+        "error": measured.as_ref().err().map(ToString::to_string),
+        "engine": engine,
+        "kept": kept.then_some(&path),
+        "warnings": warnings,
+    });
+    output::print(global.json, &document, || {
+        measured.iter().flatten().for_each(Card::people);
+        if kept {
+            println!("    kept in {}", path.display());
+        }
+        people(&answered);
+        for warning in &warnings {
+            eprintln!("warning: {warning}");
         }
     })?;
-    if failed { Err(Exit::message("no GPU could be measured")) } else { Ok(()) }
-}
-
-/// One interface a GPU is enough: the first that the list has, and OpenGL only where nothing else reaches any card of the
-/// vendor, for it tells neither address nor name as others do.
-fn wanted(before: &[Adapter], adapter: &Adapter, software: bool) -> bool {
-    let same = |other: &Adapter| match adapter.api {
-        Api::Gl => other.vendor == adapter.vendor || other.name == adapter.name,
-        _ if adapter.address.is_empty() => other.api != adapter.api && other.name == adapter.name,
-        _ => other.address == adapter.address,
-    };
-    adapter.software == software && !before.iter().any(same)
-}
-
-fn profile(adapter: &Adapter) -> Option<&'static GpuProfile> {
-    let pci = u16::try_from(adapter.vendor).ok().zip(u16::try_from(adapter.device).ok());
-    match classify(&Reported { name: &adapter.name, pci, memory_bytes: None }) {
-        Classified::Gpu { best, .. } => Some(best.profile),
-        Classified::Software | Classified::Unknown(_) => None,
+    let cards = measured.map_err(Exit::error)?;
+    if cards.iter().all(Card::failed) {
+        return Err(Exit::message("no GPU could be measured"));
+    }
+    match answered {
+        Ok(_) | Err(TokensError::NoModel(_)) => Ok(()),
+        Err(error) => Err(Exit::error(error)),
     }
 }
 
-fn figures(measured: &Measured, profile: Option<&GpuProfile>) -> Vec<Figure> {
-    let rates = &measured.rates;
-    let giga = |figure: fn(&GpuProfile) -> Option<f32>| profile.and_then(figure).map(|rate| f64::from(rate) * 1e9);
-    let figure = |name, unit, measured, sheet| Figure { name, unit, measured, sheet };
-    let bandwidth = profile.and_then(|profile| profile.bandwidth).map(|rate| rate as f64);
-    let mut figures = vec![
-        figure("bandwidth", "GB/s", rates.bandwidth, bandwidth),
-        figure("fp32", "GFLOPS", rates.fp32, giga(|profile| profile.fp32_gflops)),
-    ];
-    figures.extend(rates.fp16.map(|rate| figure("fp16", "GFLOPS", rate, giga(|profile| profile.fp16_gflops))));
-    figures.push(figure("int8", "GOPS", rates.int8, giga(|profile| profile.int8_gops)));
-    figures
-}
-
-fn ratio(figure: &Figure) -> Option<f64> {
-    figure.sheet.map(|sheet| figure.measured / sheet)
-}
-
-fn people(adapter: &Adapter, result: &Result<Measured, worker::WorkerError>) {
-    println!("{} by {} ({})", adapter.name, adapter.api.word(), adapter.driver);
-    if adapter.software {
-        println!("    a program that runs on the CPU: these are the CPU's figures");
+fn people(answered: &Result<Tokens, TokensError>) {
+    match answered {
+        Ok(tokens) => tokens.people(),
+        Err(error) => println!("no model was measured: {error}"),
     }
-    match result {
-        Ok(measured) => {
-            for figure in figures(measured, profile(adapter)) {
-                let Figure { name, unit, measured, .. } = figure;
-                let beside = ratio(&figure)
-                    .map_or_else(String::new, |ratio| format!("  {:.0} % of the data sheet's", ratio * 100.0));
-                println!("    {name:<10} {:>9.1} {unit}{beside}", measured / 1e9);
+}
+
+/// Keeps what was measured on real GPUs; tells whether anything was, and what the owner should know.
+fn keep(path: &Path, cards: &[Card]) -> (bool, Vec<String>) {
+    let mut warnings = Vec::new();
+    let mut kept = Kept::load(path).unwrap_or_else(|error| {
+        warnings.push(error.to_string());
+        Kept::default()
+    });
+    let mut new = false;
+    for card in cards.iter().filter(|card| !card.adapter.software) {
+        match kept::measured(|what| card.rate(what), now_ms()) {
+            Ok(measured) => new |= kept.put(&card.adapter, measured),
+            Err(missing) => {
+                warnings.push(format!("{}: not kept, for {} is missing", card.adapter.name, missing.word()));
             }
         }
-        Err(error) => println!("    not measured: {error}"),
     }
+    if new && let Err(error) = kept.save(path) {
+        warnings.push(error.to_string());
+        new = false;
+    }
+    (new, warnings)
 }

@@ -96,12 +96,14 @@ impl Narrator {
 
     fn ranked(&self, candidate: &RankedCandidate) -> String {
         let provider = self.name(&candidate.provider);
-        match &candidate.excluded {
-            Some(excluded) => format!("{provider} in {}: out, {excluded}", candidate.cell),
-            None => {
-                format!("{provider} in {} on {}: {}", candidate.cell, candidate.device.name, candidate.reasons)
-            }
+        let RankedCandidate { cell, device, reasons, excluded, .. } = candidate;
+        if let Some(excluded) = excluded {
+            return format!("{provider} in {cell}: out, {excluded}");
         }
+        let measured = device.measured.map_or_else(String::new, |measured| {
+            format!(" ({:.0} GB/s by its own word)", f64::from(measured.bandwidth_mb_s) / 1e3)
+        });
+        format!("{provider} in {cell} on {}{measured}: {reasons}", device.name)
     }
 }
 

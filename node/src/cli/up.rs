@@ -2,10 +2,10 @@
 
 use super::{Exit, Global, Outcome, models};
 use crate::{
-    config::{ConfigError, Directories, Settings},
-    engine::{self, EngineConfig},
+    config::{ConfigError, Directories, ProvideSettings, Settings},
+    engine::{self, EngineConfig, UpstreamConfig},
     jobs::JobsConfig,
-    models::ModelStore,
+    models::{Installed, ModelStore},
     network::NetworkConfig,
     node::{Node, NodeConfig},
     routing::RoutingConfig,
@@ -131,6 +131,24 @@ impl Args {
     }
 }
 
+/// Engines with these models and servers, as the settings have them run.
+pub(super) fn engine_config(
+    provide: &ProvideSettings,
+    models: Vec<Installed>,
+    upstreams: Vec<UpstreamConfig>,
+) -> EngineConfig {
+    EngineConfig {
+        models,
+        context: provide.context,
+        slots: provide.slots,
+        threads: provide.threads,
+        gpu_layers: provide.gpu_layers,
+        memory_limit: provide.memory_mib.map(|mib| mib.saturating_mul(1024 * 1024)),
+        upstreams,
+        worker: None,
+    }
+}
+
 /// Turns settings into what the node's subsystems need; fetches models that are not here.
 async fn node_config(settings: &Settings, directories: &Directories) -> Result<NodeConfig, Exit> {
     let location = settings.location.ok_or_else(|| ConfigError::NoLocation(directories.config.clone()))?;
@@ -163,16 +181,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             dht: true,
             peer_table: Some(directories.peer_table()),
         },
-        engine: EngineConfig {
-            models: installed,
-            context: provide.context,
-            slots: provide.slots,
-            threads: provide.threads,
-            gpu_layers: provide.gpu_layers,
-            memory_limit: provide.memory_mib.map(|mib| mib.saturating_mul(1024 * 1024)),
-            upstreams,
-            worker: None,
-        },
+        engine: engine_config(provide, installed, upstreams),
         jobs: JobsConfig {
             network: settings.network.clone(),
             cell: Cell::at(&location, settings.precision),
@@ -180,6 +189,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             price: provide.price.into(),
             prices: provide.prices.iter().map(|(model, price)| (model.clone(), (*price).into())).collect(),
             power: settings.power(),
+            gpu_rates: directories.gpu_rates(),
             payment_patience: PAYMENT_PATIENCE,
         },
         simulated_memory_mib: provide.simulated_memory_mib,

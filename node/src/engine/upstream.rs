@@ -242,6 +242,7 @@ impl Shared {
                     kind: DeviceKind::Upstream,
                     name: Line::lossy("an OpenAI-compatible server"),
                     memory_bytes: 0,
+                    measured: None,
                 },
                 context: found.context.unwrap_or(ASSUMED_CONTEXT),
                 speed: speeds.get(&model).map_or(0, |speed| speed.milli_tokens()),

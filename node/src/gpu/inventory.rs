@@ -1,7 +1,7 @@
 //! One list of GPUs out of what the bus and the graphics drivers tell: each physical one once, with every interface that
 //! reaches it.
 
-use super::FoundGpu;
+use super::{FoundGpu, kept::Kept};
 use aitbc_protocol::{
     gpu::Api,
     offer::{Device, DeviceKind},
@@ -57,8 +57,8 @@ pub struct Inventory {
 }
 
 /// Puts together what the bus and the interfaces tell. Adapters that are on no bus that could be read (other systems than
-/// Linux) are GPUs of their own.
-pub fn merge(found: Vec<FoundGpu>, adapters: Vec<Adapter>) -> Inventory {
+/// Linux) are GPUs of their own. What was measured by the first interface of a GPU that was measured, is told with it.
+pub fn merge(found: Vec<FoundGpu>, adapters: Vec<Adapter>, kept: &Kept) -> Inventory {
     let gpus = found.into_iter().map(|gpu| ListedGpu { gpu, apis: Vec::new() });
     let mut inventory = Inventory { gpus: gpus.collect(), software: Vec::new() };
     for adapter in adapters {
@@ -74,6 +74,8 @@ pub fn merge(found: Vec<FoundGpu>, adapters: Vec<Adapter>) -> Inventory {
             inventory.gpus.len() - 1
         });
         let listed = &mut inventory.gpus[index];
+        let device = &mut listed.gpu.device;
+        device.measured = device.measured.or_else(|| kept.of(&adapter));
         if !listed.apis.iter().any(|known| known.api == reach.api) {
             listed.apis.push(reach);
         }
@@ -125,7 +127,12 @@ fn unlisted(adapter: &Adapter) -> FoundGpu {
         api => Some(format!("only {} reaches it: install its Vulkan driver", api.word())),
     };
     FoundGpu {
-        device: Device { kind: DeviceKind::Gpu, name: Line::lossy(&adapter.name), memory_bytes: 0 },
+        device: Device {
+            kind: DeviceKind::Gpu,
+            name: Line::lossy(&adapter.name),
+            memory_bytes: 0,
+            measured: None,
+        },
         pci: pci.filter(|(vendor, device)| *vendor != 0 && *device != 0),
         address: if adapter.address.is_empty() { adapter.name.clone() } else { adapter.address.clone() },
         unusable: built,
@@ -138,7 +145,12 @@ mod tests {
 
     fn found(address: &str, pci: (u16, u16), name: &str) -> FoundGpu {
         FoundGpu {
-            device: Device { kind: DeviceKind::Gpu, name: Line::lossy(name), memory_bytes: 8 << 30 },
+            device: Device {
+                kind: DeviceKind::Gpu,
+                name: Line::lossy(name),
+                memory_bytes: 8 << 30,
+                measured: None,
+            },
             pci: Some(pci),
             address: address.to_owned(),
             unusable: None,
@@ -163,6 +175,7 @@ mod tests {
                 adapter(Api::Vulkan, "NVIDIA GeForce RTX 4090", (0x10de, 0x2684), "0000:01:00.0"),
                 adapter(Api::Gl, "NVIDIA GeForce RTX 4090/PCIe/SSE2", (0x10de, 0), ""),
             ],
+            &Kept::default(),
         );
         assert_eq!(apis(&inventory), [vec![Api::Vulkan, Api::Gl]]);
     }
@@ -173,7 +186,7 @@ mod tests {
         let name = "AMD Radeon RX 7900 XTX (RADV NAVI31)";
         let with = |addresses: [&str; 2]| {
             let adapters = addresses.map(|at| adapter(Api::Vulkan, name, (0x1002, 0x744c), at));
-            apis(&merge(cards.to_vec(), adapters.to_vec()))
+            apis(&merge(cards.to_vec(), adapters.to_vec(), &Kept::default()))
         };
         assert_eq!(with(["0000:02:00.0", "0000:01:00.0"]), [vec![Api::Vulkan], vec![Api::Vulkan]]);
         assert_eq!(with(["", ""]), [vec![Api::Vulkan], vec![Api::Vulkan]]);
@@ -186,7 +199,7 @@ mod tests {
         lavapipe.software = true;
         let gl = Adapter { api: Api::Gl, ..lavapipe.clone() };
         let adreno = adapter(Api::Vulkan, "Adreno (TM) 740", (0x5143, 0x4305_0a01), "");
-        let inventory = merge(Vec::new(), vec![lavapipe, gl, adreno]);
+        let inventory = merge(Vec::new(), vec![lavapipe, gl, adreno], &Kept::default());
         assert_eq!(inventory.software, ["llvmpipe (LLVM 15.0.6, 256 bits)"]);
         assert_eq!(inventory.gpus.len(), 1);
         assert_eq!((inventory.gpus[0].gpu.address.as_str(), inventory.gpus[0].gpu.pci), ("Adreno (TM) 740", None));
@@ -199,6 +212,25 @@ mod tests {
             found("0000:01:00.0", (0x10de, 0x1d10), "NVIDIA GeForce MX150"),
         ];
         let gl = adapter(Api::Gl, "Mesa Intel(R) UHD Graphics 620 (KBL GT2)", (0x8086, 0), "");
-        assert_eq!(apis(&merge(cards, vec![gl])), [vec![Api::Gl], vec![]]);
+        assert_eq!(apis(&merge(cards, vec![gl], &Kept::default())), [vec![Api::Gl], vec![]]);
+    }
+
+    #[test]
+    fn what_was_measured_stands_with_its_own_card_alone() {
+        let cards =
+            ["0000:01:00.0", "0000:02:00.0"].map(|at| found(at, (0x10de, 0x2684), "NVIDIA GeForce RTX 4090"));
+        let reached = cards
+            .each_ref()
+            .map(|card| adapter(Api::Vulkan, "NVIDIA GeForce RTX 4090", (0x10de, 0x2684), card.address.as_str()));
+        let figures = crate::gpu::kept::tests::figures(900_000);
+        let mut kept = Kept::default();
+        kept.put(&reached[1], figures);
+        let measured = |reached: &[Adapter]| -> Vec<_> {
+            let listed = merge(cards.to_vec(), reached.to_vec(), &kept).gpus;
+            listed.into_iter().map(|listed| listed.gpu.device.measured).collect()
+        };
+        assert_eq!(measured(&reached), [None, Some(figures)]);
+        let updated = reached.clone().map(|it| Adapter { driver: "driver 2".to_owned(), ..it });
+        assert_eq!(measured(&updated), [None, None], "the driver is another");
     }
 }

@@ -66,7 +66,7 @@ fn gpu(root: &Path, device: &Path, built: Built) -> Option<FoundGpu> {
     let cuda_nodes = ["nvidiactl", "nvidia-uvm"].map(|name| node(root, &format!("/dev/{name}"))).to_vec();
     let facts = Facts { vendor, driver, cuda_nodes, render_node: render_node(root, device) };
     Some(FoundGpu {
-        device: Device { kind: DeviceKind::Gpu, name: Line::lossy(&name), memory_bytes },
+        device: Device { kind: DeviceKind::Gpu, name: Line::lossy(&name), memory_bytes, measured: None },
         pci: ids,
         address,
         unusable: judge::unusable(&facts, built),
@@ -169,6 +169,7 @@ mod tests {
                 kind: DeviceKind::Gpu,
                 name: Line::lossy("NVIDIA GeForce RTX 3090"),
                 memory_bytes: 0,
+                measured: None,
             },
             pci: Some((0x10de, 0x2204)),
             address: "0000:01:00.0".to_owned(),

@@ -2,7 +2,10 @@
 //! this same binary, and its end is a reason and not the end of the node.
 
 use super::{
-    compute::{self, Gpu, rates},
+    compute::{
+        self, Gpu,
+        rates::{self, What},
+    },
     inventory::Adapter,
     proving,
 };
@@ -21,7 +24,7 @@ pub const WORKER_COMMAND: &str = "gpu-worker";
 
 /// How long asking all drivers may take: the first start of one compiles its own shaders.
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
-/// How long measuring one GPU may take, however slow it is.
+/// How long measuring one rate of a GPU may take, however slow it is.
 const MEASURE_PATIENCE: Duration = Duration::from_secs(300);
 /// Longest answer of the child.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -51,23 +54,15 @@ enum Answer<T> {
     Failed(String),
 }
 
-/// Rates measured on one adapter.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// Which.
-    pub adapter: Adapter,
-    /// How fast it is.
-    pub rates: rates::Rates,
-}
-
 /// What every graphics interface tells.
 pub async fn adapters(binary: &Path) -> Result<Vec<Adapter>, WorkerError> {
     ask(binary, &["adapters"], LIST_PATIENCE).await
 }
 
-/// Measures the adapter of this place in the list of [`adapters`].
-pub async fn measure(binary: &Path, index: usize) -> Result<Measured, WorkerError> {
-    ask(binary, &["rates", &index.to_string()], MEASURE_PATIENCE).await
+/// Measures one rate of the adapter of this place in the list of [`adapters`], as [`rates::rate`] does: each in a child of
+/// its own, so that a driver that fails at one hides no other.
+pub async fn rate(binary: &Path, index: usize, what: What) -> Result<Option<f64>, WorkerError> {
+    ask(binary, &["rate", &index.to_string(), what.word()], MEASURE_PATIENCE).await
 }
 
 async fn ask<T: DeserializeOwned>(
@@ -104,7 +99,7 @@ pub fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let told = match arguments.as_slice() {
         ["adapters"] => tell(&Answer::Ok(list())),
-        ["rates", index] => tell(&measured(index)),
+        ["rate", index, what] => tell(&measured(index, what)),
         [proving::PROVE, place] => proving::main(place),
         _ => return ExitCode::from(2),
     };
@@ -135,13 +130,16 @@ pub(super) fn adapter(index: &str) -> Result<(wgpu::Adapter, Adapter), String> {
     known().into_iter().nth(wanted).ok_or_else(|| format!("there is no adapter {index} any more"))
 }
 
-fn measured(index: &str) -> Answer<Measured> {
-    let (wgpu, adapter) = match adapter(index) {
+fn measured(index: &str, what: &str) -> Answer<Option<f64>> {
+    let (wgpu, _) = match adapter(index) {
         Ok(found) => found,
         Err(reason) => return Answer::Failed(reason),
     };
-    match Gpu::open(&wgpu).and_then(|gpu| rates::measure(&gpu)) {
-        Ok(rates) => Answer::Ok(Measured { adapter, rates }),
+    let Some(what) = What::ALL.into_iter().find(|known| known.word() == what) else {
+        return Answer::Failed(format!("{what} is no rate"));
+    };
+    match Gpu::open(&wgpu).and_then(|gpu| rates::rate(&gpu, what)) {
+        Ok(rate) => Answer::Ok(rate),
         Err(error) => Answer::Failed(error.to_string()),
     }
 }

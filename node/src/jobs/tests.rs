@@ -83,7 +83,7 @@ pub(crate) fn engine_model() -> EngineModel {
         weights: Digest([3; 32]),
         engine: Engine { name: "llama.cpp".parse().unwrap(), version: "test".parse().unwrap() },
         quantisation: "Q4_1".parse().unwrap(),
-        device: Device { kind: DeviceKind::Cpu, name: "test".parse().unwrap(), memory_bytes: 0 },
+        device: Device { kind: DeviceKind::Cpu, name: "test".parse().unwrap(), memory_bytes: 0, measured: None },
         context: 2048,
         speed: 0,
         declared: false,
@@ -104,6 +104,7 @@ pub(crate) fn config() -> JobsConfig {
         price: quote().price,
         prices: BTreeMap::new(),
         power: crate::gpu::power::PowerConfig::default(),
+        gpu_rates: std::path::PathBuf::new(),
         payment_patience: LONG,
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn spec() -> JobSpec {
 }
 
 pub(super) fn device() -> Device {
-    Device { kind: DeviceKind::Cpu, name: Line::lossy("a CPU"), memory_bytes: 0 }
+    Device { kind: DeviceKind::Cpu, name: Line::lossy("a CPU"), memory_bytes: 0, measured: None }
 }
 
 pub(super) fn engine() -> Engine {

@@ -56,7 +56,7 @@ pub(crate) fn execution() -> Execution {
     Execution {
         engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("b1") },
         quantisation: Line::lossy("Q4_1"),
-        device: Device { kind: DeviceKind::Cpu, name: Line::lossy("a cpu"), memory_bytes: 1 },
+        device: Device { kind: DeviceKind::Cpu, name: Line::lossy("a cpu"), memory_bytes: 1, measured: None },
         sampling: Sampling { temperature: 0.5, top_p: 1.0, seed: 3 },
     }
 }

@@ -12,7 +12,12 @@ fn offer() -> ModelOffer {
         weights: Digest([1; 32]),
         engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("1") },
         quantisation: Line::lossy("Q4_1"),
-        device: Device { kind: DeviceKind::Gpu, name: Line::lossy("a GPU"), memory_bytes: 8 << 30 },
+        device: Device {
+            kind: DeviceKind::Gpu,
+            name: Line::lossy("a GPU"),
+            memory_bytes: 8 << 30,
+            measured: None,
+        },
         context: 8192,
         price: TokenPrice { prompt: MicroCredits(100), completion: MicroCredits(400) },
         speed: 100_000,

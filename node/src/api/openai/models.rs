@@ -157,7 +157,7 @@ mod tests {
             weights: Digest([0; 32]),
             engine: Engine { name: Line::default(), version: Line::default() },
             quantisation: Line::default(),
-            device: Device { kind: DeviceKind::Cpu, name: Line::default(), memory_bytes: 0 },
+            device: Device { kind: DeviceKind::Cpu, name: Line::default(), memory_bytes: 0, measured: None },
             context: 2048,
             price: TokenPrice { prompt: MicroCredits(price), completion: MicroCredits(2 * price) },
             speed: 0,

@@ -46,7 +46,7 @@ fn receipt(number: u8) -> JobUpdate {
         weights: Digest([3; 32]),
         engine: Engine { name: line("llama.cpp"), version: line("1") },
         quantisation: line("Q4_1"),
-        device: Device { kind: DeviceKind::Cpu, name: line("cpu"), memory_bytes: 0 },
+        device: Device { kind: DeviceKind::Cpu, name: line("cpu"), memory_bytes: 0, measured: None },
         sampling: aitbc_protocol::job::Sampling { temperature: 1.0, top_p: 1.0, seed: 1 },
         prompt_tokens: 5,
         completion_tokens: 2,

@@ -49,7 +49,7 @@ pub(super) fn describe(settings: &Settings, loaded: &Loaded) -> (EngineModel, Ve
 }
 
 fn gpu_device(name: &str, memory_bytes: u64) -> Device {
-    Device { kind: DeviceKind::Gpu, name: Line::lossy(name), memory_bytes }
+    Device { kind: DeviceKind::Gpu, name: Line::lossy(name), memory_bytes, measured: None }
 }
 
 /// Why a GPU that is there does not run the model.
@@ -100,7 +100,7 @@ mod tests {
     }
 
     fn settings(gpus: Vec<FoundGpu>, gpu_layers: Option<u32>) -> Settings {
-        let cpu = Device { kind: DeviceKind::Cpu, name: Line::lossy("a CPU"), memory_bytes: 8 };
+        let cpu = Device { kind: DeviceKind::Cpu, name: Line::lossy("a CPU"), memory_bytes: 8, measured: None };
         let hardware = Arc::new(Hardware { cpu, gpus });
         let manifest = crate::models::Manifest {
             model: Line::lossy("m"),

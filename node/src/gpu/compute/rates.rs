@@ -1,7 +1,6 @@
-//! How fast a GPU really is: memory bandwidth and rates of arithmetic.
+//! How fast a GPU really is: memory bandwidth, reads at random, and rates of arithmetic.
 
 use super::{ComputeError, Gpu, Kernel};
-use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 const PARAMS: &str = include_str!("rate_params.wgsl");
@@ -11,6 +10,8 @@ const FP16: &str = include_str!("rate_fp16.wgsl");
 const GROUP: u32 = 256;
 /// Bytes of an element.
 const ELEMENT: u64 = 16;
+/// Bytes of one read at random: four elements.
+const ROW: u64 = 64;
 /// Operations of one thread in one round, in the kernels of arithmetic.
 const OPERATIONS: f64 = 32.0;
 /// Rounds of the kernels at most, so that their numbers stay exact: 15 times as many are below 2^24.
@@ -19,6 +20,8 @@ const MAX_ROUNDS: u32 = 1 << 20;
 const STEP: u32 = 1024;
 /// Bytes read to measure bandwidth: many times what caches hold.
 const READ: u64 = 256 << 20;
+/// Bytes among which is read at random: so many that caches hold next to nothing of them.
+const SCATTERED: u64 = 1 << 30;
 /// Threads at a time: enough for the largest GPUs.
 const THREADS: u32 = 1 << 20;
 /// A measurement takes as long, so that clocks have risen; the best of [`TRIES`] counts.
@@ -28,20 +31,37 @@ const TRIES: usize = 3;
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// Reading memory.
+    /// Reading memory from end to end, in bytes a second.
     Bandwidth,
-    /// 32-bit floating point.
+    /// Reads of 64 bytes all over the memory, each of which tells where the next is, in bytes a second.
+    RandomReads,
+    /// 32-bit floating point, in operations a second, a multiply-add counting as two.
     Fp32,
-    /// 16-bit floating point.
+    /// The same in 16 bits.
     Fp16,
-    /// 8-bit integer products.
+    /// Products of 8-bit integers, in the same unit.
     Int8,
 }
 
 impl What {
+    /// Everything.
+    pub const ALL: [Self; 5] = [Self::Bandwidth, Self::RandomReads, Self::Fp32, Self::Fp16, Self::Int8];
+
+    /// Its name in JSON and between processes.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Bandwidth => "bandwidth",
+            Self::RandomReads => "random_reads",
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
+        }
+    }
+
     const fn entry(self) -> &'static str {
         match self {
             Self::Bandwidth => "read_all",
+            Self::RandomReads => "read_random",
             Self::Fp32 => "fp32",
             Self::Fp16 => "fp16",
             Self::Int8 => "int8",
@@ -52,23 +72,19 @@ impl What {
         let source = match self {
             // What a shader enables comes before everything else.
             Self::Fp16 => format!("enable f16;\n{PARAMS}{FP16}"),
-            Self::Bandwidth | Self::Fp32 | Self::Int8 => format!("{PARAMS}{RATES}"),
+            Self::Bandwidth | Self::RandomReads | Self::Fp32 | Self::Int8 => format!("{PARAMS}{RATES}"),
         };
         gpu.kernel(&source, self.entry())
     }
-}
 
-/// What one GPU reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Rates {
-    /// Bytes read a second.
-    pub bandwidth: f64,
-    /// Operations of 32-bit floating point a second, a multiply-add counting as two.
-    pub fp32: f64,
-    /// The same in 16 bits; `None` where the GPU has none.
-    pub fp16: Option<f64>,
-    /// Operations on 8-bit integers a second, a multiply-add counting as two.
-    pub int8: f64,
+    /// Bytes of the input.
+    const fn input(self) -> u64 {
+        match self {
+            Self::Bandwidth => READ,
+            Self::RandomReads => SCATTERED,
+            Self::Fp32 | Self::Fp16 | Self::Int8 => GROUP as u64 * ELEMENT,
+        }
+    }
 }
 
 /// One run of a kernel.
@@ -95,35 +111,25 @@ impl Run {
     }
 
     fn work(self, what: What) -> f64 {
-        if what == What::Bandwidth {
-            f64::from(self.count) * ELEMENT as f64 * f64::from(self.rounds)
-        } else {
-            f64::from(self.threads) * f64::from(self.rounds) * OPERATIONS
+        let rounds = f64::from(self.rounds);
+        match what {
+            What::Bandwidth => f64::from(self.count) * ELEMENT as f64 * rounds,
+            What::RandomReads => f64::from(self.threads) * ROW as f64 * rounds,
+            What::Fp32 | What::Fp16 | What::Int8 => f64::from(self.threads) * OPERATIONS * rounds,
         }
     }
 }
 
-/// Measures everything.
-pub fn measure(gpu: &Gpu) -> Result<Rates, ComputeError> {
-    Ok(Rates {
-        bandwidth: rate(gpu, What::Bandwidth)?,
-        fp32: rate(gpu, What::Fp32)?,
-        fp16: if gpu.has_fp16() { Some(rate(gpu, What::Fp16)?) } else { None },
-        int8: rate(gpu, What::Int8)?,
-    })
-}
-
-/// Bytes or operations a second.
-fn rate(gpu: &Gpu, what: What) -> Result<f64, ComputeError> {
+/// Bytes or operations a second; `None` where the GPU has no such numbers.
+pub fn rate(gpu: &Gpu, what: What) -> Result<Option<f64>, ComputeError> {
+    if what == What::Fp16 && !gpu.has_fp16() {
+        return Ok(None);
+    }
     let kernel = what.kernel(gpu)?;
-    let bytes = if what == What::Bandwidth {
-        READ.min(gpu.limits().max_storage_buffer_binding_size).min(gpu.limits().max_buffer_size)
-    } else {
-        u64::from(GROUP) * ELEMENT
-    };
+    let (input, bytes) = input(gpu, what)?;
     let count = u32::try_from(bytes / ELEMENT).unwrap_or(u32::MAX);
     let threads = if what == What::Bandwidth { THREADS.min(count) } else { THREADS };
-    let (input, output) = (gpu.memory(bytes)?, gpu.memory(u64::from(threads) * ELEMENT)?);
+    let output = gpu.memory(u64::from(threads) * ELEMENT)?;
     let mut run = Run { count, rounds: if what == What::Fp16 { STEP } else { 1 }, threads };
     // The first run also waits for the driver to compile.
     run.go(gpu, &kernel, &input, &output)?;
@@ -135,7 +141,20 @@ fn rate(gpu: &Gpu, what: What) -> Result<f64, ComputeError> {
     for _ in 1..TRIES {
         took = took.min(run.go(gpu, &kernel, &input, &output)?);
     }
-    Ok(run.work(what) / took.as_secs_f64())
+    Ok(Some(run.work(what) / took.as_secs_f64()))
+}
+
+/// Memory for the input and its bytes: as much as one binding takes, and less where others have the rest.
+fn input(gpu: &Gpu, what: What) -> Result<(wgpu::Buffer, u64), ComputeError> {
+    let limits = gpu.limits();
+    let most = what.input().min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+    let mut bytes = most / ROW * ROW;
+    loop {
+        match gpu.memory(bytes) {
+            Err(ComputeError::Memory { .. }) if bytes > READ => bytes = bytes / 2 / ROW * ROW,
+            memory => return Ok((memory?, bytes)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -146,11 +165,27 @@ mod tests {
 
     type Element = [u32; 4];
 
+    /// Where one thread ends that reads at random.
+    fn walked(input: &[Element], id: usize, rounds: u32) -> Element {
+        let rows = input.as_chunks::<4>().0;
+        let mut sum = [(id as u32).wrapping_mul(0x9e37_79b1); 4];
+        for _ in 0..rounds {
+            let at = (sum[0] ^ (sum[0] >> 15)) as usize % rows.len();
+            for element in &rows[at] {
+                sum = std::array::from_fn(|lane| {
+                    (sum[lane] ^ element[lane]).wrapping_add(1).wrapping_mul(0x0100_0193)
+                });
+            }
+        }
+        sum
+    }
+
     /// What the kernels compute, on the CPU.
     fn expected(what: What, input: &[Element], run: Run) -> Vec<Element> {
         let thread = |id: usize| -> Element {
             let start = input[id % input.len()];
             std::array::from_fn(|lane| match what {
+                What::RandomReads => walked(input, id, run.rounds)[lane],
                 What::Bandwidth => {
                     let own = || input.iter().skip(id).step_by(run.threads as usize);
                     let rounds = (0..run.rounds).flat_map(|_| own());
@@ -201,12 +236,13 @@ mod tests {
                 continue;
             }
             tested += 1;
-            for what in [What::Bandwidth, What::Fp32, What::Int8, What::Fp16] {
+            for what in What::ALL {
                 if what == What::Fp16 && !gpu.has_fp16() {
                     continue;
                 }
                 let kernel = what.kernel(&gpu).expect("a kernel");
-                let inputs = (prop::collection::vec(any::<Element>(), 1..700), 1..600_u32, 1..5_u32);
+                let least = if what == What::RandomReads { 4 } else { 1 };
+                let inputs = (prop::collection::vec(any::<Element>(), least..700), 1..600_u32, 1..5_u32);
                 let config = ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() };
                 TestRunner::new(config)
                     .run(&inputs, |(input, threads, rounds)| {
@@ -220,5 +256,19 @@ mod tests {
             }
         }
         assert!(tested > 0, "none of {} adapters computes", adapters.len());
+    }
+
+    #[test]
+    fn reads_at_random_are_measured_among_more_than_caches_hold() {
+        let adapters = adapters();
+        let open = adapters.iter().filter_map(|adapter| Gpu::open(adapter).ok());
+        let gpu = open.max_by_key(|gpu| gpu.limits().max_storage_buffer_binding_size).expect("an adapter");
+        let limits = gpu.limits();
+        let (memory, bytes) = input(&gpu, What::RandomReads).expect("memory");
+        assert_eq!((memory.size(), bytes % ROW), (bytes, 0));
+        let most = SCATTERED.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size);
+        assert!((READ.min(most) / 2..=most).contains(&bytes), "{bytes} of {most}");
+        let rate = rate(&gpu, What::RandomReads).expect("a rate").expect("every GPU reads");
+        assert!(rate > 1e6, "{rate} bytes a second");
     }
 }

@@ -16,6 +16,26 @@ fn read_all(@builtin(global_invocation_id) id: vec3<u32>) {
     output[id.x] = sum;
 }
 
+// Reads 64 bytes a round, somewhere in the input: where, follows from all that was read before, as in a challenge's walk.
+@compute @workgroup_size(256)
+fn read_random(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= params.threads {
+        return;
+    }
+    let rows = params.count / 4u;
+    // Neighbours begin far apart.
+    var sum = vec4<u32>(id.x * 0x9e3779b1u);
+    for (var round = 0u; round < params.rounds; round++) {
+        // The top bits of a product are mixed well, the others less.
+        let at = (sum.x ^ (sum.x >> 15u)) % rows * 4u;
+        sum = ((sum ^ input[at]) + vec4<u32>(params.addend)) * vec4<u32>(0x01000193u);
+        sum = ((sum ^ input[at + 1u]) + vec4<u32>(params.addend)) * vec4<u32>(0x01000193u);
+        sum = ((sum ^ input[at + 2u]) + vec4<u32>(params.addend)) * vec4<u32>(0x01000193u);
+        sum = ((sum ^ input[at + 3u]) + vec4<u32>(params.addend)) * vec4<u32>(0x01000193u);
+    }
+    output[id.x] = sum;
+}
+
 // Four chains of four multiply-adds a round: 32 operations.
 @compute @workgroup_size(256)
 fn fp32(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -120,7 +120,7 @@ pub(super) mod tests {
     fn gpu(address: &str) -> FoundGpu {
         let name = aitbc_protocol::text::Line::lossy("a card");
         FoundGpu {
-            device: Device { kind: DeviceKind::Gpu, name, memory_bytes: 1 << 30 },
+            device: Device { kind: DeviceKind::Gpu, name, memory_bytes: 1 << 30, measured: None },
             pci: None,
             address: address.to_owned(),
             unusable: None,

@@ -8,7 +8,7 @@ use crate::{
 use aitbc_protocol::{
     Signed, UnixMillis,
     gpu::challenge::exchange::Shown,
-    offer::{Device, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer, TrustTier},
+    offer::{Device, DeviceKind, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer, TrustTier},
     text::Line,
 };
 use libp2p::Multiaddr;
@@ -60,7 +60,7 @@ pub(super) fn gather(
             weights: model.weights,
             engine: model.engine.clone(),
             quantisation: model.quantisation.clone(),
-            device: model.device.clone(),
+            device: with_measured(&model.device, devices),
             context: model.context,
             price: config.price_of(model, power),
             speed: model.speed,
@@ -79,6 +79,20 @@ pub(super) fn gather(
     }
     let devices = devices.iter().take(MAX_DEVICES).cloned().collect();
     Ok(Content { addresses, devices, models, slots: power.decision.offered, shown: Vec::new() })
+}
+
+/// The device of a model with what was measured on the GPU that it is: the only one there is, or else the only one of its
+/// name, for the engine tells no address.
+fn with_measured(device: &Device, devices: &[Device]) -> Device {
+    let mut gpus: Vec<&Device> = devices.iter().filter(|other| other.kind == DeviceKind::Gpu).collect();
+    if gpus.len() > 1 {
+        let name = device.name.as_str();
+        gpus.retain(|other| name.contains(other.name.as_str()) || other.name.as_str().contains(name));
+    }
+    match gpus[..] {
+        [gpu] if device.kind == DeviceKind::Gpu => Device { measured: gpu.measured, ..device.clone() },
+        _ => device.clone(),
+    }
 }
 
 fn what_keeps(engine: &EngineStatus) -> Option<String> {
@@ -183,6 +197,33 @@ mod tests {
         assert_eq!(content.slots, 2, "it is full, and comes back by itself");
         let Err(Obstacle::Limited(why)) = with(0, vec![Limit::Hours, watts]) else { panic!("no job may come") };
         assert!(why.contains("`hours` under [power]") && why.contains("300 W of 300 W"), "{why}");
+    }
+
+    #[test]
+    fn a_model_is_offered_with_what_was_measured_on_its_gpu() {
+        let gpu = |name: &str, bandwidth_mb_s: Option<u32>| Device {
+            kind: DeviceKind::Gpu,
+            name: Line::lossy(name),
+            memory_bytes: 8,
+            measured: bandwidth_mb_s.map(crate::gpu::kept::tests::figures),
+        };
+        let reached = |device: &Device, devices: &[&Device]| {
+            let devices: Vec<Device> = devices.iter().copied().cloned().collect();
+            with_measured(device, &devices).measured.map(|measured| measured.bandwidth_mb_s)
+        };
+        let runs_on = |name: &str, devices: &[&Device]| reached(&gpu(name, None), devices);
+        let (large, small) = (gpu("GeForce RTX 4090", Some(9)), gpu("GeForce GTX 1650", Some(1)));
+        assert_eq!(runs_on("whatever Vulkan calls it", &[&small]), Some(1), "there is one GPU only");
+        assert_eq!(runs_on("NVIDIA GeForce RTX 4090", &[&small, &large]), Some(9));
+        assert_eq!(runs_on("NVIDIA GeForce RTX 4090 (5 of 31 layers)", &[&small, &large]), Some(9));
+        assert_eq!(runs_on("NVIDIA GeForce RTX 4090", &[&large, &large]), None, "it may be either");
+        let cpu = Device { kind: DeviceKind::Cpu, ..gpu("a CPU", None) };
+        assert_eq!(reached(&cpu, &[&small]), None);
+        let mut engine = engine(EngineState::Ready);
+        engine.models[0].device = gpu("GTX 1650", None);
+        let content = gather(&config(), std::slice::from_ref(&small), &[engine], &[address()], &free()).unwrap();
+        let offer = content.into_offer(&config(), 1, 1_000, OFFER_LIFETIME_MS);
+        assert_eq!((offer.devices[0].measured, offer.models[0].device.measured), (small.measured, small.measured));
     }
 
     #[test]

@@ -1,0 +1,137 @@
+//! How fast the engine answers with a model of this machine, and on what it truly runs.
+
+use super::super::up::engine_config;
+use crate::{
+    config::{Directories, Settings},
+    engine::{self, EngineError, EngineHandle, EngineModel, EngineState},
+    models::{Installed, ModelError, ModelStore},
+    telemetry::Metrics,
+};
+use aitbc_protocol::job::ModelName;
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use std::{path::PathBuf, time::Duration};
+use tokio::time::{Instant, timeout_at};
+
+/// How long a model may take to load: large ones come from slow disks.
+const LOAD_PATIENCE: Duration = Duration::from_secs(600);
+/// How long the engine's child may take to leave.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the engine reached.
+#[derive(Clone, Debug)]
+pub(super) struct Tokens {
+    /// The model as it would be offered, with its device and its speed.
+    pub(super) model: EngineModel,
+    /// What the owner should know, such as why a GPU is not used.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Why no engine was measured.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TokensError {
+    /// There is nothing to measure with.
+    #[error("no model is in {0}: fetch one with `aitbc models pull smollm2:135m`")]
+    NoModel(PathBuf),
+    /// The one asked for is not here.
+    #[error("{0} is not here: fetch it with `aitbc models pull {0}`")]
+    NotHere(ModelName),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] ModelError),
+    /// No engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It does not run.
+    #[error("{model} does not run: {reason}")]
+    Fails {
+        /// The model.
+        model: ModelName,
+        /// What the engine says.
+        reason: String,
+    },
+    /// It takes too long.
+    #[error("{0} was not loaded within {LOAD_PATIENCE:?}")]
+    Slow(ModelName),
+}
+
+impl Tokens {
+    /// Tokens a second of one answer.
+    pub(super) fn rate(&self) -> f64 {
+        f64::from(self.model.speed) / 1000.0
+    }
+
+    /// As JSON.
+    pub(super) fn document(&self) -> Value {
+        json!({
+            "model": self.model.model,
+            "quantisation": self.model.quantisation,
+            "engine": self.model.engine,
+            "device": self.model.device,
+            "context": self.model.context,
+            "tokens_per_second": self.rate(),
+            "warnings": self.warnings,
+        })
+    }
+
+    /// For people.
+    pub(super) fn people(&self) {
+        let EngineModel { model, quantisation, engine, device, .. } = &self.model;
+        println!("{model} ({quantisation}) by {} on {}", engine.name, device.name);
+        println!("    tokens     {:>9.1} a second", self.rate());
+        for warning in &self.warnings {
+            println!("    {warning}");
+        }
+    }
+}
+
+/// Loads a model as `aitbc up` would, reads its speed, and ends the engine. Without a name it is the first of the store.
+pub(super) async fn measure(
+    settings: &Settings,
+    directories: &Directories,
+    wanted: Option<&ModelName>,
+) -> Result<Tokens, TokensError> {
+    let store = ModelStore::new(directories.models(settings));
+    let installed: Installed = if let Some(name) = wanted {
+        store.find(name)?.ok_or_else(|| TokensError::NotHere(name.clone()))?
+    } else {
+        let first = store.list()?.into_iter().next();
+        first.ok_or_else(|| TokensError::NoModel(store.directory().to_owned()))?
+    };
+    let name = installed.manifest.model.clone();
+    let config = engine_config(&settings.provide, vec![installed], Vec::new());
+    let engine = engine::start(config, &Metrics::default()).await?;
+    let bar = ProgressBar::new_spinner().with_message(format!("loading {name}"));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    let told = ready(&engine, &name, &bar).await;
+    bar.finish_and_clear();
+    engine.shutdown(STOP_PATIENCE).await;
+    told
+}
+
+/// Waits for the only engine.
+async fn ready(engine: &EngineHandle, name: &ModelName, bar: &ProgressBar) -> Result<Tokens, TokensError> {
+    let deadline = Instant::now() + LOAD_PATIENCE;
+    let mut board = engine.status();
+    loop {
+        let status = board.borrow_and_update().first().cloned();
+        let fails = |reason: String| TokensError::Fails { model: name.clone(), reason };
+        let Some(status) = status else { return Err(fails("no engine was started".to_owned())) };
+        match status.state {
+            EngineState::Loading { percent } => bar.set_message(format!("loading {name}: {percent} %")),
+            EngineState::Ready => {
+                let model = status.models.into_iter().next();
+                let model = model.ok_or_else(|| fails("the engine has no model".to_owned()))?;
+                return Ok(Tokens { model, warnings: status.warnings });
+            }
+            EngineState::BackingOff { reason, .. } | EngineState::Unusable { reason } => {
+                return Err(fails(reason));
+            }
+        }
+        match timeout_at(deadline, board.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(fails("the engine ended".to_owned())),
+            Err(_) => return Err(TokensError::Slow(name.clone())),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Challenges of memory between running nodes. The memory is the machine's own, and everything says that it is simulated.
+
+#![cfg(unix)]
+
+use aitbc_tests::process::{Process, ProcessBuilder};
+use serde_json::Value;
+use std::fs;
+use tempfile::TempDir;
+
+/// A provider with 4 MiB to show.
+async fn provider(settings: &TempDir) -> Process {
+    let config = settings.path().join("config.toml");
+    fs::write(&config, "network = \"local\"\n[provide]\nsimulated_memory_mib = 4\n").expect("settings");
+    let config = config.display().to_string();
+    let node = ProcessBuilder::new("provider", "50.1,8.7").provide().arguments(&["--config", &config]);
+    let node = node.start().await;
+    node.offering().await;
+    node
+}
+
+async fn client(of: &Process) -> Process {
+    let client = ProcessBuilder::new("client", "50.1,8.7").bootstrap(of).start().await;
+    client.finds(1).await;
+    client
+}
+
+#[tokio::test]
+async fn what_a_provider_shows_is_in_its_offer_and_says_that_it_is_simulated() {
+    let settings = tempfile::tempdir().expect("a directory");
+    let mut provider = provider(&settings).await;
+    let client = client(&provider).await;
+    let told = client.cli(&["challenge", &provider.id.to_string()]).await;
+    let (out, narrated) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert!(told.status.success(), "{out}\n{narrated}");
+    assert!(out.contains("SIMULATED by its own word"), "{out}");
+    assert!(narrated.contains("booked") && narrated.contains("checking"), "{narrated}");
+
+    let shows = |status: &Value| status["provider"]["offer"]["shown"].as_array().is_some_and(|all| all.len() == 1);
+    provider.until("offers what it showed", shows).await;
+    // Another node that has never spoken with the verifier about it reads it out of the offer.
+    let third = ProcessBuilder::new("third", "50.1,8.7").bootstrap(&provider).start().await;
+    third.finds(1).await;
+    let found = third.cli(&["find", "--json"]).await;
+    let found: Value = serde_json::from_slice(&found.stdout).expect("JSON");
+    let shown = &found["candidates"][0]["shown"][0];
+    assert_eq!(
+        (&shown["verifier"], &shown["simulated"]),
+        (&client.id.to_string().into(), &true.into()),
+        "{found}"
+    );
+    assert_eq!(shown["bytes"], (4 << 20) / 5 * 4 / 64 * 64, "four fifths of what it claims");
+    let people = third.cli(&["find"]).await;
+    assert!(String::from_utf8_lossy(&people.stdout).contains("SIMULATED"));
+
+    provider.restart().await;
+    provider.until("offers it after a restart", shows).await;
+}
+
+#[tokio::test]
+async fn jobs_come_before_challenges_and_whoever_has_nothing_says_so() {
+    let settings = tempfile::tempdir().expect("a directory");
+    let provider = provider(&settings).await;
+    let client = client(&provider).await;
+    let unknown = client.cli(&["challenge", &client.id.to_string()]).await;
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("offers nothing that is known here"));
+
+    let mut request = aitbc_tests::process::question("Write the numbers from one to one hundred in words.", 400);
+    request["wishes"]["provider"] = provider.id.to_string().into();
+    let mut updates = client.job(&request).await;
+    while updates.recv().await.expect("an answer")["event"] != "started" {}
+    let busy = client.cli(&["challenge", &provider.id.to_string()]).await;
+    assert!(!busy.status.success());
+    let why = String::from_utf8_lossy(&busy.stderr).into_owned();
+    assert!(why.contains("busy with jobs"), "{why}");
+}
+
+#[tokio::test]
+async fn memory_is_simulated_on_networks_of_tests_alone() {
+    let settings = tempfile::tempdir().expect("a directory");
+    let config = settings.path().join("config.toml");
+    fs::write(&config, "location = \"1,1\"\n[provide]\nsimulated_memory_mib = 4\n").expect("settings");
+    let up = ["up", "--config", &config.display().to_string()];
+    let told = aitbc_tests::process::run(settings.path(), &up).await;
+    assert!(String::from_utf8_lossy(&told.stderr).contains("earns no trust"), "{told:?}");
+}
