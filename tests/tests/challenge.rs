@@ -2,6 +2,11 @@
 
 #![cfg(unix)]
 
+use aitbc_node::gpu::{
+    proving::{Memory, Prover, ProvingError},
+    worker,
+};
+use aitbc_protocol::gpu::challenge::Task;
 use aitbc_tests::process::{Process, ProcessBuilder};
 use serde_json::Value;
 use std::fs;
@@ -52,6 +57,7 @@ async fn what_a_provider_shows_is_in_its_offer_and_says_that_it_is_simulated() {
     let people = third.cli(&["find"]).await;
     assert!(String::from_utf8_lossy(&people.stdout).contains("SIMULATED"));
 
+    provider.kill().await;
     provider.restart().await;
     provider.until("offers it after a restart", shows).await;
 }
@@ -72,6 +78,38 @@ async fn jobs_come_before_challenges_and_whoever_has_nothing_says_so() {
     assert!(!busy.status.success());
     let why = String::from_utf8_lossy(&busy.stderr).into_owned();
     assert!(why.contains("busy with jobs"), "{why}");
+}
+
+/// Every graphics adapter here, and where there is none the software one that the tests install.
+#[tokio::test]
+async fn the_child_proves_on_every_adapter_what_it_proves_in_the_machines_memory() {
+    let binary = aitbc_tests::process::binary();
+    let adapters = worker::adapters(&binary).await.expect("adapters");
+    assert!(!adapters.is_empty(), "no adapter: install a Vulkan driver, such as mesa-vulkan-drivers (lavapipe)");
+    let task = Task { items: 5000, lanes: 1 << 17, steps: 3 };
+    let memories = std::iter::once(Memory::Machine).chain((0..adapters.len()).map(Memory::Gpu));
+    let mut roots = Vec::new();
+    for memory in memories {
+        let mut prover = Prover::start(&binary, memory).expect("a child");
+        let rate = match prover.derive([3; 32], [5; 8], task.items).await {
+            Ok(rate) => rate,
+            // OpenGL's limits may be below what the kernels need.
+            Err(ProvingError::Failed(why)) if memory != Memory::Machine => {
+                println!("{memory:?}: {why}");
+                continue;
+            }
+            Err(error) => panic!("{memory:?}: {error}"),
+        };
+        assert!(rate > 1_000_000, "{memory:?}: {rate} bytes a second");
+        roots.push(prover.walk([7; 8], task).await.expect("a root"));
+        let opened = prover.open(vec![0, 77, (1 << 17) - 1]).await.expect("openings");
+        let root = roots.last().expect("pushed");
+        assert!(opened.len() == 3 && opened.iter().all(|opening| opening.is_under(root, task.lanes)));
+        let other = prover.walk([7; 8], Task { items: 5001, ..task }).await;
+        assert!(matches!(other, Err(ProvingError::Failed(_))), "another data set");
+    }
+    assert!(roots.len() > 1, "no adapter computes");
+    assert!(roots.iter().all(|root| *root == roots[0]), "{roots:?}");
 }
 
 #[tokio::test]
