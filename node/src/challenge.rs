@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! serving: stream -> one booking a slot -> child (gpu::proving) -> Shown -> announcer: goes into the offer
+//! rounds:  now and then a provider that offers a GPU and has shown nothing -> Challenger
 //! asking:  CLI -> API -> Challenger: book, walk at the slot, time, recompute -> Finding
 //! ```
 //!
@@ -9,6 +10,7 @@
 
 mod asking;
 mod memory;
+mod rounds;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -19,13 +21,14 @@ pub use memory::NoMemory;
 use crate::{
     gpu::power::PowerState,
     network::{IncomingStream, NetworkHandle, intake},
+    routing::Routing,
     storage::Store,
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     NetworkId, Signed,
     geo::Cell,
-    gpu::challenge::exchange::{CELL_PRECISION, Shown},
+    gpu::challenge::exchange::{CELL_PRECISION, Shown, Slots},
     offer::Load,
 };
 use std::{path::PathBuf, sync::Arc};
@@ -58,6 +61,8 @@ pub struct ChallengeParts {
     pub key: SecretKey,
     /// The network.
     pub network: NetworkHandle,
+    /// Who offers what.
+    pub routing: Routing,
     /// Keeps what was shown.
     pub store: Store,
     /// Heat, power, and what is free of each GPU.
@@ -72,14 +77,17 @@ pub struct ChallengeParts {
     pub process: watch::Sender<Option<u32>>,
 }
 
-/// Starts answering challenges, until `stop`; the handle asks others.
+/// Starts answering challenges and asking those who have shown nothing, until `stop`; the handle asks others.
 pub fn start(
     config: ChallengeConfig,
     parts: ChallengeParts,
     stop: CancellationToken,
 ) -> (Challenger, JoinHandle<()>) {
-    let ChallengeParts { key, network, store, power, load, streams, shown, process } = parts;
+    let ChallengeParts { key, network, routing, store, power, load, streams, shown, process } = parts;
     let challenger = Challenger::new(key.clone(), config.network.clone(), network);
+    let slots = Slots::of(&config.network);
+    let asking = rounds::run(challenger.clone(), routing, slots);
+    let asking = stop.clone().run_until_cancelled_owned(asking);
     let server = serving::Server::new(config, key, store, power, load, shown, process);
     let answering = async move {
         server.recall().await;
@@ -89,7 +97,10 @@ pub fn start(
         })
         .await;
     };
-    (challenger, tokio::spawn(answering.instrument(tracing::info_span!("challenge"))))
+    let both = async {
+        tokio::join!(asking, answering);
+    };
+    (challenger, tokio::spawn(both.instrument(tracing::info_span!("challenge"))))
 }
 
 /// The cell whose beacon counts for a provider that announces `cell`.

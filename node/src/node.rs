@@ -179,6 +179,7 @@ impl Node {
         let parts = ChallengeParts {
             key: challenge_key,
             network: network.clone(),
+            routing: routing.clone(),
             store,
             power: jobs.power(),
             load: jobs.load(),
