@@ -42,6 +42,8 @@ async fn what_a_provider_shows_is_in_its_offer_and_says_that_it_is_simulated() {
 
     let shows = |status: &Value| status["provider"]["offer"]["shown"].as_array().is_some_and(|all| all.len() == 1);
     provider.until("offers what it showed", shows).await;
+    let status = provider.cli(&["status"]).await;
+    assert!(String::from_utf8_lossy(&status.stdout).contains("the offer carries 1 results"), "{status:?}");
     // Another node that has never spoken with the verifier about it reads it out of the offer.
     let third = ProcessBuilder::new("third", "50.1,8.7").bootstrap(&provider).start().await;
     third.finds(1).await;

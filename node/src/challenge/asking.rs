@@ -60,6 +60,17 @@ pub enum ChallengeError {
     /// What it claims is not enough for a walk.
     #[error("what it claims is too little for a challenge: {0}")]
     Task(#[from] TaskError),
+    /// It says that it is so slow that a walk would show nothing.
+    #[error(
+        "it says that it reads {told} bytes a second at random: below {least} a card could derive what it does not keep, and \
+         nothing is shown"
+    )]
+    TooSlow {
+        /// What it says.
+        told: u64,
+        /// What would show something.
+        least: u64,
+    },
     /// Its data set is not there when the slot begins.
     #[error("its data set was not ready when the slot began: it is slow, or busy")]
     NotReady,
@@ -232,6 +243,11 @@ impl Examination<'_> {
         })?;
         let ToVerifier::Ready { rate: told } = ready else { return Err(ChallengeError::OutOfTurn) };
         tell(progress, Progress::Ready { rate: told });
+        if told < claim.least_rate() {
+            let error = ChallengeError::TooSlow { told, least: claim.least_rate() };
+            say(stream, &ToProver::Failed(Line::lossy(&error.to_string()))).await?;
+            return Err(error);
+        }
         let task = (self.task)(claim.items(), told, self.path.jitter_ms)?;
         // All that share a beacon walk at the same time.
         sleep(until(self.starts_ms)).await;

@@ -180,8 +180,10 @@ impl Server {
         let work = async {
             let rate = prover.derive(seed, key.data, claim.items()).await?;
             stream.send(&ToVerifier::Ready { rate }, MAX_CHALLENGE_FRAME).await?;
-            let ToProver::Walk { nonce, task } = receive(stream, until_walk).await? else {
-                return Err(ServeError::OutOfTurn);
+            let (nonce, task) = match receive(stream, until_walk).await? {
+                ToProver::Walk { nonce, task } => (nonce, task),
+                ToProver::Failed(reason) => return Err(ServeError::Failed(reason.to_string())),
+                _ => return Err(ServeError::OutOfTurn),
             };
             check(&task, &claim, rate)?;
             let walk = Key::new(&self.key.node_id(), &beacon(&self.config.network, &cell, slot), &nonce).walk;

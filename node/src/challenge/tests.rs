@@ -57,6 +57,8 @@ enum Manner {
     OldWalk,
     /// What it signed in an earlier challenge.
     OldSignature,
+    /// It says that it is a real card, and a slow one.
+    Slow,
     /// Nothing is wrong but the time.
     Late(Duration),
 }
@@ -115,11 +117,15 @@ impl Prover {
             async |stream: &mut FramedStream| stream.receive::<ToProver>(MAX_CHALLENGE_FRAME).await.ok().flatten();
         let Some(ToProver::Book { slot, cell }) = next(&mut stream).await else { panic!("a booking comes first") };
         let bytes = u64::from(ITEMS) * 64 * 5 / 4;
-        let claim = Claim { device: Line::lossy("a card"), bytes, simulated: false };
+        let claim = Claim { device: Line::lossy("a card"), bytes, simulated: self.manner != Manner::Slow };
         assert_eq!(claim.items(), ITEMS);
         stream.send(&ToVerifier::Booked(claim), MAX_CHALLENGE_FRAME).await.expect("sent");
         stream.send(&ToVerifier::Ready { rate: self.rate }, MAX_CHALLENGE_FRAME).await.expect("sent");
-        let Some(ToProver::Walk { nonce, task }) = next(&mut stream).await else { panic!("then a walk") };
+        let (nonce, task) = match next(&mut stream).await {
+            Some(ToProver::Walk { nonce, task }) => (nonce, task),
+            Some(ToProver::Failed(_)) if self.manner == Manner::Slow => return,
+            other => panic!("then a walk, and not {other:?}"),
+        };
         let verifier = stream.peer();
         if let Manner::Late(by) = self.manner {
             tokio::time::sleep(by).await;
@@ -278,6 +284,12 @@ async fn what_was_signed_for_another_challenge_is_no_answer() {
         let refused = challenge(Manner::OldSignature, SLOW, short).await.expect_err("refused");
         assert!(matches!(refused, ChallengeError::OutOfTurn), "{refused}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_says_that_it_is_slow_shows_nothing() {
+    let refused = challenge(Manner::Slow, SLOW, short).await.expect_err("nothing to show");
+    assert!(matches!(refused, ChallengeError::TooSlow { told: 1_000_000, .. }), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

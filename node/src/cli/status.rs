@@ -43,6 +43,9 @@ fn people(status: &Value) {
     if let Some(waiting) = status["provider"]["waiting_for"].as_str() {
         println!("no work yet   {waiting}");
     }
+    if let Some(shown) = status["provider"]["offer"]["shown"].as_array().filter(|shown| !shown.is_empty()) {
+        println!("challenges    the offer carries {} results: `aitbc find` prints them", shown.len());
+    }
     power(&status["provider"]["power"]);
     let running = status["provider"]["running"].as_array().map_or(0, Vec::len);
     println!("jobs          {running} running, {} queued", status["provider"]["queued"]);

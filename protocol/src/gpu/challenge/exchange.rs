@@ -20,6 +20,7 @@ use crate::{
     bytes::{Digest, Nonce},
     envelope::{NetworkId, Statement},
     geo::Cell,
+    gpu::classify::{Classified, Reported, classify},
     text::{Line, bounded_vec},
 };
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,11 @@ pub const MOST_WORK_MS: u64 = 20_000;
 /// An answer so many times slower than the prover says its memory is comes too late. Deriving one item of ten while
 /// walking costs more.
 pub const LATE: u64 = 3;
+/// Bytes a second of random reads below which no GPU shows anything: one that keeps nothing may derive items as fast.
+pub const LEAST_RATE: u64 = 10_000_000_000;
+/// Nor does one that reads less than this part of what its data sheet says. Deriving an item reads 256 times as much, out of
+/// caches that are some five times as fast as the memory: who keeps nothing reaches a fiftieth.
+const PART_OF_SHEET: u64 = 8;
 /// Length of an epoch, over which the cache stays: a week.
 const EPOCH_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// Characters of the cell whose peers share a beacon, where they tell as many.
@@ -119,6 +125,18 @@ impl Claim {
     /// left.
     pub fn items(&self) -> u32 {
         u32::try_from(self.bytes / 5 * 4 / ITEM_BYTES).unwrap_or(u32::MAX)
+    }
+
+    /// The least rate, in bytes a second, at which a walk shows that the memory of such a device is there.
+    pub fn least_rate(&self) -> u64 {
+        if self.simulated {
+            return 0;
+        }
+        let sheet = match classify(&Reported { name: self.device.as_str(), pci: None, memory_bytes: None }) {
+            Classified::Gpu { best, .. } => best.profile.bandwidth.unwrap_or_default(),
+            Classified::Software | Classified::Unknown(_) => 0,
+        };
+        LEAST_RATE.max(sheet / PART_OF_SHEET)
     }
 }
 
@@ -389,6 +407,14 @@ mod tests {
         assert_eq!(u64::from(claim(10 << 30)) * 64, (10 << 30) / 5 * 4 / 64 * 64);
         assert_eq!(claim(u64::MAX), u32::MAX, "256 GiB are as much as is walked");
         assert_eq!(claim(0), 0);
+    }
+
+    #[test]
+    fn a_card_that_says_it_is_slow_shows_nothing() {
+        let least = |name: &str, simulated| Claim { device: Line::lossy(name), bytes: 1, simulated }.least_rate();
+        assert_eq!(least("a card of a name that nobody knows", false), LEAST_RATE);
+        assert_eq!(least("NVIDIA GeForce RTX 4090", false) / 1_000_000_000, 126, "an eighth of 1,008 GB/s");
+        assert_eq!(least("NVIDIA GeForce RTX 4090", true), 0);
     }
 
     #[test]
