@@ -19,6 +19,7 @@ pub use asking::{ChallengeError, Challenger, Finding, Progress};
 pub use memory::NoMemory;
 
 use crate::{
+    engine::EngineStatus,
     gpu::power::PowerState,
     network::{IncomingStream, NetworkHandle, intake},
     routing::Routing,
@@ -69,6 +70,8 @@ pub struct ChallengeParts {
     pub power: watch::Receiver<Arc<PowerState>>,
     /// Jobs come first.
     pub load: watch::Receiver<Load>,
+    /// A model that loads needs the memory.
+    pub engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
     /// `/aitbc/challenge/1`.
     pub streams: mpsc::Receiver<IncomingStream>,
     /// Where what was shown goes, for the offer.
@@ -83,12 +86,13 @@ pub fn start(
     parts: ChallengeParts,
     stop: CancellationToken,
 ) -> (Challenger, JoinHandle<()>) {
-    let ChallengeParts { key, network, routing, store, power, load, streams, shown, process } = parts;
+    let ChallengeParts { key, network, routing, store, power, load, engines, streams, shown, process } = parts;
     let challenger = Challenger::new(key.clone(), config.network.clone(), network);
     let slots = Slots::of(&config.network);
     let asking = rounds::run(challenger.clone(), routing, slots);
     let asking = stop.clone().run_until_cancelled_owned(asking);
-    let server = serving::Server::new(config, key, store, power, load, shown, process);
+    let parts = serving::ServerParts { key, store, power, load, engines, shown, process };
+    let server = serving::Server::new(config, parts);
     let answering = async move {
         server.recall().await;
         intake::serve(streams, serving::LIMITS, stop.clone(), |incoming, turn| {

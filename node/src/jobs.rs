@@ -298,6 +298,7 @@ fn uses(engines: &[EngineStatus], proving: Option<u32>) -> Uses {
     Uses {
         processes: engines.iter().filter_map(|engine| engine.pid).chain(proving).collect(),
         on_gpu: engines.iter().any(|engine| engine.models.iter().any(on_gpu)),
+        proving: proving.is_some(),
     }
 }
 

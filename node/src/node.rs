@@ -183,6 +183,7 @@ impl Node {
             store,
             power: jobs.power(),
             load: jobs.load(),
+            engines: engine.status(),
             streams: incoming.challenge,
             shown,
             process: proving,

@@ -7,7 +7,7 @@ use aitbc_node::gpu::{
     worker,
 };
 use aitbc_protocol::gpu::challenge::Task;
-use aitbc_tests::process::{Process, ProcessBuilder};
+use aitbc_tests::process::{Process, ProcessBuilder, collect, question};
 use serde_json::Value;
 use std::fs;
 use tempfile::TempDir;
@@ -72,11 +72,19 @@ async fn jobs_come_before_challenges_and_whoever_has_nothing_says_so() {
     let unknown = client.cli(&["challenge", &client.id.to_string()]).await;
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("offers nothing that is known here"));
 
-    let mut request = aitbc_tests::process::question("Write the numbers from one to one hundred in words.", 400);
+    let mut request = question("Write the numbers from one to one hundred in words.", 200);
     request["wishes"]["provider"] = provider.id.to_string().into();
-    let mut updates = client.job(&request).await;
-    while updates.recv().await.expect("an answer")["event"] != "started" {}
-    let busy = client.cli(&["challenge", &provider.id.to_string()]).await;
+    let jobs = async {
+        loop {
+            assert_eq!(collect(client.job(&request).await).await.last().expect("an end")["event"], "finished");
+        }
+    };
+    let id = provider.id.to_string();
+    let arguments = ["challenge", id.as_str()];
+    let busy = tokio::select! {
+        () = jobs => unreachable!("it goes on"),
+        told = client.cli(&arguments) => told,
+    };
     assert!(!busy.status.success());
     let why = String::from_utf8_lossy(&busy.stderr).into_owned();
     assert!(why.contains("busy with jobs"), "{why}");

@@ -208,8 +208,8 @@ async fn challenge(State(state): State<ApiState>, body: Payload) -> Result<Respo
     let (sender, steps) = mpsc::channel(UPDATES);
     let exchange = async move {
         let found = challenger.challenge(peer, known.offer.cell, &sender).await;
-        if let Ok(finding) = &found {
-            routing.found(peer, finding.is_shown());
+        if let Some(shown) = found.as_ref().ok().and_then(Finding::verdict) {
+            routing.found(peer, shown);
         }
         found
     };

@@ -13,8 +13,8 @@ use aitbc_protocol::{
     gpu::challenge::{
         CACHE_ROWS, Cache, Task, TaskError, WrongAnswer,
         exchange::{
-            Claim, LATE, Late, MOST_WORK_MS, Opened, Refusal, Root, SHOWN_LIFETIME_MS, Shown, Slots, ToProver,
-            ToVerifier, epoch_seed, shown_rate,
+            Claim, LATE, Late, Opened, Refusal, Root, SHOWN_LIFETIME_MS, Shown, Slots, ToProver, ToVerifier,
+            epoch_seed, shown_rate,
         },
     },
     text::Line,
@@ -31,6 +31,8 @@ use tokio::{
 const MESSAGE: Duration = Duration::from_secs(10);
 /// An answer that is just in time may wait so long for this process.
 const GRACE: Duration = Duration::from_millis(200);
+/// How long a prover may take to open lanes: it looks them over before it signs.
+const OPENING: Duration = Duration::from_secs(120);
 /// Round trips measured before the walk.
 const PINGS: usize = 5;
 /// Challenges at a time: each holds a cache of 16 MiB, and recomputing takes a processor for a while.
@@ -60,6 +62,9 @@ pub enum ChallengeError {
     /// What it claims is not enough for a walk.
     #[error("what it claims is too little for a challenge: {0}")]
     Task(#[from] TaskError),
+    /// It only pretends, where that earns nothing.
+    #[error("it says itself that its memory is simulated, which shows nothing")]
+    Simulated,
     /// It says that it is so slow that a walk would show nothing.
     #[error(
         "it says that it reads {told} bytes a second at random: below {least} a card could derive what it does not keep, and \
@@ -89,6 +94,11 @@ pub enum ChallengeError {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Progress {
+    /// Nothing is asked yet.
+    Waiting {
+        /// How long until the next slot can be booked.
+        in_ms: u64,
+    },
     /// The slot is taken.
     Booked {
         /// What the peer claims.
@@ -141,17 +151,13 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Whether the peer has what it says.
-    pub fn is_shown(&self) -> bool {
-        matches!(self, Self::Shown { .. })
+    /// Whether the peer has what it says; `None` where it only pretended, which tells nothing.
+    pub fn verdict(&self) -> Option<bool> {
+        match self {
+            Self::Shown { shown, .. } => (!shown.simulated).then_some(true),
+            Self::Late { .. } | Self::Wrong { .. } => Some(false),
+        }
     }
-}
-
-/// Round trips to a peer, in milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Path {
-    pub(super) least_ms: f64,
-    pub(super) jitter_ms: u64,
 }
 
 /// Who is asked, and what for.
@@ -163,7 +169,8 @@ pub(super) struct Examination<'a> {
     pub(super) slot: u64,
     /// When the walk begins.
     pub(super) starts_ms: UnixMillis,
-    pub(super) path: Path,
+    /// The round trip to it, or what round trips differ by, whichever is more, in milliseconds.
+    pub(super) path_ms: u64,
     pub(super) cache: Arc<Cache>,
     /// What walk is asked for, of so many items and such a rate.
     pub(super) task: fn(u32, u64, u64) -> Result<Task, TaskError>,
@@ -183,6 +190,11 @@ impl Challenger {
         Self { key, id, network, places: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
+    /// This node.
+    pub(super) fn id(&self) -> NodeId {
+        self.key.node_id()
+    }
+
     /// Challenges `peer`, which announces `cell`, in the next slot. Takes as long as it is until then, and some seconds.
     pub async fn challenge(
         &self,
@@ -191,9 +203,12 @@ impl Challenger {
         progress: &mpsc::Sender<Progress>,
     ) -> Result<Finding, ChallengeError> {
         let _place = self.places.try_acquire().map_err(|_| ChallengeError::Busy)?;
-        let path = self.path(peer).await?;
         let slots = Slots::of(&self.id);
         let slot = slots.next(now_ms());
+        let waits = Duration::from_millis(slots.books_ms(slot).saturating_sub(now_ms()));
+        tell(progress, Progress::Waiting { in_ms: millis(waits) });
+        sleep(waits).await;
+        let path_ms = self.path_ms(peer).await?;
         let seed = epoch_seed(&self.id, slots.starts_ms(slot));
         let mut stream = self.network.open(peer, Vec::new(), Protocol::Challenge).await?;
         let cache = tokio::task::spawn_blocking(move || Arc::new(Cache::new(&seed, CACHE_ROWS)));
@@ -205,21 +220,21 @@ impl Challenger {
             cell: beacon_cell(cell),
             slot,
             starts_ms: slots.starts_ms(slot),
-            path,
+            path_ms,
             cache,
             task: Task::sized,
         };
         examination.run(&mut stream, progress).await
     }
 
-    async fn path(&self, peer: NodeId) -> Result<Path, ChallengeError> {
+    async fn path_ms(&self, peer: NodeId) -> Result<u64, ChallengeError> {
         let mut trips = Vec::with_capacity(PINGS);
         for _ in 0..PINGS {
             trips.push(netcheck::ping(&self.network, peer).await?.round_trip_ms);
         }
         let least_ms = trips.iter().copied().fold(f64::MAX, f64::min);
         let most = trips.iter().copied().fold(0.0, f64::max);
-        Ok(Path { least_ms, jitter_ms: (most - least_ms).ceil() as u64 })
+        Ok(least_ms.max(most - least_ms).ceil() as u64)
     }
 }
 
@@ -235,6 +250,9 @@ impl Examination<'_> {
         let ToVerifier::Booked(claim) = hear(stream, MESSAGE).await? else {
             return Err(ChallengeError::OutOfTurn);
         };
+        if claim.simulated && !self.network.is_local() {
+            return Err(ChallengeError::Simulated);
+        }
         let starts = until(self.starts_ms);
         tell(progress, Progress::Booked { claim: claim.clone(), in_ms: millis(starts) });
         let ready = hear(stream, starts).await.map_err(|error| match error {
@@ -248,17 +266,16 @@ impl Examination<'_> {
             say(stream, &ToProver::Failed(Line::lossy(&error.to_string()))).await?;
             return Err(error);
         }
-        let task = (self.task)(claim.items(), told, self.path.jitter_ms)?;
+        let task = (self.task)(claim.items(), told, self.path_ms)?;
         // All that share a beacon walk at the same time.
         sleep(until(self.starts_ms)).await;
-        let lasts_ms = task.lasts_ms(told).min(MOST_WORK_MS);
+        let lasts_ms = task.lasts_ms(told);
         tell(progress, Progress::Walking { lasts_ms });
         let nonce = Nonce(rand::random());
         let began = Instant::now();
         say(stream, &ToProver::Walk { nonce, task }).await?;
         // Whoever is later than this is late, whatever comes.
-        let path = Duration::from_secs_f64(self.path.least_ms.max(0.0) / 1000.0);
-        let patience = Duration::from_millis(lasts_ms * LATE) + path + GRACE;
+        let patience = Duration::from_millis(lasts_ms * LATE) + GRACE;
         let root = match hear(stream, patience).await {
             Ok(ToVerifier::Root(root)) => root,
             Ok(_) => return Err(ChallengeError::OutOfTurn),
@@ -268,7 +285,7 @@ impl Examination<'_> {
             Err(error) => return Err(error),
         };
         let elapsed = began.elapsed();
-        let rate = match shown_rate(&task, elapsed.as_secs_f64() * 1000.0, self.path.least_ms, told) {
+        let rate = match shown_rate(&task, elapsed.as_secs_f64() * 1000.0, told) {
             Ok(rate) => rate,
             Err(late @ Late { shown, told }) => {
                 return self.fail(stream, &late.to_string(), Finding::Late { shown, told }).await;
@@ -278,7 +295,7 @@ impl Examination<'_> {
         let root = self.root(&root, nonce, task)?;
         let fresh = Nonce(rand::random());
         say(stream, &ToProver::Open { nonce: fresh }).await?;
-        let ToVerifier::Opened(evidence) = hear(stream, MESSAGE).await? else {
+        let ToVerifier::Opened(evidence) = hear(stream, OPENING).await? else {
             return Err(ChallengeError::OutOfTurn);
         };
         let opened = signing::open(&evidence, self.network)?;

@@ -17,6 +17,8 @@ use tokio::{sync::mpsc, time::sleep};
 const AGAIN_MS: u64 = SHOWN_LIFETIME_MS / 4;
 /// What was shown is shown anew when less than this is left of its time, in milliseconds.
 const RENEW_MS: u64 = SHOWN_LIFETIME_MS / 5;
+/// Once in so many times the word of others counts for nothing: anybody can have a friend sign.
+const DOUBTS: u32 = 8;
 /// Providers remembered.
 const MOST: usize = 4096;
 
@@ -29,7 +31,9 @@ pub(super) async fn run(challenger: Challenger, routing: Routing, slots: Slots) 
         let now = now_ms();
         asked.retain(|_, at| at.saturating_add(AGAIN_MS) > now);
         let snapshot = routing.offers();
-        let waiting = snapshot.offers.iter().filter_map(|known| due(known, now));
+        let doubts = rand::random_range(0..DOUBTS) == 0;
+        let trusted = |signer: NodeId| signer == challenger.id() || !doubts;
+        let waiting = snapshot.offers.iter().filter_map(|known| due(known, now, trusted));
         let chosen = waiting.filter(|(peer, _)| !asked.contains_key(peer)).choose(&mut rand::rng());
         let Some((peer, cell)) = chosen.filter(|_| asked.len() < MOST) else { continue };
         asked.insert(peer, now);
@@ -37,7 +41,9 @@ pub(super) async fn run(challenger: Challenger, routing: Routing, slots: Slots) 
         match challenger.challenge(peer, cell, &progress).await {
             Ok(finding) => {
                 tracing::info!(peer = %peer.short(), ?finding, "challenged");
-                routing.found(peer, finding.is_shown());
+                if let Some(shown) = finding.verdict() {
+                    routing.found(peer, shown);
+                }
             }
             // It says nothing about the peer's memory.
             Err(error) => tracing::debug!(peer = %peer.short(), %error, "not challenged"),
@@ -45,11 +51,16 @@ pub(super) async fn run(challenger: Challenger, routing: Routing, slots: Slots) 
     }
 }
 
-/// Who should show its memory, and the cell it tells: who offers a GPU, and has nothing to show that will stand for long.
-fn due(known: &KnownOffer, now_ms: UnixMillis) -> Option<(NodeId, Cell)> {
+/// Who should show its memory, and the cell it tells: who offers a GPU, and has nothing from anybody `trusted` that will stand
+/// for long.
+fn due(known: &KnownOffer, now_ms: UnixMillis, trusted: impl Fn(NodeId) -> bool) -> Option<(NodeId, Cell)> {
     let offer = &known.offer;
     let gpu = offer.models.iter().any(|model| model.device.kind == DeviceKind::Gpu && !model.declared);
-    let shown = offer.shown.iter().filter_map(|shown| shown.read_unverified().ok());
+    let shown = offer
+        .shown
+        .iter()
+        .filter(|shown| trusted(shown.signer()))
+        .filter_map(|shown| shown.read_unverified().ok());
     let fresh = shown.filter(|shown| shown.stands(now_ms) && !shown.simulated);
     let lasts = fresh.map(|shown| shown.expires_ms.saturating_sub(now_ms)).max().unwrap_or_default();
     let free = known.load.running == 0 && known.load.queued == 0;
@@ -111,14 +122,21 @@ mod tests {
     #[test]
     fn whoever_offers_a_gpu_and_has_shown_nothing_lately_is_due() {
         let day = SHOWN_LIFETIME_MS;
-        assert!(due(&known(DeviceKind::Gpu, &[]), NOW).is_some());
-        assert!(due(&known(DeviceKind::Cpu, &[]), NOW).is_none());
-        assert!(due(&known(DeviceKind::Upstream, &[]), NOW).is_none());
-        assert!(due(&known(DeviceKind::Gpu, &[(day, false)]), NOW).is_none());
-        assert!(due(&known(DeviceKind::Gpu, &[(day, true)]), NOW).is_some(), "what is simulated shows nothing");
-        assert!(due(&known(DeviceKind::Gpu, &[(RENEW_MS - 1, false)]), NOW).is_some());
-        assert!(due(&known(DeviceKind::Gpu, &[(1, false), (day / 2, false)]), NOW).is_none());
+        assert!(due(&known(DeviceKind::Gpu, &[]), NOW, |_| true).is_some());
+        assert!(due(&known(DeviceKind::Cpu, &[]), NOW, |_| true).is_none());
+        assert!(due(&known(DeviceKind::Upstream, &[]), NOW, |_| true).is_none());
+        assert!(due(&known(DeviceKind::Gpu, &[(day, false)]), NOW, |_| true).is_none());
+        assert!(
+            due(&known(DeviceKind::Gpu, &[(day, true)]), NOW, |_| true).is_some(),
+            "what is simulated shows nothing"
+        );
+        assert!(due(&known(DeviceKind::Gpu, &[(RENEW_MS - 1, false)]), NOW, |_| true).is_some());
+        assert!(due(&known(DeviceKind::Gpu, &[(1, false), (day / 2, false)]), NOW, |_| true).is_none());
+        assert!(
+            due(&known(DeviceKind::Gpu, &[(day, false)]), NOW, |_| false).is_some(),
+            "whose word does not count"
+        );
         let busy = KnownOffer { load: Load { running: 1, queued: 0 }, ..known(DeviceKind::Gpu, &[]) };
-        assert!(due(&busy, NOW).is_none(), "it would refuse");
+        assert!(due(&busy, NOW, |_| true).is_none(), "it would refuse");
     }
 }

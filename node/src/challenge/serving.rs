@@ -3,6 +3,7 @@
 use super::{ChallengeConfig, beacon_cell, memory};
 use crate::{
     clock::now_ms,
+    engine::{EngineState, EngineStatus},
     gpu::{
         power::PowerState,
         proving::{Prover, ProvingError},
@@ -18,9 +19,10 @@ use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NodeId, Nonce, Signed,
     gpu::{
         challenge::{
-            Key, Task,
+            CACHE_ROWS, Cache, Key, Task,
             exchange::{
-                Claim, MOST_WORK_MS, Opened, Refusal, Root, Shown, Slots, ToProver, ToVerifier, beacon, epoch_seed,
+                Claim, LATE, MOST_WORK_MS, Opened, Refusal, Root, Shown, Slots, ToProver, ToVerifier, beacon,
+                epoch_seed,
             },
             opened_lanes,
         },
@@ -29,7 +31,13 @@ use aitbc_protocol::{
     offer::{Load, MAX_SHOWN},
     wire::{MAX_CHALLENGE_FRAME, WireError},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -63,6 +71,12 @@ enum ServeError {
     OutOfTurn,
 }
 
+/// What was walked, and how fast this node says its memory is.
+struct Proved {
+    task: Task,
+    told: u64,
+}
+
 /// Names the process that uses the GPU as the node's own, for as long as it lives.
 struct Named<'a>(&'a watch::Sender<Option<u32>>);
 
@@ -79,6 +93,17 @@ impl Drop for Named<'_> {
     }
 }
 
+/// What challenges are answered with.
+pub(super) struct ServerParts {
+    pub(super) key: SecretKey,
+    pub(super) store: Store,
+    pub(super) power: watch::Receiver<Arc<PowerState>>,
+    pub(super) load: watch::Receiver<Load>,
+    pub(super) engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
+    pub(super) shown: watch::Sender<Vec<Signed<Shown>>>,
+    pub(super) process: watch::Sender<Option<u32>>,
+}
+
 /// Answers challenges.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -87,23 +112,20 @@ pub(super) struct Server {
     store: Store,
     power: watch::Receiver<Arc<PowerState>>,
     load: watch::Receiver<Load>,
+    engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
     shown: watch::Sender<Vec<Signed<Shown>>>,
     process: watch::Sender<Option<u32>>,
     /// One data set at a time.
     place: Semaphore,
+    /// The last slot that somebody has booked: one verifier each, whatever becomes of it.
+    booked: AtomicU64,
 }
 
 impl Server {
-    pub(super) fn new(
-        config: ChallengeConfig,
-        key: SecretKey,
-        store: Store,
-        power: watch::Receiver<Arc<PowerState>>,
-        load: watch::Receiver<Load>,
-        shown: watch::Sender<Vec<Signed<Shown>>>,
-        process: watch::Sender<Option<u32>>,
-    ) -> Arc<Self> {
-        Arc::new(Self { config, key, store, power, load, shown, process, place: Semaphore::new(1) })
+    pub(super) fn new(config: ChallengeConfig, parts: ServerParts) -> Arc<Self> {
+        let ServerParts { key, store, power, load, engines, shown, process } = parts;
+        let (place, booked) = (Semaphore::new(1), AtomicU64::new(0));
+        Arc::new(Self { config, key, store, power, load, engines, shown, process, place, booked })
     }
 
     /// Puts what was shown before a restart, and still stands, into the offer again.
@@ -144,11 +166,10 @@ impl Server {
         let ToProver::Book { slot, cell } = receive(stream, MESSAGE).await? else {
             return Err(ServeError::OutOfTurn);
         };
-        let slots = Slots::of(&self.config.network);
         if cell != beacon_cell(self.config.cell) {
             return Err(ServeError::Refused(Refusal::Cell));
         }
-        if !slots.is_open(slot, now_ms()) {
+        if !Slots::of(&self.config.network).is_open(slot, now_ms()) {
             return Err(ServeError::Refused(Refusal::Slot));
         }
         if !self.config.provides {
@@ -157,7 +178,10 @@ impl Server {
         if !self.is_idle() {
             return Err(ServeError::Refused(Refusal::Busy));
         }
-        let Ok(_place) = self.place.try_acquire() else { return Err(ServeError::Refused(Refusal::Taken)) };
+        if self.booked.fetch_max(slot, Ordering::Relaxed) >= slot {
+            return Err(ServeError::Refused(Refusal::Taken));
+        }
+        let Ok(place) = self.place.try_acquire() else { return Err(ServeError::Refused(Refusal::Taken)) };
         let binary = match &self.config.worker {
             Some(worker) => worker.clone(),
             None => std::env::current_exe().map_err(ProvingError::Process)?,
@@ -170,75 +194,127 @@ impl Server {
                 return Err(ServeError::Refused(Refusal::NoMemory));
             }
         };
-        stream.send(&ToVerifier::Booked(claim.clone()), MAX_CHALLENGE_FRAME).await?;
+        say(stream, &ToVerifier::Booked(claim.clone())).await?;
         let mut prover = Prover::start(&binary, memory)?;
         let named = Named::new(&self.process, prover.id());
-        let key = Key::new(&self.key.node_id(), &beacon(&self.config.network, &cell, slot), &Nonce([0; 16]));
-        let seed = epoch_seed(&self.config.network, slots.starts_ms(slot));
-        let until_walk = slots.starts_ms(slot).saturating_add(CLOCK_TOLERANCE_MS).saturating_sub(now_ms());
-        let until_walk = Duration::from_millis(until_walk);
-        let work = async {
-            let rate = prover.derive(seed, key.data, claim.items()).await?;
-            stream.send(&ToVerifier::Ready { rate }, MAX_CHALLENGE_FRAME).await?;
-            let (nonce, task) = match receive(stream, until_walk).await? {
-                ToProver::Walk { nonce, task } => (nonce, task),
-                ToProver::Failed(reason) => return Err(ServeError::Failed(reason.to_string())),
-                _ => return Err(ServeError::OutOfTurn),
-            };
-            check(&task, &claim, rate)?;
-            let walk = Key::new(&self.key.node_id(), &beacon(&self.config.network, &cell, slot), &nonce).walk;
-            let patience = Duration::from_millis(MOST_WORK_MS) * SLACK;
-            let root = timeout(patience, prover.walk(walk, task)).await;
-            let root = root.map_err(|_| ServeError::Refused(Refusal::Failed))??;
-            let root = Root { verifier: peer, cell, slot, nonce, task, root };
-            let signed = signing::seal(&self.key, &self.config.network, &root)?;
-            stream.send(&ToVerifier::Root(signed), MAX_CHALLENGE_FRAME).await?;
-            let nonce = match receive(stream, MESSAGE).await? {
-                ToProver::Open { nonce } => nonce,
-                ToProver::Failed(reason) => return Err(ServeError::Failed(reason.to_string())),
-                _ => return Err(ServeError::OutOfTurn),
-            };
-            let openings = prover.open(opened_lanes(&nonce, &root.root, task.lanes)).await?;
-            let opened = signing::seal(&self.key, &self.config.network, &Opened { root, nonce, openings })?;
-            stream.send(&ToVerifier::Opened(opened), MAX_CHALLENGE_FRAME).await?;
-            Ok(())
-        };
         // A job that comes in the middle wins: whoever pays for it waits for nobody.
-        tokio::select! {
+        let proved = tokio::select! {
             biased;
-            result = work => result?,
-            () = self.busy() => return Err(ServeError::Refused(Refusal::Busy)),
-        }
-        drop((prover, named));
+            proved = self.prove(&mut prover, stream, &claim, slot) => proved,
+            () = self.busy() => Err(ServeError::Refused(Refusal::Busy)),
+        };
+        prover.end().await;
+        drop((named, place));
+        let proved = proved?;
         match receive(stream, VERDICT).await? {
-            ToProver::Shown(shown) => self.keep(peer, &claim, shown).await,
+            ToProver::Shown(shown) => self.keep(peer, &claim, &proved, shown).await,
             ToProver::Failed(reason) => Err(ServeError::Failed(reason.to_string())),
             _ => Err(ServeError::OutOfTurn),
+        }
+    }
+
+    /// Derives, walks when the verifier says so, and opens.
+    async fn prove(
+        &self,
+        prover: &mut Prover,
+        stream: &mut FramedStream,
+        claim: &Claim,
+        slot: u64,
+    ) -> Result<Proved, ServeError> {
+        let (network, me) = (&self.config.network, self.key.node_id());
+        let cell = beacon_cell(self.config.cell);
+        let beacon = beacon(network, &cell, slot);
+        let starts_ms = Slots::of(network).starts_ms(slot);
+        let until_start = |later_ms: u64| Duration::from_millis((starts_ms + later_ms).saturating_sub(now_ms()));
+        let seed = epoch_seed(network, starts_ms);
+        let data = Key::new(&me, &beacon, &Nonce([0; 16])).data;
+        let failed = |_| ServeError::Refused(Refusal::Failed);
+        let told = timeout(until_start(CLOCK_TOLERANCE_MS), prover.derive(seed, data, claim.items())).await;
+        let told = told.map_err(failed)??;
+        say(stream, &ToVerifier::Ready { rate: told }).await?;
+        let (nonce, task) = match receive(stream, until_start(CLOCK_TOLERANCE_MS)).await? {
+            ToProver::Walk { nonce, task } => (nonce, task),
+            ToProver::Failed(reason) => return Err(ServeError::Failed(reason.to_string())),
+            _ => return Err(ServeError::OutOfTurn),
+        };
+        if !task.is_bearable(claim.items(), told) {
+            return Err(ServeError::Refused(Refusal::Task));
+        }
+        let patience = Duration::from_millis(MOST_WORK_MS) * SLACK;
+        let root = timeout(patience, prover.walk(Key::new(&me, &beacon, &nonce).walk, task)).await;
+        let root = root.map_err(failed)??;
+        let root = Root { verifier: stream.peer(), cell, slot, nonce, task, root };
+        say(stream, &ToVerifier::Root(signing::seal(&self.key, network, &root)?)).await?;
+        let nonce = match receive(stream, MESSAGE).await? {
+            ToProver::Open { nonce } => nonce,
+            ToProver::Failed(reason) => return Err(ServeError::Failed(reason.to_string())),
+            _ => return Err(ServeError::OutOfTurn),
+        };
+        let openings = timeout(MESSAGE, prover.open(opened_lanes(&nonce, &root.root, task.lanes))).await;
+        let opened = Opened { root, nonce, openings: openings.map_err(failed)?? };
+        let opened = self.look_over(seed, opened).await?;
+        say(stream, &ToVerifier::Opened(signing::seal(&self.key, network, &opened)?)).await?;
+        Ok(Proved { task, told })
+    }
+
+    /// What is wrong and signed is evidence for ever. Memory without error correction that is clocked too high, or a driver
+    /// that computes wrongly, must not make it.
+    async fn look_over(&self, seed: [u8; 32], opened: Opened) -> Result<Opened, ServeError> {
+        let (network, me) = (self.config.network.clone(), self.key.node_id());
+        let looked = tokio::task::spawn_blocking(move || {
+            opened.check(&Cache::new(&seed, CACHE_ROWS), &network, &me).map(|()| opened)
+        });
+        match looked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+            Ok(opened) => Ok(opened),
+            Err(wrong) => {
+                tracing::error!(%wrong, "this GPU computed wrongly: lower its clocks, or update its driver");
+                Err(ServeError::Refused(Refusal::Failed))
+            }
         }
     }
 
     fn is_idle(&self) -> bool {
         let Load { running, queued } = *self.load.borrow();
         let decision = &self.power.borrow().decision;
-        running == 0 && queued == 0 && decision.slots > 0 && decision.running == Running::GoOn
+        // A model that loads needs the memory that seems free.
+        let settled = |engine: &EngineStatus| {
+            !matches!(engine.state, EngineState::Loading { .. } | EngineState::BackingOff { .. })
+        };
+        self.engines.borrow().iter().all(settled)
+            && running == 0
+            && queued == 0
+            && decision.slots > 0
+            && decision.running == Running::GoOn
     }
 
     /// Returns once a job comes or the limits change their mind.
     async fn busy(&self) {
-        let (mut load, mut power) = (self.load.clone(), self.power.clone());
+        let (mut load, mut power, mut engines) = (self.load.clone(), self.power.clone(), self.engines.clone());
         while self.is_idle() {
             tokio::select! {
                 Ok(()) = load.changed() => {}
                 Ok(()) = power.changed() => {}
+                Ok(()) = engines.changed() => {}
                 else => sleep(MESSAGE).await,
             }
         }
     }
 
     /// Takes a verifier's word into the offer and onto the disk: the newest of each verifier, the newest of all first.
-    async fn keep(&self, peer: NodeId, claim: &Claim, signed: Signed<Shown>) -> Result<(), ServeError> {
+    async fn keep(
+        &self,
+        peer: NodeId,
+        claim: &Claim,
+        proved: &Proved,
+        signed: Signed<Shown>,
+    ) -> Result<(), ServeError> {
         let Ok(shown) = signing::open(&signed, &self.config.network) else { return Err(ServeError::OutOfTurn) };
         let own = signed.signer() == peer && shown.prover == self.key.node_id();
+        // Nobody else saw the clock, but everybody knows what was walked.
+        let told = proved.told / LATE..=proved.told;
+        if shown.bytes != proved.task.bytes() || !told.contains(&shown.rate) {
+            return Err(ServeError::OutOfTurn);
+        }
         if !own || shown.device != claim.device || shown.simulated != claim.simulated || !shown.stands(now_ms()) {
             return Err(ServeError::OutOfTurn);
         }
@@ -263,10 +339,11 @@ fn standing(mut kept: Vec<Signed<Shown>>) -> Vec<Signed<Shown>> {
     kept
 }
 
-/// Whether the walk asked for is over what was claimed, and not longer than anybody may ask for.
-fn check(task: &Task, claim: &Claim, rate: u64) -> Result<(), ServeError> {
-    let fits = task.check().is_ok() && task.items == claim.items() && task.lasts_ms(rate) <= MOST_WORK_MS * 2;
-    if fits { Ok(()) } else { Err(ServeError::Refused(Refusal::Task)) }
+async fn say(stream: &mut FramedStream, message: &ToVerifier) -> Result<(), ServeError> {
+    match timeout(MESSAGE, stream.send(message, MAX_CHALLENGE_FRAME)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(StreamError::Timeout(MESSAGE).into()),
+    }
 }
 
 async fn receive(stream: &mut FramedStream, patience: Duration) -> Result<ToProver, ServeError> {

@@ -1,6 +1,6 @@
 //! A real verifier against provers that are honest, and against every kind that is not, a hundred times each.
 
-use super::asking::{ChallengeError, Examination, Finding, Path};
+use super::asking::{ChallengeError, Examination, Finding};
 use crate::{clock::now_ms, network::FramedStream};
 use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
@@ -186,7 +186,7 @@ async fn challenge(
         cell: cell(),
         slot: SLOT,
         starts_ms: now_ms() + 20,
-        path: Path { least_ms: 0.0, jitter_ms: 0 },
+        path_ms: 0,
         cache: Arc::clone(&CACHE),
         task,
     };

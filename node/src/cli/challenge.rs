@@ -62,6 +62,7 @@ fn seconds(value: &Value) -> f64 {
 
 fn progress(step: &Value) {
     match step["event"].as_str() {
+        Some("waiting") => eprintln!("waiting   the next slot can be booked in {:.0} s", seconds(&step["in_ms"])),
         Some("booked") => eprintln!(
             "booked    {} with {:.2} GiB free; the challenge begins in {:.0} s",
             step["claim"]["device"].as_str().unwrap_or("?"),

@@ -137,6 +137,12 @@ impl Prover {
         }
     }
 
+    /// Ends the child and waits until its memory is free.
+    pub async fn end(mut self) {
+        // Gone already is as good.
+        let _ = self.child.kill().await;
+    }
+
     async fn ask(&mut self, order: &Order) -> Result<Told, ProvingError> {
         let mut line = serde_json::to_vec(order).map_err(io::Error::other)?;
         line.push(b'\n');

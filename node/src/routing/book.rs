@@ -47,7 +47,7 @@ impl VerifiedOffer {
         let offer: Arc<Offer> = Arc::new(aitbc_crypto::open(&signed, network)?);
         // What others have signed about it is about it, or the offer is not a true one.
         for shown in &offer.shown {
-            if aitbc_crypto::open(shown, network)?.prover != signed.signer() {
+            if shown.signer() == signed.signer() || aitbc_crypto::open(shown, network)?.prover != signed.signer() {
                 return Err(SignatureError::Invalid);
             }
         }

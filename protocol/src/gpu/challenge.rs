@@ -64,6 +64,14 @@ pub enum TaskError {
     /// Too few or too many steps.
     #[error("{0} steps: from 1 to 16384")]
     Steps(u32),
+    /// No walk is long enough to tell the memory from the path, or from the time that deriving takes.
+    #[error(
+        "it would have to last {0} ms, at most 20000: the path is too slow or too unsteady, or so much memory too slow"
+    )]
+    TooLong(u64),
+    /// No walk is long enough for it.
+    #[error("the largest walk lasts {0} ms at the speed that it tells: too fast for a challenge")]
+    TooFast(u64),
 }
 
 impl Task {

@@ -33,6 +33,8 @@ pub struct Uses {
     pub processes: Vec<u32>,
     /// Whether a model runs on a GPU.
     pub on_gpu: bool,
+    /// Whether a challenge is answered on one.
+    pub proving: bool,
 }
 
 /// What the watch goes by.
@@ -180,7 +182,10 @@ impl Watch {
         let caps: Vec<f32> = used.iter().filter_map(|gpu| self.caps.get(&gpu.address)).copied().collect();
         self.warn_of_unknown(!used.is_empty(), drawn, sum(&caps));
         let conditions = self.conditions(&used, supply, drawn);
-        if let (Some(budget), Some(drawn)) = (self.config.allowed.watts, drawn) {
+        // What a challenge draws ends with it, and says nothing of how fast models may run.
+        if let (Some(budget), Some(drawn)) =
+            (self.config.allowed.watts, drawn.filter(|_| !(self.parts.uses)().proving))
+        {
             self.pace = pace_within(budget, drawn, self.pace);
         }
         let decision = decide(&self.config.allowed, &conditions, self.parts.slots);
@@ -239,7 +244,7 @@ impl Watch {
             owner: used.iter().find_map(|gpu| gpu.owner),
             drawn,
             pace: self.pace,
-            running: load.running.saturating_add(load.queued),
+            running: load.running.saturating_add(load.queued).saturating_add((self.parts.uses)().proving.into()),
         }
     }
 }
@@ -282,7 +287,7 @@ mod tests {
 
     fn watch(cards: Vec<(&str, Option<Box<dyn Source>>)>, on_gpu: bool) -> Watch {
         let (_, load) = watch::channel(Load::default());
-        let uses = Box::new(move || Uses { processes: Vec::new(), on_gpu });
+        let uses = Box::new(move || Uses { on_gpu, ..Uses::default() });
         let parts = PowerParts { uses, load, slots: 4 };
         Watch::new(PowerConfig::default(), parts, &Metrics::default(), sensors(cards))
     }

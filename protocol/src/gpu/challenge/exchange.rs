@@ -30,8 +30,11 @@ use sha2::{Digest as _, Sha256};
 pub const SHOWN_LIFETIME_MS: u64 = 24 * 60 * 60 * 1000;
 /// The walk takes at least as long, in milliseconds, so that no round trip hides in it.
 pub const LEAST_WORK_MS: u64 = 2_000;
-/// And at least so many times as much as round trips differ.
-pub const JITTERS: u64 = 20;
+/// And at least so many times as long as a round trip, and as round trips differ: nothing is taken off for the path, since the
+/// prover could make it seem as long as it likes, and it weighs a twentieth at most.
+pub const PATHS: u64 = 20;
+/// Steps of a lane where there can be as many lanes as it takes.
+const STEPS: u64 = 64;
 /// The longest walk that anybody can be asked for, in milliseconds at the rate that the prover tells.
 pub const MOST_WORK_MS: u64 = 20_000;
 /// An answer so many times slower than the prover says its memory is comes too late. Deriving one item of ten while
@@ -76,11 +79,14 @@ impl Slots {
         slot.saturating_mul(self.every_ms)
     }
 
-    /// Whether a slot can be booked now, by a clock that may differ as much as is tolerated but not by a slot's length.
+    /// When a slot is booked. Not before, or the prover would hold its memory for nothing.
+    pub fn books_ms(&self, slot: u64) -> UnixMillis {
+        self.starts_ms(slot).saturating_sub(self.lead_ms)
+    }
+
+    /// Whether a slot can be booked now, by a clock that may differ a little.
     pub fn is_open(&self, slot: u64, now_ms: UnixMillis) -> bool {
-        let tolerance = crate::CLOCK_TOLERANCE_MS.min(self.lead_ms / 2);
-        let (earliest, latest) = (self.next(now_ms.saturating_sub(tolerance)), self.next(now_ms + tolerance));
-        (earliest..=latest).contains(&slot)
+        self.books_ms(slot).abs_diff(now_ms) <= crate::CLOCK_TOLERANCE_MS.min(self.lead_ms / 2)
     }
 }
 
@@ -141,17 +147,33 @@ impl Claim {
 }
 
 impl Task {
-    /// A walk over `items` that takes a memory of `rate` bytes a second [`LEAST_WORK_MS`], or [`JITTERS`] times
-    /// `jitter_ms` where that is more: many lanes before long ones, for the verifier recomputes 64 whatever they are.
-    pub fn sized(items: u32, rate: u64, jitter_ms: u64) -> Result<Self, TaskError> {
-        let work_ms = LEAST_WORK_MS.max(jitter_ms.saturating_mul(JITTERS)).min(MOST_WORK_MS);
-        Self::lasting(items, rate, work_ms)
+    /// A walk over `items` for a memory of `rate` bytes a second, whose owner is `path_ms` away: the round trip or what it
+    /// differs by, whichever is more. It lasts [`LEAST_WORK_MS`], [`PATHS`] times as long as the path, and as long as it takes
+    /// to read as much as the data set holds, whichever is most. Many lanes come before long ones, for the verifier recomputes
+    /// 64 whatever they are.
+    pub fn sized(items: u32, rate: u64, path_ms: u64) -> Result<Self, TaskError> {
+        let once_ms = (u128::from(items) * u128::from(ITEM_BYTES) * 1000).div_ceil(u128::from(rate.max(1)));
+        let once_ms = u64::try_from(once_ms).unwrap_or(u64::MAX);
+        let work_ms = LEAST_WORK_MS.max(path_ms.saturating_mul(PATHS)).max(once_ms);
+        if work_ms > MOST_WORK_MS {
+            return Err(TaskError::TooLong(work_ms));
+        }
+        let task = Self::lasting(items, rate, work_ms)?;
+        let lasts_ms = task.lasts_ms(rate);
+        if lasts_ms + 1 < work_ms { Err(TaskError::TooFast(lasts_ms)) } else { Ok(task) }
+    }
+
+    /// Whether a prover takes it for `items` at the rate that it has told: as long as anybody may ask for, and in the shape
+    /// that [`Task::lasting`] makes, whose single steps no driver takes for a hang.
+    pub fn is_bearable(&self, items: u32, rate: u64) -> bool {
+        self.check().is_ok()
+            && self.items == items
+            && (self.lanes == MAX_LANES || u64::from(self.steps) <= STEPS)
+            && self.lasts_ms(rate) <= MOST_WORK_MS + MOST_WORK_MS / 10
     }
 
     /// A walk that takes a memory of `rate` bytes a second `work_ms`.
     pub fn lasting(items: u32, rate: u64, work_ms: u64) -> Result<Self, TaskError> {
-        /// Steps of a lane where lanes need not be more or longer.
-        const STEPS: u64 = 64;
         let reads = u128::from(rate) * u128::from(work_ms) / 1000 / u128::from(ITEM_BYTES);
         let reads = u64::try_from(reads).unwrap_or(u64::MAX);
         let least = OPENED as u64 * 4;
@@ -307,7 +329,7 @@ pub struct Shown {
     pub device: Line<96>,
     /// Bytes of the data set.
     pub bytes: u64,
-    /// Bytes a second of random reads, the path's round trip taken off.
+    /// Bytes a second of random reads, the path included.
     pub rate: u64,
     /// Whether the prover said itself that it only pretends.
     pub simulated: bool,
@@ -343,16 +365,11 @@ pub struct Late {
     pub told: u64,
 }
 
-/// How many bytes a second a walk has shown that took `elapsed_ms` from the nonce's way to the root's arrival, over a path
-/// of at least `round_trip_ms`; or that it is too late for a memory of `told` bytes a second.
-pub fn shown_rate(task: &Task, elapsed_ms: f64, round_trip_ms: f64, told: u64) -> Result<u64, Late> {
-    let walked = (elapsed_ms - round_trip_ms.max(0.0)).max(1.0);
-    let shown = (task.read_bytes() as f64 * 1000.0 / walked) as u64;
-    if shown.saturating_mul(LATE) < told {
-        Err(Late { shown, told })
-    } else {
-        Ok(shown.min(told.saturating_mul(LATE)))
-    }
+/// How many bytes a second a walk has shown that took `elapsed_ms` from the nonce's way to the root's arrival, the path
+/// included and never more than was told; or that it is too late for a memory of `told` bytes a second.
+pub fn shown_rate(task: &Task, elapsed_ms: f64, told: u64) -> Result<u64, Late> {
+    let shown = (task.read_bytes() as f64 * 1000.0 / elapsed_ms.max(1.0)) as u64;
+    if shown.saturating_mul(LATE) < told { Err(Late { shown, told }) } else { Ok(shown.min(told)) }
 }
 
 #[cfg(test)]
@@ -391,13 +408,16 @@ mod tests {
         for slots in [Slots::of(&network("main")), Slots::of(&network("local"))] {
             let now = 1_800_000_123_456;
             let slot = slots.next(now);
-            assert!(slots.starts_ms(slot) >= now + slots.lead_ms);
-            assert!(slots.starts_ms(slot) < now + slots.lead_ms + slots.every_ms);
+            let books = slots.books_ms(slot);
+            assert!((now..now + slots.every_ms).contains(&books));
             assert!(
-                slots.is_open(slot, now) && slots.is_open(slot, now + 1_000) && slots.is_open(slot, now - 1_000)
+                slots.is_open(slot, books)
+                    && slots.is_open(slot, books + 1_000)
+                    && slots.is_open(slot, books - 1_000)
             );
-            assert!(!slots.is_open(slot - 2, now) && !slots.is_open(slot + 2, now));
+            assert!(!slots.is_open(slot, books - slots.lead_ms), "its memory would be held for nothing");
             assert!(!slots.is_open(slot, slots.starts_ms(slot)), "the data set would not be there");
+            assert!(!slots.is_open(u64::MAX, now));
         }
     }
 
@@ -421,31 +441,41 @@ mod tests {
     fn late_is_less_than_a_third_of_what_was_told() {
         let task = Task { items: 1 << 20, lanes: 1 << 20, steps: 64 };
         let told = task.read_bytes() / 2;
-        assert_eq!(shown_rate(&task, 2_100.0, 100.0, told), Ok(told));
-        assert!(shown_rate(&task, 6_000.0, 100.0, told).is_ok());
-        assert!(shown_rate(&task, 6_200.0, 100.0, told).is_err());
-        assert_eq!(shown_rate(&task, 1.0, 100.0, told), Ok(told * LATE), "nobody shows much more than it tells");
-        assert!(shown_rate(&task, f64::MAX, 0.0, told).is_err());
+        assert_eq!(shown_rate(&task, 2_000.0, told), Ok(told));
+        assert_eq!(shown_rate(&task, 4_000.0, told), Ok(told / 2));
+        assert!(shown_rate(&task, 5_900.0, told).is_ok());
+        assert!(shown_rate(&task, 6_100.0, told).is_err());
+        assert_eq!(shown_rate(&task, 1.0, told), Ok(told), "nobody shows more than it tells");
+        assert!(shown_rate(&task, f64::MAX, told).is_err());
     }
 
     proptest! {
         #[test]
-        fn walks_last_as_long_as_they_should(rate in 100_000_000..500_000_000_000_u64, jitter_ms in 0..2_000_u64) {
-            let task = Task::sized(1 << 20, rate, jitter_ms).expect("a task");
-            let least = LEAST_WORK_MS.max(jitter_ms * JITTERS).min(MOST_WORK_MS);
-            let lasts = task.lasts_ms(rate);
-            if task.steps < MAX_STEPS {
-                prop_assert!(lasts + 1 >= least, "{lasts} of {least}");
+        fn walks_last_as_long_as_they_should(
+            items in 1024..1_u32 << 29,
+            rate in 1_000_000..10_000_000_000_000_u64,
+            path_ms in 0..2_000_u64,
+        ) {
+            let bytes = u64::from(items) * ITEM_BYTES;
+            match Task::sized(items, rate, path_ms) {
+                Ok(task) => {
+                    let lasts = task.lasts_ms(rate);
+                    prop_assert!(lasts + 1 >= LEAST_WORK_MS.max(path_ms * PATHS), "{lasts}");
+                    prop_assert!(lasts <= MOST_WORK_MS + MOST_WORK_MS / 10, "{lasts}");
+                    prop_assert!(task.read_bytes() >= bytes / 100 * 99, "every item may be met");
+                    prop_assert!(task.is_bearable(items, rate));
+                    prop_assert!(!task.is_bearable(items + 1, rate) && !task.is_bearable(items, rate / 20));
+                }
+                Err(TaskError::TooLong(ms)) => prop_assert!(ms > MOST_WORK_MS),
+                Err(TaskError::TooFast(ms)) => prop_assert!(ms < MOST_WORK_MS && rate > 1_000_000_000_000 / 8, "{ms}"),
+                Err(error) => prop_assert!(false, "{error}"),
             }
-            prop_assert!(lasts <= least + least / 32 + 100, "{lasts} of {least}");
         }
 
         #[test]
-        fn any_rate_makes_a_task_or_an_error(items: u32, rate: u64, jitter_ms: u64) {
-            let told = Task::sized(items, rate, jitter_ms);
-            prop_assert_eq!(told.is_ok(), items >= 1024);
-            if let Ok(task) = told {
-                prop_assert!(task.check().is_ok());
+        fn any_rate_makes_a_task_or_an_error(items: u32, rate: u64, path_ms: u64) {
+            if let Ok(task) = Task::sized(items, rate, path_ms) {
+                prop_assert!(task.check().is_ok() && items >= 1024);
             }
         }
     }
