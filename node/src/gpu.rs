@@ -7,6 +7,8 @@ use aitbc_protocol::{
 };
 use std::path::Path;
 
+pub mod adapters;
+pub mod child;
 pub mod compute;
 pub mod inventory;
 mod judge;

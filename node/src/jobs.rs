@@ -341,7 +341,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         job_streams,
     } = parts;
     // Drivers are asked once: it may take a while, and cards do not come and go.
-    let devices = crate::gpu::kept::devices(&config.gpu_rates).await;
+    let devices = crate::gpu::inventory::devices(&config.gpu_rates).await;
     let announcer = Announcer {
         config: config.clone(),
         key: key.clone(),

@@ -8,7 +8,7 @@ fn main() -> ExitCode {
         return aitbc_node::engine::worker_main();
     }
     if std::env::args_os().nth(1).is_some_and(|argument| argument == aitbc_node::gpu::worker::WORKER_COMMAND) {
-        return aitbc_node::gpu::worker::main();
+        return aitbc_node::gpu::child::main();
     }
     aitbc_node::cli::main()
 }

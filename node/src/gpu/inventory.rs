@@ -1,32 +1,14 @@
 //! One list of GPUs out of what the bus and the graphics drivers tell: each physical one once, with every interface that
-//! reaches it.
+//! reaches it; and the processors that are offered.
 
-use super::{FoundGpu, kept::Kept};
+use super::{FoundGpu, adapters::Adapter, kept::Kept, worker};
 use aitbc_protocol::{
     gpu::Api,
     offer::{Device, DeviceKind},
     text::Line,
 };
-use serde::{Deserialize, Serialize};
-
-/// What one graphics interface tells of one adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Adapter {
-    /// The interface.
-    pub api: Api,
-    /// Its name there.
-    pub name: String,
-    /// PCI vendor, or what stands for it; 0 where it is not told.
-    pub vendor: u32,
-    /// PCI device; 0 where it is not told.
-    pub device: u32,
-    /// PCI address; empty where it is not told.
-    pub address: String,
-    /// Name and version of the driver.
-    pub driver: String,
-    /// Whether it is a program that pretends to be a GPU.
-    pub software: bool,
-}
+use serde::Serialize;
+use std::path::Path;
 
 /// An interface that reaches a GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -137,6 +119,31 @@ fn unlisted(adapter: &Adapter) -> FoundGpu {
         address: if adapter.address.is_empty() { adapter.name.clone() } else { adapter.address.clone() },
         unusable: built,
     }
+}
+
+/// The processors that are offered: GPUs with what was measured on them, and the CPU. Takes as long as the drivers do,
+/// which are asked only where something was kept that may be of them.
+pub(crate) async fn devices(path: &Path) -> Vec<Device> {
+    let found = tokio::task::spawn_blocking(|| (super::gpus(), super::cpu())).await;
+    let Ok((gpus, cpu)) = found else { return Vec::new() };
+    let kept = Kept::load(path).unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        Kept::default()
+    });
+    let mut adapters = Vec::new();
+    if !(gpus.is_empty() || kept.is_empty()) {
+        let asked = match std::env::current_exe() {
+            Ok(binary) => worker::adapters(&binary).await,
+            Err(error) => Err(error.into()),
+        };
+        match asked {
+            Ok(told) => adapters = told,
+            Err(error) => tracing::warn!("what was measured on the GPUs is not offered: {error}"),
+        }
+    }
+    let count = gpus.len();
+    let listed = merge(gpus, adapters, &kept).gpus.into_iter().take(count);
+    listed.map(|listed| listed.gpu.device).chain([cpu]).collect()
 }
 
 #[cfg(test)]

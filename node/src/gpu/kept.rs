@@ -1,11 +1,7 @@
-//! What `aitbc bench gpu` measured, kept in a file between runs; and the processors that are offered with it.
+//! What `aitbc bench gpu` measured, kept in a file between runs.
 
-use super::{
-    compute::rates::What,
-    inventory::{Adapter, merge},
-    worker,
-};
-use aitbc_protocol::{UnixMillis, gpu::measured::Measured, offer::Device};
+use super::{adapters::Adapter, compute::rates::What};
+use aitbc_protocol::{UnixMillis, gpu::measured::Measured};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -100,6 +96,11 @@ impl Kept {
         true
     }
 
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// What was measured on this very adapter; `None` where the card or its driver is not what it was then.
     pub fn of(&self, adapter: &Adapter) -> Option<Measured> {
         self.records.iter().find(|record| record.adapter == *adapter).map(|record| record.measured)
@@ -143,31 +144,6 @@ pub fn measured(rate: impl Fn(What) -> Option<f64>, measured_ms: UnixMillis) -> 
         int8_gops: needed(What::Int8, 1e9)?,
         measured_ms,
     })
-}
-
-/// The processors that are offered: GPUs with what was measured on them, and the CPU. Takes as long as the drivers do,
-/// which are asked only where something was kept that may be of them.
-pub(crate) async fn devices(path: &Path) -> Vec<Device> {
-    let found = tokio::task::spawn_blocking(|| (super::gpus(), super::cpu())).await;
-    let Ok((gpus, cpu)) = found else { return Vec::new() };
-    let kept = Kept::load(path).unwrap_or_else(|error| {
-        tracing::warn!("{error}");
-        Kept::default()
-    });
-    let mut adapters = Vec::new();
-    if !(gpus.is_empty() || kept.records.is_empty()) {
-        let asked = match std::env::current_exe() {
-            Ok(binary) => worker::adapters(&binary).await,
-            Err(error) => Err(error.into()),
-        };
-        match asked {
-            Ok(told) => adapters = told,
-            Err(error) => tracing::warn!("what was measured on the GPUs is not offered: {error}"),
-        }
-    }
-    let count = gpus.len();
-    let listed = merge(gpus, adapters, &kept).gpus.into_iter().take(count);
-    listed.map(|listed| listed.gpu.device).chain([cpu]).collect()
 }
 
 #[cfg(test)]
@@ -270,7 +246,7 @@ pub(crate) mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("gpu-rates.json");
         fs::write(&path, b"{").expect("written");
-        let devices = devices(&path).await;
+        let devices = crate::gpu::inventory::devices(&path).await;
         assert!(devices.last().is_some_and(|last| *last == super::super::cpu()), "{devices:?}");
     }
 }

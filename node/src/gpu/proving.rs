@@ -7,8 +7,9 @@
 //! ```
 
 use super::{
+    adapters::adapter,
     compute::{ComputeError, Gpu, prover::DataSet},
-    worker::{self, WORKER_COMMAND},
+    worker::WORKER_COMMAND,
 };
 use aitbc_protocol::{
     Digest,
@@ -40,7 +41,7 @@ const TRIAL_LANES: u32 = 1 << 14;
 /// Where a data set lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
-    /// In that of the adapter of this place in the list of [`worker::adapters`].
+    /// In that of the adapter of this place in the list of [`super::worker::adapters`].
     Gpu(usize),
     /// In the machine's own: it only pretends to be a GPU.
     Machine,
@@ -165,7 +166,7 @@ pub(super) fn main(place: &str) -> io::Result<()> {
     if place == CPU {
         return serve(|cache, key, items| Ok(in_machine(cache, key, items)));
     }
-    let gpu = worker::adapter(place).and_then(|(wgpu, _)| Gpu::open(&wgpu).map_err(|error| error.to_string()));
+    let gpu = adapter(place).and_then(|(wgpu, _)| Gpu::open(&wgpu).map_err(|error| error.to_string()));
     match gpu {
         Ok(gpu) => serve(|cache, key, items| {
             let data = DataSet::derive(&gpu, cache, key, items).map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
 //! What the GPUs reach, rate by rate, beside what their data sheets say.
 
 use crate::gpu::{
+    adapters::Adapter,
     compute::rates::What,
-    inventory::Adapter,
     worker::{self, WorkerError},
 };
 use aitbc_protocol::gpu::{
