@@ -46,8 +46,8 @@ pub async fn adapters(binary: &Path) -> Result<Vec<Adapter>, WorkerError> {
     ask(binary, &["adapters"], LIST_PATIENCE).await
 }
 
-/// Measures one rate of the adapter of this place in the list of [`adapters`], as [`rates::rate`] does: each in a child of
-/// its own, so that a driver that fails at one hides no other.
+/// Measures one rate of the adapter of this place in the list of [`adapters`], as [`super::compute::rates::rate`] does:
+/// each in a child of its own, so that a driver that fails at one hides no other.
 pub async fn rate(binary: &Path, index: usize, what: What) -> Result<Option<f64>, WorkerError> {
     ask(binary, &["rate", &index.to_string(), what.word()], MEASURE_PATIENCE).await
 }
