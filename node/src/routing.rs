@@ -36,6 +36,8 @@ mod settle;
 mod subscriptions;
 mod verification;
 
+pub use candidates::ShownBy;
+
 use crate::{
     clock::now_ms,
     engine::EngineHandle,
@@ -48,7 +50,6 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, MicroCredits, NetworkId, NodeId,
     geo::{Cell, Location},
-    gpu::challenge::exchange::Shown,
     job::{Finish, JobSpec, Logprobs, ModelName},
     offer::{Device, KnownOffer, Statements, TrustTier},
     quote::Quote,
@@ -404,16 +405,6 @@ impl Routing {
     pub fn offers(&self) -> Arc<OffersSnapshot> {
         self.0.book.snapshot()
     }
-}
-
-/// Memory that a provider has shown to a verifier.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ShownBy {
-    /// Who says so. It is worth what its signer is.
-    pub verifier: NodeId,
-    /// What.
-    #[serde(flatten)]
-    pub shown: Shown,
 }
 
 /// What the client side works with.

@@ -1,7 +1,7 @@
 //! From offers to a ranking, and to the words for why nobody is left.
 
 use super::{
-    JobFailure, RankedCandidate, Shared, ShownBy, Wishes,
+    JobFailure, RankedCandidate, Shared, Wishes,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{clock::now_ms, network::NetworkError};
@@ -14,6 +14,7 @@ use aitbc_protocol::{
     routing::{Candidate, Exclusion, Policy, Ranked, rank},
 };
 use futures::future::join_all;
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, time::Duration};
 use tokio::time::timeout;
 
@@ -48,6 +49,16 @@ impl Choice {
             shown: shown(&self.found.known.offer.shown),
         }
     }
+}
+
+/// Memory that a provider has shown to a verifier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownBy {
+    /// Who says so. It is worth what its signer is.
+    pub verifier: NodeId,
+    /// What.
+    #[serde(flatten)]
+    pub shown: Shown,
 }
 
 /// What of it still stands. The signatures were verified when the offer was taken.

@@ -293,3 +293,28 @@ fn an_answer_fits_its_frame_whatever_offers_are_known() {
     };
     wire::encode(&reply, wire::MAX_OFFER_FRAME).expect("fits a frame");
 }
+
+#[test]
+fn an_offer_shows_only_what_others_have_signed_about_its_provider() {
+    use aitbc_protocol::gpu::challenge::exchange::Shown;
+    let (provider, other) = (key(2), key(3));
+    let verdict = |signer: &SecretKey, prover: NodeId, network: &NetworkId| {
+        let shown = Shown {
+            prover,
+            device: Line::lossy("a card"),
+            bytes: 1,
+            rate: 1,
+            simulated: false,
+            issued_ms: NOW,
+            expires_ms: NOW + 1,
+        };
+        let shown = vec![seal(signer, network, &shown).expect("it fits")];
+        book().hear(home(), &gossip_offer(&provider, &Offer { shown, ..offer(1, NOW) }), NOW).verdict
+    };
+    let about = provider.node_id();
+    assert_eq!(verdict(&other, about, &network()), Verdict::Accept);
+    assert_eq!(verdict(&provider, about, &network()), Verdict::Reject, "its own word");
+    assert_eq!(verdict(&other, other.node_id(), &network()), Verdict::Reject, "about somebody else");
+    let elsewhere = NetworkId::new("elsewhere").expect("a name");
+    assert_eq!(verdict(&other, about, &elsewhere), Verdict::Reject, "of another network");
+}
