@@ -59,8 +59,8 @@ pub enum ChallengeError {
     /// It refuses.
     #[error("it refuses: {0}")]
     Refused(#[from] Refusal),
-    /// What it claims is not enough for a walk.
-    #[error("what it claims is too little for a challenge: {0}")]
+    /// No walk suits what it claims.
+    #[error("no challenge suits what it claims: {0}")]
     Task(#[from] TaskError),
     /// It only pretends, where that earns nothing.
     #[error("it says itself that its memory is simulated, which shows nothing")]

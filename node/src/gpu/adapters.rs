@@ -23,6 +23,11 @@ pub struct Adapter {
     pub software: bool,
 }
 
+/// The list is shorter than it was.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no adapter {0} any more")]
+pub(super) struct NoAdapter(String);
+
 /// All adapters, in an order that is the same in every child: OpenGL, which tells least of them, comes last.
 pub(super) fn known() -> Vec<(wgpu::Adapter, Adapter)> {
     let adapters = compute::adapters().into_iter();
@@ -32,9 +37,9 @@ pub(super) fn known() -> Vec<(wgpu::Adapter, Adapter)> {
 }
 
 /// The adapter of this place in the list.
-pub(super) fn adapter(index: &str) -> Result<(wgpu::Adapter, Adapter), String> {
+pub(super) fn adapter(index: &str) -> Result<(wgpu::Adapter, Adapter), NoAdapter> {
     let wanted: usize = index.parse().unwrap_or(usize::MAX);
-    known().into_iter().nth(wanted).ok_or_else(|| format!("there is no adapter {index} any more"))
+    known().into_iter().nth(wanted).ok_or_else(|| NoAdapter(index.to_owned()))
 }
 
 fn described(info: &wgpu::AdapterInfo) -> Option<Adapter> {

@@ -41,7 +41,7 @@ fn list() -> Vec<Adapter> {
 fn measured(index: &str, what: &str) -> Answer<Option<f64>> {
     let (wgpu, _) = match adapter(index) {
         Ok(found) => found,
-        Err(reason) => return Answer::Failed(reason),
+        Err(error) => return Answer::Failed(error.to_string()),
     };
     let Some(what) = What::ALL.into_iter().find(|known| known.word() == what) else {
         return Answer::Failed(format!("{what} is no rate"));

@@ -166,7 +166,9 @@ pub(super) fn main(place: &str) -> io::Result<()> {
     if place == CPU {
         return serve(|cache, key, items| Ok(in_machine(cache, key, items)));
     }
-    let gpu = adapter(place).and_then(|(wgpu, _)| Gpu::open(&wgpu).map_err(|error| error.to_string()));
+    let gpu = adapter(place)
+        .map_err(|error| error.to_string())
+        .and_then(|(wgpu, _)| Gpu::open(&wgpu).map_err(|error| error.to_string()));
     match gpu {
         Ok(gpu) => serve(|cache, key, items| {
             let data = DataSet::derive(&gpu, cache, key, items).map_err(|error| error.to_string())?;
@@ -187,8 +189,9 @@ fn serve<'a>(derive: impl Fn(&Cache, &Key, u32) -> Result<Walker<'a>, String>) -
         let told = match (serde_json::from_str(&line?)?, &data, &tree) {
             (Order::Derive { seed, data: of_data, items }, ..) => {
                 let key = Key { data: of_data, walk: [0; 8] };
-                let derived = derive(&Cache::new(&seed, challenge::CACHE_ROWS), &key, items)
-                    .and_then(|walker| Ok((trial(&walker, &key, items)?, walker)));
+                let derived = derive(&Cache::new(&seed, challenge::CACHE_ROWS), &key, items).and_then(|walker| {
+                    Ok((trial(&walker, &key, items).map_err(|error| error.to_string())?, walker))
+                });
                 match derived {
                     Ok((rate, walker)) => {
                         data = Some((walker, of_data, items));
@@ -217,11 +220,11 @@ fn serve<'a>(derive: impl Fn(&Cache, &Key, u32) -> Result<Walker<'a>, String>) -
 }
 
 /// Bytes a second of a walk that takes [`TRIAL`], its root included: what the answer to a challenge takes.
-fn trial(walker: &Walker<'_>, key: &Key, items: u32) -> Result<u64, String> {
+fn trial(walker: &Walker<'_>, key: &Key, items: u32) -> Result<u64, ComputeError> {
     let mut task = Task { items, lanes: TRIAL_LANES, steps: 4 };
     loop {
         let began = Instant::now();
-        let states = walker(key, &task).map_err(|error| error.to_string())?;
+        let states = walker(key, &task)?;
         Tree::new(states);
         let took = began.elapsed();
         if took >= TRIAL || task.steps >= challenge::MAX_STEPS {
