@@ -9,7 +9,7 @@ pub use power::PowerSettings;
 
 use crate::{api::ApiConfig, engine::UpstreamConfig};
 use aitbc_protocol::{
-    MicroCredits, NetworkId,
+    MicroCredits, NetworkId, NodeId,
     geo::{self, Location},
     gpu::heat::{LadderError, OwnerLadder},
     job::ModelName,
@@ -197,6 +197,8 @@ pub struct ProvideSettings {
     /// `local`. What they show is marked as simulated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub simulated_memory_mib: Option<u32>,
+    /// MiB a second, each way, below which the owner is told that the line is slow.
+    pub min_bandwidth_mib: u32,
     /// Price of models that have none of their own.
     pub price: PriceSettings,
     /// Prices of single models.
@@ -216,6 +218,7 @@ impl Default for ProvideSettings {
             gpu_layers: None,
             memory_mib: None,
             simulated_memory_mib: None,
+            min_bandwidth_mib: 10,
             price: PriceSettings::default(),
             prices: BTreeMap::new(),
             upstream: Vec::new(),
@@ -251,11 +254,13 @@ impl From<PriceSettings> for TokenPrice {
 pub struct ClientSettings {
     /// Providers asked for a quote at a time, 1 to 4: every one of them sees the prompt.
     pub quotes: u32,
+    /// Nodes whose word about the memory of providers counts, beside this node's own.
+    pub verifiers: Vec<NodeId>,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { quotes: 1 }
+        Self { quotes: 1, verifiers: Vec::new() }
     }
 }
 
@@ -313,6 +318,9 @@ impl Settings {
         if !(1..=4).contains(&self.client.quotes) {
             return range("client.quotes", self.client.quotes.to_string(), "allowed is 1 to 4");
         }
+        if self.client.verifiers.len() > 1024 {
+            return range("client.verifiers", self.client.verifiers.len().to_string(), "allowed are 1024 at most");
+        }
         if let Some(mbit) = self.relay_mbit.filter(|mbit| !(1..=100_000).contains(mbit)) {
             return range("relay_mbit", mbit.to_string(), "allowed is 1 to 100000");
         }
@@ -337,6 +345,10 @@ impl Settings {
             if !(1..=4096).contains(&mib) {
                 return range("provide.simulated_memory_mib", mib.to_string(), "allowed is 1 to 4096");
             }
+        }
+        let mib = self.provide.min_bandwidth_mib;
+        if mib > 100_000 {
+            return range("provide.min_bandwidth_mib", mib.to_string(), "allowed is 0 to 100000");
         }
         self.validate_power()?;
         for address in &self.bootstrap {
@@ -445,6 +457,7 @@ mod tests {
             |text: &str| parse(text).expect("well formed").validate().expect_err("out of range").to_string();
         assert!(check("precision = 9").contains("precision is 9"));
         assert!(check("relay_mbit = 0").contains("relay_mbit is 0"));
+        assert!(check("[provide]\nmin_bandwidth_mib = 100001").contains("provide.min_bandwidth_mib is 100001"));
         let simulated = "[provide]\nsimulated_memory_mib";
         assert!(check(&format!("{simulated} = 4")).contains("earns no trust"));
         assert!(check(&format!("network = \"local\"\n{simulated} = 0")).contains("1 to 4096"));

@@ -21,6 +21,7 @@ use self::{
     metrics::JobMetrics,
 };
 use crate::{
+    bandwidth::Measurement,
     engine::{EngineHandle, EngineModel, EngineStatus},
     gpu::power::{self, PowerConfig, PowerError, PowerParts, PowerState, Uses},
     market::Ledger,
@@ -207,6 +208,8 @@ pub struct JobsParts {
     pub own_offer: watch::Sender<Option<Statements>>,
     /// What verifiers have signed about this node's memory, for the offer.
     pub shown: watch::Receiver<Vec<Signed<Shown>>>,
+    /// What was measured of this node's line, for the offer.
+    pub line: watch::Receiver<Option<Measurement>>,
     /// The process that answers a challenge on a GPU now.
     pub proving: watch::Receiver<Option<u32>>,
     /// `/aitbc/quote/1`.
@@ -336,6 +339,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         store,
         own_offer,
         shown,
+        line,
         proving: _,
         quote_streams,
         job_streams,
@@ -352,6 +356,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         load: desk.load(),
         power: power.clone(),
         shown,
+        line,
         announced,
         statements: own_offer,
     };

@@ -14,6 +14,7 @@
 //! them; nothing else does.
 
 pub mod api;
+pub mod bandwidth;
 pub mod challenge;
 pub mod cli;
 pub mod clock;

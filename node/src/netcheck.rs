@@ -16,8 +16,7 @@ mod serving;
 use crate::{
     clock::now_ms,
     network::{
-        FramedStream, IncomingStream, NetworkError, NetworkHandle, PathKind, PeerInfo, Protocol, StreamError,
-        intake,
+        FramedStream, IncomingStream, NetworkError, NetworkHandle, PathKind, Protocol, StreamError, intake,
     },
 };
 use aitbc_protocol::{
@@ -125,14 +124,6 @@ async fn once(stream: &mut FramedStream) -> Result<(Duration, i64), PingError> {
     let ours = asked_ms.saturating_add(half_ms);
     let ahead = i64::try_from(i128::from(theirs) - i128::from(ours)).unwrap_or(i64::MAX);
     Ok((round_trip, ahead))
-}
-
-/// Where a direct connection to a peer comes from or leads.
-fn ip_of(peer: &PeerInfo) -> Option<IpAddr> {
-    if peer.path == PathKind::Relayed {
-        return None;
-    }
-    first_ip(&peer.address.parse().ok()?)
 }
 
 /// The IP that an address begins with.

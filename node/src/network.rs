@@ -22,6 +22,7 @@ use libp2p::{Multiaddr, PeerId, identity::Keypair};
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -32,6 +33,9 @@ use tracing::Instrument;
 pub use handle::{NetworkHandle, NotDialled};
 pub use report::{HolePunches, NetworkReport, Observed, RelayInfo};
 pub use streams::{FramedStream, IncomingStream, StreamError};
+pub use traffic::TrafficRates;
+
+pub(crate) use addresses::is_global;
 
 mod actor;
 mod addresses;
@@ -53,6 +57,7 @@ mod relay_limits;
 mod report;
 pub mod streams;
 pub(crate) mod token_bucket;
+mod traffic;
 mod uplink;
 mod visits;
 
@@ -102,6 +107,13 @@ pub struct PeerInfo {
     pub score: f64,
     /// All connections to it.
     pub paths: Vec<PathInfo>,
+}
+
+impl PeerInfo {
+    /// Where a direct connection to it comes from or leads; `None` where there is none.
+    pub fn ip(&self) -> Option<IpAddr> {
+        addresses::source_ip(&self.address.parse().ok()?)
+    }
 }
 
 /// How a connection came to be.
@@ -204,6 +216,8 @@ pub enum Protocol {
     Reach,
     /// `/aitbc/challenge/1`
     Challenge,
+    /// `/aitbc/bandwidth/1`
+    Bandwidth,
 }
 
 /// Why something on the network did not work; each names what to look at.
@@ -269,6 +283,8 @@ pub struct Incoming {
     pub reach: mpsc::Receiver<IncomingStream>,
     /// Streams of `/aitbc/challenge/1`.
     pub challenge: mpsc::Receiver<IncomingStream>,
+    /// Streams of `/aitbc/bandwidth/1`.
+    pub bandwidth: mpsc::Receiver<IncomingStream>,
 }
 
 /// Messages of gossip that may wait for a verdict.
@@ -301,17 +317,18 @@ pub async fn start(
     let (job_queue, job) = mpsc::channel(STREAM_QUEUE);
     let (reach_queue, reach) = mpsc::channel(STREAM_QUEUE);
     let (challenge_queue, challenge) = mpsc::channel(STREAM_QUEUE);
+    let (bandwidth_queue, bandwidth) = mpsc::channel(STREAM_QUEUE);
     let queues = streams::IncomingQueues {
         offer: offer_queue,
         quote: quote_queue,
         job: job_queue,
         reach: reach_queue,
         challenge: challenge_queue,
+        bandwidth: bandwidth_queue,
     };
     let counters = metrics::NetworkMetrics::register(metrics);
-    let uplink = uplink::Uplink::new(config.relay_mbit, counters.relay_carried.clone());
-    let mut swarm =
-        behaviour::swarm(&config, keypair, queues, metrics, &uplink).map_err(|error| fail(error.as_ref()))?;
+    let uplink = uplink::Uplink::new(config.relay_mbit, counters.relay_carried.clone(), counters.traffic.clone());
+    let mut swarm = behaviour::swarm(&config, keypair, queues, &uplink).map_err(|error| fail(error.as_ref()))?;
     let listeners = listen(&mut swarm, &config.listen)?;
 
     let (commands, inbox) = mpsc::channel(handle::COMMANDS);
@@ -324,6 +341,7 @@ pub async fn start(
         commands: inbox,
         gossip_queue,
         publisher,
+        sampler: traffic::Sampler::new(counters.traffic.clone(), now),
         metrics: counters,
         peers: peers::Peers::default(),
         reaching: reach::Reaching::default(),
@@ -349,7 +367,7 @@ pub async fn start(
     let all = listening.wait_for(|addresses| addresses.len() >= listeners);
     let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
-    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge }))
+    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge, bandwidth }))
 }
 
 /// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that
@@ -383,6 +401,7 @@ fn snapshots() -> (actor::Publisher, handle::Snapshots) {
     let (reachability, reachability_seen) = watch::channel(Reachability::default());
     let (candidates, candidates_seen) = watch::channel(Arc::default());
     let (offline, offline_seen) = watch::channel(Arc::default());
+    let (traffic, traffic_seen) = watch::channel(TrafficRates::default());
     let snapshots = handle::Snapshots {
         addresses: addresses_seen,
         listening: listening_seen,
@@ -390,8 +409,9 @@ fn snapshots() -> (actor::Publisher, handle::Snapshots) {
         reachability: reachability_seen,
         candidates: candidates_seen,
         offline: offline_seen,
+        traffic: traffic_seen,
     };
-    (actor::Publisher { addresses, listening, peers, reachability, candidates, offline }, snapshots)
+    (actor::Publisher { addresses, listening, peers, reachability, candidates, offline, traffic }, snapshots)
 }
 
 /// The libp2p name of a node.

@@ -1,7 +1,7 @@
 //! The only wiring: starts every subsystem in order, and ends them in reverse.
 //!
 //! ```text
-//! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> netcheck -> api
+//! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> bandwidth -> netcheck -> api
 //! ```
 //!
 //! A node that sells nothing runs the provider side all the same, with no model: clients of earlier jobs must be able
@@ -9,6 +9,7 @@
 
 use crate::{
     api::{self, ApiConfig, ApiParts},
+    bandwidth::{self, BandwidthConfig, BandwidthParts},
     challenge::{self, ChallengeConfig, ChallengeParts},
     engine::{self, EngineConfig, EngineHandle},
     jobs::{self, JobsConfig, JobsHandle, JobsParts},
@@ -51,6 +52,8 @@ pub struct NodeConfig {
     pub jobs: JobsConfig,
     /// MiB of the machine's own memory that answer challenges in place of a GPU's, to try them out.
     pub simulated_memory_mib: Option<u32>,
+    /// Bytes a second each way below which the owner is warned.
+    pub required_bandwidth: u64,
     /// Its client side.
     pub routing: RoutingConfig,
     /// Its HTTP server; `None` for nodes inside tests.
@@ -139,10 +142,12 @@ impl Node {
         let store = open_store(&config.database).await?;
         let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
         let network_id = config.network.network.clone();
+        let provides = !config.engine.models.is_empty() || !config.engine.upstreams.is_empty();
+        let bandwidths = BandwidthConfig { provides, required: config.required_bandwidth };
         let challenges = ChallengeConfig {
             network: network_id.clone(),
             cell: config.jobs.cell,
-            provides: !config.engine.models.is_empty() || !config.engine.upstreams.is_empty(),
+            provides,
             simulated_mib: config.simulated_memory_mib,
             worker: config.engine.worker.clone(),
         };
@@ -151,6 +156,7 @@ impl Node {
         let (own_offer, own_statements) = watch::channel(None);
         let (shown, was_shown) = watch::channel(Vec::new());
         let (proving, proves) = watch::channel(None);
+        let (line, line_seen) = watch::channel(None);
         let parts = RoutingParts {
             key: config.key.clone(),
             network: network.clone(),
@@ -171,6 +177,7 @@ impl Node {
             store: store.clone(),
             own_offer,
             shown: was_shown,
+            line: line_seen,
             proving: proves,
             quote_streams: incoming.quote,
             job_streams: incoming.job,
@@ -189,9 +196,13 @@ impl Node {
             process: proving,
         };
         let (challenger, challenge_task) = challenge::start(challenges, parts, stop.clone());
+        let parts =
+            BandwidthParts { network: network.clone(), load: jobs.load(), streams: incoming.bandwidth, line };
+        let (meter, bandwidth_task) = bandwidth::start(bandwidths, parts, stop.clone());
         let netcheck_task = netcheck::start(network.clone(), incoming.reach, stop.clone());
         let tasks = vec![
             ("challenge", challenge_task),
+            ("bandwidth", bandwidth_task),
             ("jobs", jobs_task),
             ("routing", routing_task),
             ("netcheck", netcheck_task),
@@ -204,6 +215,7 @@ impl Node {
                 network: network.clone(),
                 routing: routing.clone(),
                 challenger,
+                meter,
                 jobs: Some(jobs.clone()),
                 engine: Some(engine.clone()),
                 ledger: ledger.clone(),

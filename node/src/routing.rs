@@ -32,6 +32,7 @@ mod paths;
 mod payments;
 mod quotes;
 mod search;
+mod seen;
 mod settle;
 mod subscriptions;
 mod verification;
@@ -50,6 +51,7 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, MicroCredits, NetworkId, NodeId,
     geo::{Cell, Location},
+    gpu::seen::Seen,
     job::{Finish, JobSpec, Logprobs, ModelName},
     offer::{Device, KnownOffer, Statements, TrustTier},
     quote::Quote,
@@ -73,6 +75,8 @@ pub struct RoutingConfig {
     pub quotes: u32,
     /// Candidates after which a search stops.
     pub enough: usize,
+    /// Nodes whose word about the memory of others counts, beside this one's.
+    pub verifiers: Vec<NodeId>,
 }
 
 /// What a user wishes beyond the request itself: the `aitbc` object of the API, the flags of `aitbc run`.
@@ -89,6 +93,8 @@ pub struct Wishes {
     pub allow_declared: bool,
     /// The least trust.
     pub least_tier: TrustTier,
+    /// GPU memory in MiB that the provider must have shown to this node, or to a verifier that it counts on.
+    pub min_shown_mib: u32,
     /// Only this provider.
     pub provider: Option<NodeId>,
     /// Never on this node's own device.
@@ -399,6 +405,11 @@ impl Routing {
     /// Takes down what a challenge of `provider` has found: a late or wrong answer weighs as a failed job.
     pub fn found(&self, provider: NodeId, shown: bool) {
         self.0.experience.note(provider, shown, now_ms());
+    }
+
+    /// What providers are like by device and region, as this node measured it or was told.
+    pub fn seen(&self) -> Vec<Seen> {
+        seen::seen(&self.0)
     }
 
     /// Live offers.

@@ -13,6 +13,7 @@ pub mod pci;
 pub mod power;
 pub mod query;
 pub mod schedule;
+pub mod seen;
 pub mod sizing;
 
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,7 @@
 
 use crate::{
     UnixMillis,
+    bandwidth::Bandwidth,
     bytes::Digest,
     envelope::{Signed, Statement},
     geo::Cell,
@@ -127,6 +128,9 @@ pub struct Offer {
     /// What verifiers have signed about the memory of its GPUs. Each is worth what its signer is.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, MAX_SHOWN>")]
     pub shown: Vec<Signed<Shown>>,
+    /// What went over its line, as it measured itself with another node, not verified; `None` where it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
     /// The aitbc version of the node.
     pub agent: Line<48>,
 }

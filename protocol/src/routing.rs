@@ -33,6 +33,10 @@ pub struct Candidate<'a> {
     pub offline_ms: Option<u64>,
     /// Share of this client's own recent jobs with it that failed, 0 to 1; 0 for a stranger.
     pub failures: f64,
+    /// Fastest decoding of this client's own recent jobs with it, in milli-tokens a second.
+    pub speed_seen: Option<u32>,
+    /// Memory of its GPUs, in bytes, that it has shown to this client or to a verifier whom the user names.
+    pub shown_bytes: u64,
 }
 
 /// What the job and the user ask of a provider.
@@ -54,6 +58,8 @@ pub struct Policy {
     pub allow_declared: bool,
     /// The least trust.
     pub least_tier: TrustTier,
+    /// Memory of GPUs, in bytes, that must have been shown.
+    pub least_shown: u64,
     /// False on a network of demos and tests, where a round trip below the speed of light is no contradiction.
     pub physical: bool,
     /// Providers that already failed this job.
@@ -85,6 +91,13 @@ pub enum Exclusion {
     OnlyDeclared,
     /// Less trust than asked for.
     TooLittleTrust,
+    /// Too little of its GPUs' memory was shown.
+    NotShown {
+        /// What was, in bytes.
+        shown: u64,
+        /// What the user wants, in bytes.
+        least: u64,
+    },
     /// Prompt and answer do not fit its context.
     ContextTooSmall {
         /// Tokens needed.
@@ -123,6 +136,16 @@ impl fmt::Display for Exclusion {
             Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
             Self::OnlyDeclared => formatter.write_str("it only forwards to another server (allow with declared)"),
             Self::TooLittleTrust => formatter.write_str("less trust than asked for"),
+            Self::NotShown { shown, least } => {
+                let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+                write!(
+                    formatter,
+                    "it has shown {:.2} GiB of GPU memory to verifiers that count here, {:.2} are asked for: have it show more \
+                     with `aitbc challenge`, or name verifiers in `client.verifiers`",
+                    gib(*shown),
+                    gib(*least)
+                )
+            }
             Self::ContextTooSmall { needed, context } => {
                 write!(formatter, "{needed} tokens do not fit its context of {context}")
             }
@@ -159,18 +182,22 @@ pub struct Reasons {
     pub price: MicroCredits,
     /// Share of own jobs with it that failed.
     pub failures: f64,
+    /// Whether the speed is that of own jobs with it, or its word.
+    #[serde(default)]
+    pub speed_seen: bool,
 }
 
 impl fmt::Display for Reasons {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "round trip {:.1} ms ({}), {:.0} km, queue {:.0} ms, generates in {:.0} ms, at most {}",
+            "round trip {:.1} ms ({}), {:.0} km, queue {:.0} ms, generates in {:.0} ms ({}), at most {}",
             self.round_trip_ms,
             if self.measured { "measured" } else { "least for the distance" },
             self.distance_km,
             self.queue_ms,
             self.generate_ms,
+            if self.speed_seen { "seen" } else { "by its word" },
             self.price
         )?;
         if self.failures > 0.0 {
@@ -205,7 +232,8 @@ const ROUND_TRIPS: f64 = 2.0;
 /// Ranks candidates, best first, the excluded ones last with their reason.
 ///
 /// The cost of a candidate is the time until the answer is whole plus its price in time:
-/// `(2 rtt + queue + generate) * (1 + 4 failures) + price * 1,000 ms per milli-credit`; declared answers and CPUs get no
+/// `(2 rtt + queue + generate) * (1 + 4 failures) + price * 1,000 ms per milli-credit`; generating goes by the speed that this
+/// client saw there, and by the provider's word only where it saw none; declared answers and CPUs get no
 /// bonus or malus of their own, for speed shows in `generate`. Ties are broken by distance and then by the
 /// provider's id, so that the order of the candidates given decides nothing.
 pub fn rank(candidates: &[Candidate<'_>], policy: &Policy) -> Vec<Ranked> {
@@ -243,7 +271,9 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
     // Where distances are only pretended, the pretended distance still counts.
     let round_trip_ms = candidate.round_trip_ms.map_or(least_ms, |measured| measured.max(least_ms));
     let answer = policy.completion_tokens.min(USUAL_ANSWER);
-    let speed = if candidate.offer.speed == 0 { ASSUMED_SPEED } else { candidate.offer.speed };
+    let known = |speed: &u32| *speed > 0;
+    let seen = candidate.speed_seen.filter(known);
+    let speed = seen.or(Some(candidate.offer.speed).filter(known)).unwrap_or(ASSUMED_SPEED);
     let generate_ms = f64::from(answer) * 1_000_000.0 / f64::from(speed);
     let busy = candidate.load.running.saturating_add(candidate.load.queued);
     let waiting = busy.saturating_add(1).saturating_sub(candidate.slots.max(1));
@@ -258,6 +288,7 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
         generate_ms,
         price: most,
         failures: share(candidate.failures),
+        speed_seen: seen.is_some(),
     };
     let excluded = exclusion(candidate, policy, &reasons, least_ms);
     let cost = if excluded.is_some() {
@@ -286,6 +317,9 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     }
     if candidate.tier < policy.least_tier {
         return Some(Exclusion::TooLittleTrust);
+    }
+    if candidate.shown_bytes < policy.least_shown {
+        return Some(Exclusion::NotShown { shown: candidate.shown_bytes, least: policy.least_shown });
     }
     if needed > candidate.offer.context {
         return Some(Exclusion::ContextTooSmall { needed, context: candidate.offer.context });

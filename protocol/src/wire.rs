@@ -17,6 +17,8 @@ pub const PROBE_PROTOCOL: &str = "/aitbc/probe/1";
 pub const REACH_PROTOCOL: &str = "/aitbc/reach/1";
 /// Challenges of memory.
 pub const CHALLENGE_PROTOCOL: &str = "/aitbc/challenge/1";
+/// How much goes over a path, measured both ways.
+pub const BANDWIDTH_PROTOCOL: &str = "/aitbc/bandwidth/1";
 /// Kademlia.
 pub const KAD_PROTOCOL: &str = "/aitbc/kad/1";
 /// What identify names; peers of other networks are told apart by the suffix `/<network>`.
@@ -36,6 +38,8 @@ pub const MAX_JOB_FRAME: usize = 1024 * 1024;
 pub const MAX_REACH_FRAME: usize = 8 * 1024;
 /// Largest frame on challenge streams, in bytes: 64 lanes with their paths.
 pub const MAX_CHALLENGE_FRAME: usize = 100 * 1024;
+/// Largest frame on bandwidth streams, in bytes: one block.
+pub const MAX_BANDWIDTH_FRAME: usize = crate::bandwidth::BLOCK_BYTES + 64;
 /// Largest gossip message, in bytes.
 pub const MAX_GOSSIP_BYTES: usize = 32 * 1024;
 

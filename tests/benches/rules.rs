@@ -58,6 +58,8 @@ fn ranking(criterion: &mut Criterion) {
             round_trip_ms: index.is_multiple_of(3).then_some((index % 250) as f64),
             offline_ms: None,
             failures: 0.0,
+            speed_seen: None,
+            shown_bytes: 0,
         })
         .collect();
     let policy = Policy {
@@ -69,6 +71,7 @@ fn ranking(criterion: &mut Criterion) {
         ceiling: Some(MicroCredits(900)),
         allow_declared: false,
         least_tier: TrustTier::Declared,
+        least_shown: 0,
         physical: true,
         exclude: Vec::new(),
     };
@@ -92,6 +95,7 @@ fn offer() -> Offer {
         slots: 4,
         tier: TrustTier::Declared,
         shown: Vec::new(),
+        bandwidth: None,
         agent: Line::lossy("aitbc/0.1.0"),
     }
 }

@@ -328,6 +328,7 @@ fn offer(sequence: u64, speed: u32) -> Offer {
         slots: 1,
         tier: TrustTier::Declared,
         shown: Vec::new(),
+        bandwidth: None,
         agent: Line::lossy("test"),
     }
 }

@@ -96,7 +96,8 @@ async fn crash(victim: Victim, moment: Moment) {
         let (ours, theirs) = (settled(&client).await?, settled(&provider).await?);
         // A client that is killed as soon as it has a quote may not have written down that it takes it; then it has not
         // told the provider either.
-        let before_it_began = ours.is_empty() && matches!((victim, moment), (Victim::Client | Victim::Both, Moment::Opening));
+        let before_it_began =
+            ours.is_empty() && matches!((victim, moment), (Victim::Client | Victim::Both, Moment::Opening));
         assert!(ours.len() == 1 || before_it_began, "one attempt: {ours:?}");
         let paid = |jobs: &BTreeMap<String, (String, u64)>, quote| jobs.get(quote).map_or(0, |(_, paid)| *paid);
         // A job that only one side knows never began at the other, and costs nothing.

@@ -69,7 +69,14 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             payment_patience: Duration::from_secs(30),
         },
         simulated_memory_mib: None,
-        routing: RoutingConfig { network: network.network.clone(), location, quotes: 1, enough: 16 },
+        required_bandwidth: 0,
+        routing: RoutingConfig {
+            network: network.network.clone(),
+            location,
+            quotes: 1,
+            enough: 16,
+            verifiers: Vec::new(),
+        },
         network,
         api: None,
     };

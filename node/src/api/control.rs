@@ -20,8 +20,8 @@ use axum::{
     routing::{get, post},
 };
 use documents::{
-    ChallengeFailed, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, OfferList, OfferSummary, PeerList,
-    ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, Status, Stopping,
+    Bandwidth, ChallengeFailed, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, OfferList, OfferSummary,
+    PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList, Status, Stopping,
 };
 use serde::Deserialize;
 use std::future::Future;
@@ -45,7 +45,9 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/peers", get(peers))
         .route("/aitbc/v1/netcheck", get(netcheck))
         .route("/aitbc/v1/ping", post(ping))
+        .route("/aitbc/v1/bandwidth", post(bandwidth))
         .route("/aitbc/v1/offers", get(offers))
+        .route("/aitbc/v1/seen", get(seen))
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
         .route("/aitbc/v1/receipts", get(receipts))
         .route("/aitbc/v1/receipts/{id}", get(receipt))
@@ -74,6 +76,8 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
         addresses: text(&network.addresses().borrow()),
         reachability: network.reachability().borrow().clone(),
         peers: network.peers().borrow().len(),
+        traffic: *network.traffic().borrow(),
+        line: parts.meter.last(),
         offers: parts.routing.offers().offers.len(),
         provider,
         totals,
@@ -104,9 +108,28 @@ async fn ping(State(state): State<ApiState>, body: Payload) -> Result<Json<crate
     answer.map(Json).map_err(|error| Failure::unreachable(error.to_string()))
 }
 
+/// The body of `POST /aitbc/v1/bandwidth`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BandwidthRequest {
+    peer: Option<NodeId>,
+}
+
+async fn bandwidth(State(state): State<ApiState>, body: Payload) -> Result<Json<Bandwidth>, Failure> {
+    let BandwidthRequest { peer } = body.json()?;
+    let _place = state.place()?;
+    let measured = state.parts().meter.measure(peer).await;
+    let measured = measured.map_err(|error| Failure::unreachable(error.to_string()))?;
+    Ok(Json(Bandwidth { schema: "aitbc.bandwidth/1", measured }))
+}
+
 async fn offers(State(state): State<ApiState>) -> Json<OfferList> {
     let offers = state.parts().routing.offers().offers.iter().map(OfferSummary::from).collect();
     Json(OfferList { schema: "aitbc.offers/1", offers })
+}
+
+async fn seen(State(state): State<ApiState>) -> Json<SeenList> {
+    Json(SeenList { schema: "aitbc.seen/1", seen: state.parts().routing.seen() })
 }
 
 /// `?limit=`

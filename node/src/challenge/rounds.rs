@@ -114,6 +114,7 @@ mod tests {
             slots: 1,
             tier: TrustTier::Declared,
             shown: shown.iter().map(seal).collect(),
+            bandwidth: None,
             agent: Line::lossy("aitbc"),
         };
         KnownOffer { provider: key.node_id(), offer: offer.into(), load: Load::default(), heard_ms: NOW }

@@ -1,7 +1,10 @@
-//! `aitbc bench gpu`: what this machine's GPUs reach, how fast the engine answers, and keeping the former.
+//! `aitbc bench`: what this machine's GPUs reach and how fast the engine answers, and what goes over the line.
 
 mod cards;
+mod line;
 mod tokens;
+
+pub(super) use line::{mib, verdict};
 
 use self::{
     cards::Card,
@@ -12,7 +15,7 @@ use crate::{
     clock::now_ms,
     gpu::kept::{self, Kept},
 };
-use aitbc_protocol::job::ModelName;
+use aitbc_protocol::{NodeId, job::ModelName};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -34,17 +37,29 @@ enum Command {
         #[arg(long)]
         model: Option<ModelName>,
     },
+    /// Measure how much the running node sends and receives a second, with another node: 24 MiB each way at most
+    Network {
+        /// Node to measure with, as `aitbc peers` names it [default: one that is connected directly]
+        peer: Option<NodeId>,
+    },
 }
 
-/// Runs the command. What fails hides nothing of the rest.
+/// Runs the command.
 pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
-    let Command::Gpu { software, model } = &args.command;
+    match &args.command {
+        Command::Gpu { software, model } => gpus(global, *software, model.as_ref()).await,
+        Command::Network { peer } => line::run(global, *peer).await,
+    }
+}
+
+/// What fails hides nothing of the rest.
+async fn gpus(global: &Global, software: bool, model: Option<&ModelName>) -> Outcome {
     let directories = global.directories()?;
     let settings = global.settings(&directories)?;
-    let measured = cards::measure(&std::env::current_exe()?, *software).await;
+    let measured = cards::measure(&std::env::current_exe()?, software).await;
     let path = directories.gpu_rates();
     let (kept, warnings) = keep(&path, measured.as_deref().unwrap_or_default());
-    let answered = tokens::measure(&settings, &directories, model.as_ref()).await;
+    let answered = tokens::measure(&settings, &directories, model).await;
     let engine = match &answered {
         Ok(tokens) => tokens.document(),
         Err(error) => json!({ "error": error.to_string() }),

@@ -1,7 +1,8 @@
-//! `aitbc gpus`: this machine's GPUs, the catalogue of models, and what a driver's name means. Works without a running
-//! node.
+//! `aitbc gpus`: this machine's GPUs, the catalogue of models, and what a driver's name means, all
+//! without a running node; and with one, what others' GPUs are like.
 
 mod list;
+mod seen;
 
 use super::{Exit, Global, Outcome, output};
 use aitbc_protocol::gpu::{
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
         memory: Option<u64>,
     },
+    /// Tell what the GPUs of providers are like in each region, as the running node has measured them
+    Seen,
     /// Tell in which quantisation a model fits a GPU, and about how fast it would answer
     Fit(Fit),
 }
@@ -91,6 +94,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
             let memory_bytes = memory.map(|gib| gib << 30);
             classified(global, &classify(&Reported { name, pci: *pci, memory_bytes }))
         }
+        Some(Command::Seen) => seen::run(global).await,
         Some(Command::Fit(fit)) => fits(global, fit),
     }
 }

@@ -49,6 +49,9 @@ pub(super) struct Args {
     /// Only this provider
     #[arg(long, value_name = "NODE")]
     provider: Option<NodeId>,
+    /// Only a provider that has shown as much GPU memory, in MiB, to this node or to one of `client.verifiers`
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    min_shown: u32,
     /// Also take providers that only forward to another server
     #[arg(long)]
     allow_declared: bool,
@@ -120,6 +123,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
         latency_budget_ms: args.latency,
         provider: args.provider,
         allow_declared: args.allow_declared,
+        min_shown_mib: args.min_shown,
         remote_only: args.remote,
         ..Wishes::default()
     };

@@ -1,6 +1,11 @@
 //! `aitbc status`: the running node, and what keeps work away.
 
-use super::{Global, Outcome, client::Client, output};
+use super::{
+    Global, Outcome,
+    bench::{mib, verdict},
+    client::Client,
+    output,
+};
 use serde_json::Value;
 
 /// Runs the command.
@@ -23,6 +28,16 @@ fn people(status: &Value) {
         println!("listening     {}", text(address));
     }
     println!("peers         {}", status["peers"]);
+    let traffic = &status["traffic"];
+    let kib = |bytes: &Value| bytes.as_f64().unwrap_or_default() / 1024.0;
+    println!("traffic       {:.1} KiB/s in, {:.1} KiB/s out", kib(&traffic["received"]), kib(&traffic["sent"]));
+    let line = &status["line"];
+    if !line.is_null() {
+        println!("line          at least {:.1} MiB/s up, {:.1} MiB/s down", mib(&line["up"]), mib(&line["down"]));
+        if line["enough"] == false {
+            println!("{}", verdict(line).replacen("slow    ", "warning      ", 1));
+        }
+    }
     println!("offers known  {}", status["offers"]);
     for engine in status["provider"]["engines"].as_array().into_iter().flatten() {
         println!("engine        {}: {}{}", text(&engine["name"]), text(&engine["state"]), reason(engine));

@@ -11,6 +11,7 @@ use self::{
 };
 use super::JobsConfig;
 use crate::{
+    bandwidth::Measurement,
     clock::now_ms,
     engine::EngineStatus,
     gpu::power::PowerState,
@@ -79,6 +80,7 @@ pub(super) struct Announcer {
     pub(super) load: watch::Receiver<Load>,
     pub(super) power: watch::Receiver<Arc<PowerState>>,
     pub(super) shown: watch::Receiver<Vec<Signed<Shown>>>,
+    pub(super) line: watch::Receiver<Option<Measurement>>,
     pub(super) announced: watch::Sender<Announced>,
     /// The same offer with its newest heartbeat, signed, for whoever tells others.
     pub(super) statements: watch::Sender<Option<Statements>>,
@@ -147,6 +149,7 @@ impl Announcer {
                 changed = self.power.changed() => changed.is_ok(),
                 // Who answers challenges may end before the last job.
                 Ok(()) = self.shown.changed() => true,
+                Ok(()) = self.line.changed() => true,
                 () = sleep_until(wake) => true,
             };
             if !alive {
@@ -162,8 +165,9 @@ impl Announcer {
 
     fn content(&mut self, addresses: &[Multiaddr]) -> Result<Content, Obstacle> {
         let (engines, power) = (self.engines.borrow_and_update(), self.power.borrow_and_update());
-        let shown = self.shown.borrow_and_update();
-        Ok(content::gather(&self.config, &self.devices, &engines, addresses, &power)?.with_shown(&shown))
+        let (shown, line) = (self.shown.borrow_and_update(), *self.line.borrow_and_update());
+        let content = content::gather(&self.config, &self.devices, &engines, addresses, &power)?;
+        Ok(content.with_findings(&shown, line.map(|measured| measured.bandwidth)))
     }
 
     /// Makes the next offer and shows it to this process and to those who ask.

@@ -1,6 +1,5 @@
 //! Asks peers to have this node dialled: at the start, when it is seen under another address, and every 15 minutes.
 
-use super::ip_of;
 use crate::network::{NetworkError, NetworkHandle, PeerInfo, Protocol, StreamError};
 use aitbc_protocol::{
     NodeId,
@@ -93,7 +92,7 @@ async fn round(network: &NetworkHandle, candidates: &[Multiaddr]) -> Found {
     helpers.shuffle(&mut rand::rng());
     let (mut asked, mut answers, mut found) = (0, 0, Found::Nothing);
     for helper in helpers {
-        let Some(ip) = ip_of(&helper) else { continue };
+        let Some(ip) = helper.ip() else { continue };
         if asked >= MAX_ASKED || answers >= ENOUGH {
             break;
         }

@@ -1,10 +1,10 @@
 //! Answers `/aitbc/reach/1`: passes questions on to a third node, dials for others, and answers pings.
 
-use super::{first_ip, ip_of};
+use super::first_ip;
 use crate::{
     clock::now_ms,
     network::{
-        IncomingStream, NetworkError, NetworkHandle, NotDialled, Protocol, StreamError,
+        IncomingStream, NetworkError, NetworkHandle, NotDialled, PeerInfo, Protocol, StreamError,
         intake::{Busy, Limits},
     },
 };
@@ -83,7 +83,7 @@ impl Server {
     async fn check(&self, peer: NodeId, addresses: Vec<Line<256>>) -> ReachReply {
         let Ok(_place) = self.places.try_acquire() else { return ReachReply::Refused(Refusal::Busy) };
         let peers = self.network.peers().borrow().clone();
-        let Some(from) = peers.iter().find(|known| known.peer == peer).and_then(ip_of) else {
+        let Some(from) = peers.iter().find(|known| known.peer == peer).and_then(PeerInfo::ip) else {
             return ReachReply::Refused(Refusal::Addresses);
         };
         let own = |address: &Line<256>| {
@@ -93,10 +93,10 @@ impl Server {
         if addresses.is_empty() {
             return ReachReply::Refused(Refusal::Addresses);
         }
-        let elsewhere = |known: &&crate::network::PeerInfo| {
+        let elsewhere = |known: &&PeerInfo| {
             // One that is reached over IPv4 may have no IPv6, and the other way round.
             let suits = |ip: IpAddr| ip != from && ip.is_ipv4() == from.is_ipv4();
-            known.peer != peer && !known.agent.is_empty() && ip_of(known).is_some_and(suits)
+            known.peer != peer && !known.agent.is_empty() && known.ip().is_some_and(suits)
         };
         let mut thirds: Vec<NodeId> = peers.iter().filter(elsewhere).map(|known| known.peer).collect();
         thirds.shuffle(&mut rand::rng());

@@ -5,7 +5,7 @@
 //! answered at once.
 
 use super::{
-    GossipMessage, NetworkConfig, PathKind, PeerInfo, Reachability,
+    GossipMessage, NetworkConfig, PathKind, PeerInfo, Reachability, TrafficRates,
     addresses::{AddressPolicy, without_peer},
     behaviour::{Behaviour, BehaviourEvent, protocol_version},
     bootstrap::Bootstrap,
@@ -17,6 +17,7 @@ use super::{
     peers::{Connection, Peers},
     reach::Reaching,
     reachability::{self, OwnAddresses},
+    traffic::Sampler,
     visits::Visits,
 };
 use aitbc_protocol::{NodeId, UnixMillis, geo::Cell, wire::KAD_PROTOCOL};
@@ -71,6 +72,7 @@ pub(super) struct Publisher {
     pub(super) reachability: watch::Sender<Reachability>,
     pub(super) candidates: watch::Sender<Arc<Vec<Multiaddr>>>,
     pub(super) offline: watch::Sender<Arc<HashMap<NodeId, UnixMillis>>>,
+    pub(super) traffic: watch::Sender<TrafficRates>,
 }
 
 /// Owns the swarm and all that is known of the network.
@@ -83,6 +85,7 @@ pub(super) struct Actor {
     pub(super) gossip_queue: mpsc::Sender<GossipMessage>,
     pub(super) publisher: Publisher,
     pub(super) metrics: NetworkMetrics,
+    pub(super) sampler: Sampler,
     pub(super) peers: Peers,
     pub(super) reaching: Reaching,
     pub(super) own: OwnAddresses,
@@ -166,6 +169,9 @@ impl Actor {
         self.seek_missing(now);
         self.keep_reservations(now);
         self.tend_dht(now);
+        if let Some(rates) = self.sampler.sample(now) {
+            self.publisher.traffic.send_replace(rates);
+        }
         if let Some((path, bytes)) = self.table.take_write(now, false) {
             tokio::task::spawn_blocking(move || write_table(&path, &bytes));
         }

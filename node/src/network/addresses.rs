@@ -41,7 +41,7 @@ fn admits_ip(ip: IpAddr, private: bool) -> bool {
 }
 
 /// Globally reachable unicast, after the IANA special-purpose address registries (RFC 6890 and updates).
-fn is_global(ip: IpAddr) -> bool {
+pub(crate) fn is_global(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_global_v4(ip),
         IpAddr::V6(ip) => is_global_v6(ip),

@@ -7,7 +7,6 @@ use super::{
     gossip, probe, record_store, relay_limits, streams,
     uplink::{Uplink, Watched},
 };
-use crate::telemetry::Metrics;
 use aitbc_protocol::wire::{IDENTIFY_PROTOCOL, KAD_PROTOCOL};
 use libp2p::{
     PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat,
@@ -95,10 +94,9 @@ pub(super) fn swarm(
     config: &NetworkConfig,
     key: Keypair,
     incoming: streams::IncomingQueues,
-    metrics: &Metrics,
     uplink: &Uplink,
 ) -> Result<Swarm<Behaviour>, Box<dyn std::error::Error + Send + Sync>> {
-    let builder = SwarmBuilder::with_existing_identity(key)
+    let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_other_transport(|key| {
             let tcp = tcp::tokio::Transport::new(tcp::Config::default())
@@ -109,16 +107,11 @@ pub(super) fn swarm(
         })?
         .with_other_transport(|key| quic::tokio::Transport::new(over_quic(key)).map(watched(uplink)))?
         .with_dns()?
-        .with_relay_client(noise::Config::new, yamux::Config::default)?;
-    metrics.register(|registry| {
-        // Bytes each way by transport, as `aitbc_network_libp2p_bandwidth_bytes`.
-        let builder = builder.with_bandwidth_metrics(registry.sub_registry_with_prefix("network"));
-        let swarm = builder
-            .with_behaviour(|key, relay_client| behaviour(config, key, relay_client, incoming))?
-            .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial())
-            .build();
-        Ok(swarm)
-    })
+        .with_relay_client(noise::Config::new, yamux::Config::default)?
+        .with_behaviour(|key, relay_client| behaviour(config, key, relay_client, incoming))?
+        .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_TIMEOUT).with_smart_dial())
+        .build();
+    Ok(swarm)
 }
 
 fn over_quic(key: &Keypair) -> quic::Config {
@@ -128,7 +121,7 @@ fn over_quic(key: &Keypair) -> quic::Config {
     config
 }
 
-/// Puts what a connection relays under the limits of `uplink`.
+/// Counts what a connection carries, and puts what it relays under the limits of `uplink`.
 fn watched<M>(
     uplink: &Uplink,
 ) -> impl FnOnce((PeerId, M), ConnectedPoint) -> (PeerId, Watched<M>) + Clone + use<M> {

@@ -2,7 +2,7 @@
 
 use super::{
     FoundProvider, FramedStream, NetworkError, NetworkReport, PeerInfo, Protocol, Reachability, StreamError,
-    Verdict, gossip,
+    TrafficRates, Verdict, gossip,
 };
 use aitbc_protocol::{
     NodeId, UnixMillis,
@@ -78,6 +78,7 @@ pub(super) struct Snapshots {
     pub(super) reachability: watch::Receiver<Reachability>,
     pub(super) candidates: watch::Receiver<Arc<Vec<Multiaddr>>>,
     pub(super) offline: watch::Receiver<Arc<HashMap<NodeId, UnixMillis>>>,
+    pub(super) traffic: watch::Receiver<TrafficRates>,
 }
 
 /// Sends commands to the network task. Cheap to clone; the task ends with [`NetworkHandle::shutdown`], or when the
@@ -119,6 +120,11 @@ impl NetworkHandle {
     /// Peers that could not be found for ten seconds after their last connection broke, and since when.
     pub fn offline(&self) -> watch::Receiver<Arc<HashMap<NodeId, UnixMillis>>> {
         self.snapshots.offline.clone()
+    }
+
+    /// Bytes a second in the last second.
+    pub fn traffic(&self) -> watch::Receiver<TrafficRates> {
+        self.snapshots.traffic.clone()
     }
 
     /// Addresses that others see this node under and that are to be checked, the newest first.

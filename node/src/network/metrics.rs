@@ -1,6 +1,6 @@
 //! What `/metrics` shows of the network, under `aitbc_network_`.
 
-use super::Verdict;
+use super::{Verdict, traffic::Traffic};
 use crate::telemetry::Metrics;
 use libp2p::relay;
 use prometheus_client::{
@@ -98,6 +98,7 @@ pub(super) struct NetworkMetrics {
     relay_circuits: Gauge,
     relay_refused: Family<RefusedLabels, Counter>,
     pub(super) relay_carried: Counter,
+    pub(super) traffic: Traffic,
 }
 
 impl NetworkMetrics {
@@ -120,6 +121,7 @@ impl NetworkMetrics {
             relay_circuits: Gauge::default(),
             relay_refused: Family::default(),
             relay_carried: Counter::default(),
+            traffic: Traffic::default(),
         };
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("network");
@@ -167,6 +169,18 @@ impl NetworkMetrics {
                 "What the circuits of others took of the uplink",
                 Unit::Bytes,
                 this.relay_carried.clone(),
+            );
+            registry.register_with_unit(
+                "received",
+                "What the streams of all connections brought",
+                Unit::Bytes,
+                this.traffic.received.clone(),
+            );
+            registry.register_with_unit(
+                "sent",
+                "What went out on the streams of all connections",
+                Unit::Bytes,
+                this.traffic.sent.clone(),
             );
         });
         this

@@ -4,28 +4,28 @@ use std::time::Instant;
 
 /// What a bucket holds and how fast it fills again.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// Tokens in a full bucket.
-    pub(super) burst: f64,
+    pub(crate) burst: f64,
     /// Tokens that come back a second.
-    pub(super) per_second: f64,
+    pub(crate) per_second: f64,
 }
 
 /// The tokens one peer has left. Starts full.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TokenBucket {
+pub(crate) struct TokenBucket {
     tokens: f64,
     updated: Instant,
 }
 
 impl TokenBucket {
     /// A full bucket.
-    pub(super) fn full(rate: Rate, now: Instant) -> Self {
+    pub(crate) fn full(rate: Rate, now: Instant) -> Self {
         Self { tokens: rate.burst, updated: now }
     }
 
     /// Takes `cost` tokens, or none where there are fewer.
-    pub(super) fn take(&mut self, rate: Rate, cost: f64, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, rate: Rate, cost: f64, now: Instant) -> bool {
         self.refill(rate, now);
         let enough = self.tokens >= cost;
         if enough {
@@ -35,7 +35,7 @@ impl TokenBucket {
     }
 
     /// Whether the bucket is full again, so that forgetting it gives nothing away.
-    pub(super) fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
+    pub(crate) fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
         self.refill(rate, now);
         self.tokens >= rate.burst
     }

@@ -1,10 +1,14 @@
-//! What relaying for others takes of the owner's uplink: counted, and no more than the owner gives.
+//! What goes over connections: counted; and what relaying for others takes of the owner's uplink: no more than the owner
+//! gives.
 //!
 //! The relay of libp2p bounds the bytes of a circuit and not their speed, and copies them out of reach. So every stream
 //! is watched from below: what it negotiates shows whether it carries a circuit, and one that does shares a bucket with
 //! all others that do. The owner's own jobs are not held up.
 
-use super::token_bucket::{Rate, TokenBucket};
+use super::{
+    token_bucket::{Rate, TokenBucket},
+    traffic::Traffic,
+};
 use futures::{AsyncRead, AsyncWrite, FutureExt as _};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use prometheus_client::metrics::counter::Counter;
@@ -31,6 +35,7 @@ const BURST: Duration = Duration::from_millis(200);
 pub(super) struct Uplink {
     limit: Option<Limit>,
     carried: Counter,
+    traffic: Traffic,
 }
 
 #[derive(Clone, Debug)]
@@ -40,14 +45,15 @@ struct Limit {
 }
 
 impl Uplink {
-    /// An uplink that gives circuits `mbit` megabits a second (of a million bits), or all there is; `carried` counts.
-    pub(super) fn new(mbit: Option<u32>, carried: Counter) -> Self {
+    /// An uplink that gives circuits `mbit` megabits a second (of a million bits), or all there is; `carried` counts what
+    /// they take, `traffic` everything.
+    pub(super) fn new(mbit: Option<u32>, carried: Counter, traffic: Traffic) -> Self {
         let limit = mbit.map(|mbit| {
             let per_second = f64::from(mbit) * 1e6 / 8.0;
             let rate = Rate { burst: (per_second * BURST.as_secs_f64()).max(PIECE as f64), per_second };
             Limit { rate, bucket: Arc::new(Mutex::new(TokenBucket::full(rate, Instant::now().into_std()))) }
         });
-        Self { limit, carried }
+        Self { limit, carried, traffic }
     }
 
     /// A connection whose circuits share this uplink.
@@ -181,6 +187,7 @@ impl<S> WatchedStream<S> {
     }
 
     fn wrote(&mut self, bytes: &[u8]) {
+        self.uplink.traffic.sent.inc_by(bytes.len() as u64);
         match &mut self.kind {
             Kind::Unknown(written) => {
                 written.extend_from_slice(bytes);
@@ -207,7 +214,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        self.uplink.traffic.received.inc_by(read as u64);
+        Poll::Ready(Ok(read))
     }
 }
 
@@ -298,7 +307,8 @@ mod tests {
     async fn circuits_share_what_the_owner_gives_and_jobs_are_not_held_up() {
         let carried = Counter::default();
         // A megabyte a second; the bucket starts full, with a fifth of a second.
-        let uplink = Uplink::new(Some(8), carried.clone());
+        let traffic = Traffic::default();
+        let uplink = Uplink::new(Some(8), carried.clone(), traffic.clone());
         let payload = vec![7; 250_000];
         let start = Instant::now();
         let circuits = async { tokio::join!(write(&uplink, HOP, &payload), write(&uplink, HOP, &payload)) };
@@ -306,12 +316,17 @@ mod tests {
         tokio::join!(circuits, job);
         assert!(start.elapsed() >= Duration::from_millis(299), "{:?}", start.elapsed());
         assert_eq!(carried.get(), 500_000);
+        assert_eq!(
+            traffic.sent.get(),
+            (2 * HOP.len() + JOB.len() + 3 * payload.len()) as u64,
+            "everything is counted"
+        );
     }
 
     #[tokio::test]
     async fn without_a_limit_circuits_are_only_counted() {
         let carried = Counter::default();
-        let uplink = Uplink::new(None, carried.clone());
+        let uplink = Uplink::new(None, carried.clone(), Traffic::default());
         assert!(write(&uplink, HOP, &vec![7; 100_000]).now_or_never().is_some());
         assert_eq!(carried.get(), 100_000);
     }
@@ -341,7 +356,7 @@ mod tests {
 
     #[tokio::test]
     async fn closing_ends_although_nothing_goes_out_any_more() {
-        let mut connection = Uplink::new(None, Counter::default()).of(Stuck);
+        let mut connection = Uplink::new(None, Counter::default(), Traffic::default()).of(Stuck);
         let start = Instant::now();
         std::future::poll_fn(|context| Pin::new(&mut connection).poll_close(context)).await.unwrap();
         assert!(start.elapsed() >= CLOSING, "what can still go out has its time");

@@ -8,6 +8,7 @@ mod resuming;
 
 use super::{
     JobUpdate,
+    experience::Answer,
     metrics::RoutingMetrics,
     paths::{Better, Reopen},
     payments::{PaymentError, Payments},
@@ -69,6 +70,8 @@ impl Default for Patience {
 const PROMPT_TOKEN: Duration = Duration::from_millis(20);
 /// Waited for each job before this one in the provider's queue.
 const QUEUED_JOB: Duration = Duration::from_secs(30);
+/// Tokens after the first piece from which on an answer tells how fast its provider is.
+const TELLING: u32 = 16;
 /// The first piece is not waited for longer than this.
 const LONGEST_FIRST: Duration = Duration::from_secs(600);
 
@@ -134,6 +137,8 @@ pub(super) struct Report {
     pub(super) tail: String,
     /// When the first piece came.
     pub(super) first_piece: Option<Instant>,
+    /// How fast the answer came; nothing where its path broke on the way, or nothing came.
+    pub(super) answer: Option<Answer>,
     /// Whether the two sides have nothing left to settle.
     pub(super) settled: bool,
 }
@@ -163,13 +168,19 @@ struct Run<'a> {
     streams: Streams,
     cancelled: bool,
     delivered: bool,
+    /// When the job was opened.
+    opened: Instant,
     first_piece: Option<Instant>,
+    /// The newest piece with tokens, and how many the first one brought.
+    last_piece: Option<Instant>,
+    first_count: u32,
 }
 
 impl Attempt<'_> {
     /// Runs the attempt to its end. The job must be recorded in the ledger (`Ledger::open`) before.
     pub(super) async fn run(self, stream: FramedStream) -> Report {
         let (mut reader, mut writer) = stream.split();
+        let opened = Instant::now();
         let open = self.opening();
         let admission = async {
             writer.send(&open, wire::MAX_JOB_FRAME).await?;
@@ -208,7 +219,10 @@ impl Attempt<'_> {
             attempt: self,
             cancelled: false,
             delivered: false,
+            opened,
             first_piece: None,
+            last_piece: None,
+            first_count: 0,
         };
         let patience = run.attempt.patience;
         let within = patience.open.min(patience.resume);
@@ -258,6 +272,7 @@ fn nothing(ended: Ended) -> Report {
         reserved: MicroCredits::ZERO,
         tail: String::new(),
         first_piece: None,
+        answer: None,
         settled: false,
     }
 }
@@ -360,7 +375,13 @@ impl Run<'_> {
             return Some(Stop::Violation(fault.to_string()));
         }
         self.streams.brought();
-        self.first_piece.get_or_insert_with(Instant::now);
+        if chunk.count > 0 {
+            self.last_piece = Some(Instant::now());
+        }
+        if self.first_piece.is_none() {
+            self.first_piece = Some(Instant::now());
+            self.first_count = chunk.count;
+        }
         if !self.cancelled {
             // A chunk without tokens is the end of the answer: it waits for the receipt.
             if chunk.count > 0 {
@@ -376,6 +397,19 @@ impl Run<'_> {
             }
         }
         None
+    }
+
+    /// How fast the answer came.
+    fn answer(&self) -> Option<Answer> {
+        let first = self.first_piece.filter(|_| !self.streams.is_resumed())?;
+        let took = self.last_piece?.saturating_duration_since(first);
+        let tokens = self.received.count().saturating_sub(self.first_count);
+        // Casts of floating point saturate.
+        let speed = (f64::from(tokens) * 1000.0 / took.as_secs_f64()) as u32;
+        Some(Answer {
+            first_ms: first.saturating_duration_since(self.opened).as_secs_f64() * 1000.0,
+            speed: (tokens >= TELLING).then_some(speed),
+        })
     }
 
     /// Tells whoever asked; where nobody listens any more, the job is cancelled.

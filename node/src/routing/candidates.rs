@@ -70,6 +70,12 @@ fn shown(signed: &[Signed<Shown>]) -> Vec<ShownBy> {
     signed.iter().filter_map(read).collect()
 }
 
+/// The most memory that `signed` shows by the word of somebody `trusted`; what is simulated shows nothing.
+fn shown_bytes(signed: &[Signed<Shown>], trusted: impl Fn(NodeId) -> bool) -> u64 {
+    let counts = |by: &ShownBy| trusted(by.verifier) && !by.shown.simulated;
+    shown(signed).iter().filter(|by| counts(by)).map(|by| by.shown.bytes).max().unwrap_or_default()
+}
+
 /// The largest acceptable round trip.
 pub(super) fn budget_ms(latency_budget_ms: Option<u32>) -> f64 {
     f64::from(latency_budget_ms.unwrap_or(DEFAULT_BUDGET_MS))
@@ -92,6 +98,7 @@ pub(super) fn policy(
         ceiling: wishes.max_price,
         allow_declared: wishes.allow_declared,
         least_tier: wishes.least_tier,
+        least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical,
         exclude,
     }
@@ -172,6 +179,10 @@ pub(super) fn choose(
                 silent.then(|| now_ms.saturating_sub(*since_ms))
             }),
             failures: shared.experience.failures(&found.known.provider, now_ms),
+            speed_seen: shared.experience.speed(&found.known.provider, now_ms),
+            shown_bytes: shown_bytes(&found.known.offer.shown, |signer| {
+                signer == shared.key.node_id() || shared.config.verifiers.contains(&signer)
+            }),
         })
         .collect();
     let mut named = std::collections::HashSet::new();
@@ -254,4 +265,34 @@ fn suggestion(model: &ModelName, searched: &Searched) -> String {
     names.sort_by(|(a, left), (b, right)| b.total_cmp(a).then_with(|| left.cmp(right)));
     let names: Vec<&str> = names.iter().take(5).map(|(_, name)| name.as_str()).collect();
     format!("nobody in reach serves it; others are offered: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::fixtures::{key, network};
+    use aitbc_crypto::seal;
+    use aitbc_protocol::text::Line;
+
+    #[test]
+    fn what_a_trusted_verifier_has_seen_counts_and_nothing_else() {
+        let now = now_ms();
+        let shown = |signer: u8, gib: u64, simulated: bool, issued_ms: u64, expires_ms: u64| {
+            let (prover, device) = (key(2).node_id(), Line::lossy("a card"));
+            let shown = Shown { prover, device, bytes: gib << 30, rate: 1, simulated, issued_ms, expires_ms };
+            seal(&key(signer), &network(), &shown).expect("it fits")
+        };
+        let hour = 3_600_000;
+        let signed = [
+            shown(3, 4, false, now - hour, now + hour),
+            shown(3, 8, true, now - hour, now + hour),
+            shown(3, 16, false, now - 2 * hour, now - hour),
+            shown(4, 32, false, now - hour, now + hour),
+        ];
+        let by = |trusted: &[u8]| {
+            let trusted: Vec<NodeId> = trusted.iter().map(|n| key(*n).node_id()).collect();
+            shown_bytes(&signed, |signer| trusted.contains(&signer)) >> 30
+        };
+        assert_eq!((by(&[]), by(&[3]), by(&[3, 4]), by(&[1])), (0, 4, 32, 0));
+    }
 }

@@ -337,13 +337,17 @@ impl<'a> Dispatch<'a> {
     }
 
     async fn take_report(&mut self, provider: NodeId, report: Report, weights: Digest) -> Flow {
-        let Report { ended, count, tokens, has_ids, delivered, paid, reserved, tail, first_piece, .. } = report;
+        let Report { ended, count, tokens, has_ids, delivered, paid, reserved, tail, first_piece, answer, .. } =
+            report;
         self.first_piece = self.first_piece.or(first_piece);
         self.paid = self.paid.checked_add(paid).unwrap_or(MicroCredits(u64::MAX));
         self.reserved = self.reserved.checked_add(reserved).unwrap_or(MicroCredits(u64::MAX));
         let good = matches!(ended, Ended::Whole(_));
         if !matches!(ended, Ended::Cancelled | Ended::Refused(_) | Ended::Own(_)) {
             self.shared.experience.note(provider, good, now_ms());
+        }
+        if let Some(answer) = answer.filter(|_| good) {
+            self.shared.experience.answered(provider, answer, now_ms());
         }
         match ended {
             Ended::Whole(finish) => {

@@ -1,8 +1,9 @@
-//! This node's own experience with providers: which share of recent jobs failed. Kept in memory, forgotten with time.
+//! This node's own experience with providers: which share of recent jobs failed, and how fast the others were. Kept in
+//! memory, forgotten with time.
 
 use aitbc_protocol::{NodeId, UnixMillis};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,18 +13,39 @@ const MAX_PROVIDERS: usize = 1024;
 const HALF_LIFE_MS: f64 = 10.0 * 60_000.0;
 /// Jobs that a stranger is credited with, so that one failure is not a verdict.
 const CREDIT: f64 = 1.0;
+/// Answers remembered of each provider.
+const MAX_ANSWERS: usize = 8;
+/// An answer that is older tells nothing of how fast the provider is, in milliseconds.
+const STALE_MS: u64 = 24 * 3_600_000;
 
-#[derive(Clone, Copy, Debug, Default)]
+/// How fast an answer came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Answer {
+    /// From the opening of the job to the first piece, in milliseconds.
+    pub(super) first_ms: f64,
+    /// Tokens a thousand seconds, from the first piece to the last; `None` of an answer too short to tell.
+    pub(super) speed: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Record {
     good: f64,
     failed: f64,
     at_ms: UnixMillis,
+    answers: VecDeque<(UnixMillis, Answer)>,
 }
 
 impl Record {
-    fn decayed(self, now_ms: UnixMillis) -> Self {
+    fn decay(&mut self, now_ms: UnixMillis) {
         let factor = (-(now_ms.saturating_sub(self.at_ms) as f64) / HALF_LIFE_MS).exp2();
-        Self { good: self.good * factor, failed: self.failed * factor, at_ms: self.at_ms.max(now_ms) }
+        self.good *= factor;
+        self.failed *= factor;
+        self.at_ms = self.at_ms.max(now_ms);
+    }
+
+    fn answers(&self, now_ms: UnixMillis) -> impl Iterator<Item = Answer> {
+        let fresh = move |(at_ms, _): &&(UnixMillis, Answer)| at_ms.saturating_add(STALE_MS) > now_ms;
+        self.answers.iter().filter(fresh).map(|(_, answer)| *answer)
     }
 }
 
@@ -40,13 +62,44 @@ impl Experience {
     /// Share of recent jobs with `provider` that failed, 0 to 1; 0 for a stranger.
     pub(super) fn failures(&self, provider: &NodeId, now_ms: UnixMillis) -> f64 {
         self.records().get(provider).map_or(0.0, |record| {
-            let Record { good, failed, .. } = record.decayed(now_ms);
-            failed / (good + failed + CREDIT)
+            let mut record = record.clone();
+            record.decay(now_ms);
+            record.failed / (record.good + record.failed + CREDIT)
         })
+    }
+
+    /// The fastest decoding of late, in milli-tokens a second: a reader that is slow slows the answer down, and nothing makes
+    /// it faster than the provider is.
+    pub(super) fn speed(&self, provider: &NodeId, now_ms: UnixMillis) -> Option<u32> {
+        self.records().get(provider)?.answers(now_ms).filter_map(|answer| answer.speed).max()
+    }
+
+    /// How fast its answers came of late.
+    pub(super) fn answers(&self, provider: &NodeId, now_ms: UnixMillis) -> Vec<Answer> {
+        self.records().get(provider).map(|record| record.answers(now_ms).collect()).unwrap_or_default()
+    }
+
+    /// Takes down how fast an answer came.
+    pub(super) fn answered(&self, provider: NodeId, answer: Answer, now_ms: UnixMillis) {
+        self.change(provider, |record| {
+            record.answers.truncate(MAX_ANSWERS - 1);
+            record.answers.push_front((now_ms, answer));
+        });
     }
 
     /// Takes down how a job went.
     pub(super) fn note(&self, provider: NodeId, good: bool, now_ms: UnixMillis) {
+        self.change(provider, |record| {
+            record.decay(now_ms);
+            if good {
+                record.good += 1.0;
+            } else {
+                record.failed += 1.0;
+            }
+        });
+    }
+
+    fn change(&self, provider: NodeId, change: impl FnOnce(&mut Record)) {
         let mut records = self.records();
         if records.len() >= MAX_PROVIDERS && !records.contains_key(&provider) {
             let oldest = records.iter().min_by_key(|(_, record)| record.at_ms).map(|(provider, _)| *provider);
@@ -54,13 +107,7 @@ impl Experience {
                 records.remove(&oldest);
             }
         }
-        let record = records.entry(provider).or_default();
-        *record = record.decayed(now_ms);
-        if good {
-            record.good += 1.0;
-        } else {
-            record.failed += 1.0;
-        }
+        change(records.entry(provider).or_default());
     }
 }
 
@@ -79,6 +126,25 @@ mod tests {
         experience.note(provider, true, 0);
         assert!((experience.failures(&provider, 0) - 0.25).abs() < 1e-9);
         assert!(experience.failures(&provider, 24 * 3_600_000) < 0.01);
+    }
+
+    #[test]
+    fn the_fastest_answer_of_the_day_counts() {
+        let (experience, provider) = (Experience::default(), NodeId([1; 32]));
+        let answer = |speed| Answer { first_ms: 100.0, speed };
+        assert_eq!(experience.speed(&provider, 0), None);
+        for (at_ms, speed) in [(0, Some(50_000)), (1_000, Some(20_000)), (2_000, None)] {
+            experience.answered(provider, answer(speed), at_ms);
+        }
+        assert_eq!(experience.speed(&provider, 2_000), Some(50_000));
+        assert_eq!(experience.answers(&provider, 2_000).len(), 3);
+        assert_eq!(experience.speed(&provider, STALE_MS), Some(20_000));
+        assert_eq!(experience.speed(&provider, STALE_MS + 2_000), None);
+        for at_ms in 0..100 {
+            experience.answered(provider, answer(Some(1_000)), at_ms);
+        }
+        assert_eq!(experience.answers(&provider, 0).len(), MAX_ANSWERS);
+        assert!(experience.failures(&provider, 0).abs() < f64::EPSILON, "it says nothing of failures");
     }
 
     #[test]

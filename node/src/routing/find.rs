@@ -46,6 +46,7 @@ pub(super) async fn find(
         ceiling: None,
         allow_declared: true,
         least_tier: TrustTier::Declared,
+        least_shown: 0,
         physical: !shared.config.network.is_local(),
         exclude: Vec::new(),
     };

@@ -83,6 +83,7 @@ pub(super) fn offer(sequence: u64, now_ms: u64) -> Offer {
         slots: 4,
         tier: TrustTier::Declared,
         shown: Vec::new(),
+        bandwidth: None,
         agent: Line::lossy("aitbc/0.1.0"),
     }
 }
@@ -209,7 +210,13 @@ impl Node {
         };
         let (book, _actor) = offers::start(parts, stop.clone());
         let shared = Shared {
-            config: RoutingConfig { network: network(), location: paris(), quotes: 1, enough: 1 },
+            config: RoutingConfig {
+                network: network(),
+                location: paris(),
+                quotes: 1,
+                enough: 1,
+                verifiers: Vec::new(),
+            },
             key,
             network: handle,
             engine: None,

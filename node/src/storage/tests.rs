@@ -207,6 +207,7 @@ fn offer(sequence: u64) -> Offer {
         slots: 1,
         tier: TrustTier::Declared,
         shown: Vec::new(),
+        bandwidth: None,
         agent: Line::lossy("aitbc"),
     }
 }

@@ -36,6 +36,8 @@ fn candidate(offer: &ModelOffer, id: u8) -> Candidate<'_> {
         round_trip_ms: Some(10.0),
         offline_ms: None,
         failures: 0.0,
+        speed_seen: None,
+        shown_bytes: 0,
     }
 }
 
@@ -49,6 +51,7 @@ fn policy() -> Policy {
         ceiling: None,
         allow_declared: false,
         least_tier: TrustTier::Declared,
+        least_shown: 0,
         physical: true,
         exclude: Vec::new(),
     }
@@ -57,7 +60,7 @@ fn policy() -> Policy {
 #[test]
 fn every_exclusion_says_what_rules_out() {
     type Change = fn(&mut ModelOffer, &mut Policy);
-    let cases: [(&str, Change, Exclusion); 8] = [
+    let cases: [(&str, Change, Exclusion); 9] = [
         ("failed before", |_, policy| policy.exclude.push(NodeId([1; 32])), Exclusion::FailedBefore),
         ("weights", |_, policy| policy.weights = Some(Digest([9; 32])), Exclusion::OtherWeights),
         ("declared", |offer, _| offer.declared = true, Exclusion::OnlyDeclared),
@@ -73,6 +76,7 @@ fn every_exclusion_says_what_rules_out() {
             |_, policy| policy.latency_budget_ms = 9.0,
             Exclusion::TooSlow { round_trip_ms: 10.0, budget_ms: 9.0 },
         ),
+        ("not shown", |_, policy| policy.least_shown = 1, Exclusion::NotShown { shown: 0, least: 1 }),
         ("none", |_, _| {}, Exclusion::FailedBefore),
     ];
     for (name, change, expected) in cases {
@@ -116,9 +120,10 @@ fn what_makes_a_candidate_better() {
     let cheap =
         ModelOffer { price: TokenPrice { prompt: MicroCredits(0), completion: MicroCredits(0) }, ..offer() };
     let plain = candidate(&base, 9);
-    let better: [(&str, Candidate<'_>); 5] = [
+    let better: [(&str, Candidate<'_>); 6] = [
         ("round trip", Candidate { round_trip_ms: Some(5.0), ..candidate(&base, 10) }),
         ("speed", candidate(&fast, 10)),
+        ("speed that was seen", Candidate { speed_seen: Some(400_000), ..candidate(&base, 10) }),
         ("price", candidate(&cheap, 10)),
         ("distance breaks a tie", Candidate { distance_km: 299.0, ..candidate(&base, 10) }),
         ("id breaks a tie", candidate(&base, 8)),
@@ -127,8 +132,9 @@ fn what_makes_a_candidate_better() {
         let ranked = rank(&[plain.clone(), candidate], &policy());
         assert_eq!(ranked[0].index, 1, "{name}");
     }
-    let worse: [(&str, Candidate<'_>); 2] = [
+    let worse: [(&str, Candidate<'_>); 3] = [
         ("busy", Candidate { load: Load { running: 4, queued: 2 }, ..candidate(&base, 1) }),
+        ("boasts of its speed", Candidate { speed_seen: Some(50_000), ..candidate(&fast, 1) }),
         ("failures", Candidate { failures: 0.5, ..candidate(&base, 1) }),
     ];
     for (name, candidate) in worse {
@@ -157,17 +163,22 @@ fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> 
         0.0..20_000.0f64,
         round_trip,
         prop_oneof![0.0..=1.0f64, Just(f64::NAN), Just(-3.0)],
+        prop_oneof![Just(None), any::<u32>().prop_map(Some)],
     );
-    parts.prop_map(|(id, index, slots, (running, queued), distance_km, round_trip_ms, failures)| Candidate {
-        provider: NodeId([id; 32]),
-        offer: &offers[index],
-        slots,
-        load: Load { running, queued },
-        tier: TrustTier::Declared,
-        distance_km,
-        round_trip_ms,
-        offline_ms: None,
-        failures,
+    parts.prop_map(|(id, index, slots, (running, queued), distance_km, round_trip_ms, failures, speed_seen)| {
+        Candidate {
+            provider: NodeId([id; 32]),
+            offer: &offers[index],
+            slots,
+            load: Load { running, queued },
+            tier: TrustTier::Declared,
+            distance_km,
+            round_trip_ms,
+            offline_ms: None,
+            failures,
+            speed_seen,
+            shown_bytes: 0,
+        }
     })
 }
 

@@ -6,6 +6,7 @@ mod offers;
 use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
+    bandwidth::{self, Bandwidth, ToAsker, ToHelper},
     geo::{Cell, Location},
     gpu::measured::Measured,
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
@@ -93,6 +94,31 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn bandwidth()(up: u64, down: u64, measured_ms: u64) -> Bandwidth { Bandwidth { up, down, measured_ms } }
+}
+
+fn to_helper() -> impl Strategy<Value = ToHelper> {
+    prop_oneof![
+        any::<u32>().prop_map(|blocks| ToHelper::Begin { blocks }),
+        vec(any::<u8>(), 0..200).prop_map(ToHelper::Block),
+    ]
+}
+
+fn to_asker() -> impl Strategy<Value = ToAsker> {
+    prop_oneof![
+        Just(ToAsker::Go),
+        prop_oneof![
+            any::<u32>().prop_map(|retry_ms| bandwidth::Refusal::Busy { retry_ms }),
+            Just(bandwidth::Refusal::Relayed),
+            Just(bandwidth::Refusal::Size),
+        ]
+        .prop_map(ToAsker::Refused),
+        any::<u64>().prop_map(|micros| ToAsker::Received { micros }),
+        vec(any::<u8>(), 0..200).prop_map(ToAsker::Block),
+    ]
+}
+
+prop_compose! {
     fn device()(
         kind in prop_oneof![Just(DeviceKind::Gpu), Just(DeviceKind::Cpu), Just(DeviceKind::Upstream)],
         name in line(), memory_bytes: u64, measured in proptest::option::of(measured()),
@@ -118,11 +144,11 @@ prop_compose! {
     fn offer()(
         sequence: u64, issued_ms: u64, expires_ms: u64, cell in cell(), addresses in vec(line(), 0..=8),
         devices in vec(device(), 0..4), models in vec(model_offer(), 0..4), slots: u32, agent in line(),
-        shown in vec(sealed(challenge::shown()), 0..=2),
+        shown in vec(sealed(challenge::shown()), 0..=2), line in proptest::option::of(bandwidth()),
     ) -> Offer {
         Offer {
             sequence, issued_ms, expires_ms, cell, addresses, devices, models, slots,
-            tier: TrustTier::Declared, shown, agent,
+            tier: TrustTier::Declared, shown, bandwidth: line, agent,
         }
     }
 }
@@ -344,6 +370,8 @@ codec! {
     reach_replies: reach_reply(), wire::MAX_REACH_FRAME;
     messages_to_the_provider: to_provider(), wire::MAX_JOB_FRAME;
     messages_to_the_client: to_client(), wire::MAX_JOB_FRAME;
+    messages_to_the_helper: to_helper(), wire::MAX_BANDWIDTH_FRAME;
+    messages_to_the_asker: to_asker(), wire::MAX_BANDWIDTH_FRAME;
     messages_to_the_prover: challenge::to_prover(), wire::MAX_CHALLENGE_FRAME;
     messages_to_the_verifier: challenge::to_verifier(), wire::MAX_CHALLENGE_FRAME;
     statements_offer: offer(), wire::MAX_OFFER_FRAME;

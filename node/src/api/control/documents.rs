@@ -1,16 +1,18 @@
 //! The JSON documents of the control API. Each names its schema; fields are only ever added to one.
 
 use crate::{
+    bandwidth::Measurement,
     challenge::Finding,
     engine::EngineStatus,
     jobs::JobsSnapshot,
     market::Totals,
-    network::{NetworkReport, PeerInfo, Reachability},
+    network::{NetworkReport, PeerInfo, Reachability, TrafficRates},
     routing::RankedCandidate,
     storage::{JobRecord, Side},
 };
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, UnixMillis,
+    gpu::seen::Seen,
     job::{Finish, JobState, ModelName},
     offer::{KnownOffer, Load, Offer},
     receipt::Receipt,
@@ -35,6 +37,10 @@ pub(super) struct Status {
     pub(super) reachability: Reachability,
     /// Connected peers.
     pub(super) peers: usize,
+    /// Bytes a second, now.
+    pub(super) traffic: TrafficRates,
+    /// What was measured of this node's line; `null` where nothing was.
+    pub(super) line: Option<Measurement>,
     /// Live offers known.
     pub(super) offers: usize,
     /// The provider side; `null` on nodes without one.
@@ -67,11 +73,26 @@ pub(super) struct Netcheck {
     pub(super) report: NetworkReport,
 }
 
+/// `aitbc.bandwidth/1`
+#[derive(Debug, Serialize)]
+pub(super) struct Bandwidth {
+    pub(super) schema: &'static str,
+    #[serde(flatten)]
+    pub(super) measured: Measurement,
+}
+
 /// `aitbc.offers/1`
 #[derive(Debug, Serialize)]
 pub(super) struct OfferList {
     pub(super) schema: &'static str,
     pub(super) offers: Vec<OfferSummary>,
+}
+
+/// `aitbc.seen/1`
+#[derive(Debug, Serialize)]
+pub(super) struct SeenList {
+    pub(super) schema: &'static str,
+    pub(super) seen: Vec<Seen>,
 }
 
 /// One live offer.

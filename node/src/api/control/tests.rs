@@ -3,7 +3,7 @@ use crate::{
     engine::{EngineState, EngineStatus},
     jobs::JobsSnapshot,
     market::Totals,
-    network::Reachability,
+    network::{Reachability, TrafficRates},
     storage::{JobRecord, Side},
 };
 use aitbc_crypto::{SecretKey, seal};
@@ -109,6 +109,8 @@ fn the_status_document() {
         addresses: vec![],
         reachability: Reachability { verdict: "unknown".to_owned(), reason: "nobody asked".to_owned() },
         peers: 2,
+        traffic: TrafficRates { received: 3, sent: 4 },
+        line: None,
         offers: 1,
         provider: Some(ProviderStatus { jobs: Arc::new(jobs), engines: Arc::new(vec![engine]) }),
         totals: Totals::default(),
@@ -130,6 +132,11 @@ fn the_status_document() {
         "reason": "nobody asked"
       },
       "peers": 2,
+      "traffic": {
+        "received": 3,
+        "sent": 4
+      },
+      "line": null,
       "offers": 1,
       "provider": {
         "running": [],

@@ -177,6 +177,7 @@ mod tests {
             slots: 1,
             tier: TrustTier::Declared,
             shown: Vec::new(),
+            bandwidth: None,
             agent: Line::default(),
         };
         KnownOffer { provider: NodeId([provider; 32]), offer: Arc::new(offer), load: Load::default(), heard_ms: 0 }

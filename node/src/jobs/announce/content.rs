@@ -7,6 +7,7 @@ use crate::{
 };
 use aitbc_protocol::{
     Signed, UnixMillis,
+    bandwidth::Bandwidth,
     gpu::challenge::exchange::Shown,
     offer::{Device, DeviceKind, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer, TrustTier},
     text::Line,
@@ -21,6 +22,7 @@ pub(super) struct Content {
     models: Vec<ModelOffer>,
     slots: u32,
     shown: Vec<Signed<Shown>>,
+    bandwidth: Option<Bandwidth>,
 }
 
 /// Why there is nothing to offer; each names what to wait for or to change.
@@ -78,7 +80,7 @@ pub(super) fn gather(
         return Err(Obstacle::NoAddress);
     }
     let devices = devices.iter().take(MAX_DEVICES).cloned().collect();
-    Ok(Content { addresses, devices, models, slots: power.decision.offered, shown: Vec::new() })
+    Ok(Content { addresses, devices, models, slots: power.decision.offered, shown: Vec::new(), bandwidth: None })
 }
 
 /// The device of a model with what was measured on the GPU that it is: the only one there is, or else the only one of its
@@ -106,9 +108,9 @@ fn what_keeps(engine: &EngineStatus) -> Option<String> {
 }
 
 impl Content {
-    /// With what verifiers have signed about the memory of its GPUs.
-    pub(super) fn with_shown(self, shown: &[Signed<Shown>]) -> Self {
-        Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), ..self }
+    /// With what verifiers have signed about the memory of its GPUs, and what was measured of its line.
+    pub(super) fn with_findings(self, shown: &[Signed<Shown>], bandwidth: Option<Bandwidth>) -> Self {
+        Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), bandwidth, ..self }
     }
 
     /// The offer with this content.
@@ -130,6 +132,7 @@ impl Content {
             slots: self.slots,
             tier: TrustTier::default(),
             shown: self.shown,
+            bandwidth: self.bandwidth,
             agent: Line::lossy(concat!("aitbc/", env!("CARGO_PKG_VERSION"))),
         }
     }
@@ -233,8 +236,10 @@ mod tests {
         config.prices.insert(engine_model().model, own);
         let addresses = vec![address(); MAX_ADDRESSES + 3];
         let content = gather(&config, &[], &[engine(EngineState::Ready)], &addresses, &free()).unwrap();
+        let line = Bandwidth { up: 1, down: 2, measured_ms: 3 };
+        let content = content.with_findings(&[], Some(line));
         let offer = content.into_offer(&config, 1, 1_000, OFFER_LIFETIME_MS);
-        assert_eq!(offer.check(1_000), Ok(()));
+        assert_eq!((offer.check(1_000), offer.bandwidth), (Ok(()), Some(line)));
         assert_eq!(offer.models[0].price, own);
         assert_eq!(offer.addresses.len(), MAX_ADDRESSES);
     }

@@ -21,6 +21,7 @@ struct Receivers {
     job: mpsc::Receiver<IncomingStream>,
     reach: mpsc::Receiver<IncomingStream>,
     challenge: mpsc::Receiver<IncomingStream>,
+    bandwidth: mpsc::Receiver<IncomingStream>,
 }
 
 fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
@@ -29,8 +30,16 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
     let (job, jobs) = mpsc::channel(capacity);
     let (reach, reaches) = mpsc::channel(capacity);
     let (challenge, challenges) = mpsc::channel(capacity);
-    let receivers = Receivers { offer: offers, quote: quotes, job: jobs, reach: reaches, challenge: challenges };
-    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge }), receivers)
+    let (bandwidth, bandwidths) = mpsc::channel(capacity);
+    let receivers = Receivers {
+        offer: offers,
+        quote: quotes,
+        job: jobs,
+        reach: reaches,
+        challenge: challenges,
+        bandwidth: bandwidths,
+    };
+    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge, bandwidth }), receivers)
 }
 
 async fn node(limits: StreamLimits) -> (Running<Behaviour>, Receivers) {
@@ -74,6 +83,7 @@ async fn each_protocol_has_its_queue_and_both_ends_are_named() {
             Protocol::Job => &mut incoming.job,
             Protocol::Reach => &mut incoming.reach,
             Protocol::Challenge => &mut incoming.challenge,
+            Protocol::Bandwidth => &mut incoming.bandwidth,
         };
         let mut accepted = queue.recv().await.expect("a stream");
         assert_eq!(accepted.peer.to_peer_id_bytes(), client.peer.to_bytes());

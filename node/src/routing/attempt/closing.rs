@@ -40,6 +40,7 @@ impl Run<'_> {
             reserved: most.checked_sub(paid).unwrap_or_default(),
             tail: self.received.take_tail(),
             first_piece: self.first_piece,
+            answer: self.answer(),
             settled,
             tokens: self.received.into_tokens(),
         }

@@ -64,6 +64,11 @@ impl Streams {
         Self { tries: 0, admitted, better, began: now, brought: now, trouble: None }
     }
 
+    /// Whether the first one is not the present one any more.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.tries > 0
+    }
+
     /// The present one brought a piece of the answer.
     pub(super) fn brought(&mut self) {
         self.brought = Instant::now();

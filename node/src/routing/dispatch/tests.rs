@@ -23,6 +23,7 @@ fn left_after(count: u32) -> Report {
         reserved: MicroCredits(200),
         tail: " held back".to_owned(),
         first_piece: None,
+        answer: None,
         settled: false,
     }
 }
