@@ -99,7 +99,7 @@ impl Meter {
     pub(super) async fn idle(&self) {
         let mut load = self.load.clone();
         // An error says that the provider side has ended: then nothing runs.
-        let _ = load.wait_for(is_idle).await;
+        let _ = load.wait_for(|load| is_idle(*load)).await;
     }
 
     /// Directly connected peers that can help, those elsewhere on the internet before those at home.
@@ -138,7 +138,7 @@ impl Meter {
     pub(super) async fn with(&self, peer: NodeId) -> Result<Bandwidth, MeasureError> {
         let _turn = self.turn.try_acquire().map_err(|_| MeasureError::Busy)?;
         let mut load = self.load.clone();
-        if !is_idle(&load.borrow_and_update()) {
+        if !is_idle(*load.borrow_and_update()) {
             return Err(MeasureError::Working);
         }
         let measuring = async {
@@ -147,12 +147,12 @@ impl Meter {
         };
         tokio::select! {
             measured = timeout(PATIENCE, measuring) => measured.unwrap_or(Err(MeasureError::Timeout)),
-            Ok(_) = load.wait_for(|load| !is_idle(load)) => Err(MeasureError::Working),
+            Ok(_) = load.wait_for(|load| !is_idle(*load)) => Err(MeasureError::Working),
         }
     }
 }
 
-pub(super) fn is_idle(load: &Load) -> bool {
+pub(super) fn is_idle(load: Load) -> bool {
     load.running == 0 && load.queued == 0
 }
 

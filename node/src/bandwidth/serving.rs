@@ -58,7 +58,7 @@ impl Server {
             tokio::select! {
                 helped = help(&mut stream, refusal) => helped,
                 // Nothing more is said: the stream is reset, and who measures begins again some other time.
-                Ok(_) = load.wait_for(|load| !is_idle(load)), if refusal.is_none() => Ok(()),
+                Ok(_) = load.wait_for(|load| !is_idle(*load)), if refusal.is_none() => Ok(()),
             }
         };
         match timeout(PATIENCE, helping).await {
@@ -75,7 +75,7 @@ impl Server {
             return Some(Refusal::Relayed);
         }
         let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = is_idle(&self.load.borrow()) && allowance.take(ALLOWANCE, 1.0, std::time::Instant::now());
+        let free = is_idle(*self.load.borrow()) && allowance.take(ALLOWANCE, 1.0, std::time::Instant::now());
         (!free).then_some(Refusal::Busy { retry_ms: u32::try_from(REST.as_millis()).unwrap_or(u32::MAX) })
     }
 }
