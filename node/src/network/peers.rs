@@ -90,6 +90,8 @@ pub(super) struct Peer {
     /// When it was last dialled beside a connection that answered late, and how often in vain.
     pub(super) spared: Option<Instant>,
     pub(super) spared_in_vain: u32,
+    /// Until when its connections are probed often: it came by another one, or lost one.
+    pub(super) doubted_until: Option<Instant>,
     /// Under which address it sees this node over each transport, its own beside it.
     pub(super) sees: Vec<Sight>,
 }
@@ -171,6 +173,7 @@ impl Peers {
             opened_again: None,
             spared: None,
             spared_in_vain: 0,
+            doubted_until: None,
             sees: Vec::new(),
         });
         entry.connections.push(Connection {

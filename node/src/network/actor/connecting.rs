@@ -20,7 +20,8 @@ use std::{
 
 /// Direct connections to a peer beside which this node wants no further one: one in use, and one for when it dies.
 const ENOUGH_DIRECT: usize = 2;
-/// For how long relays are probed often after something that this node depends on did not answer.
+/// For how long relays are probed often after something that this node depends on did not answer, and the connections of
+/// a peer after one of them came or broke.
 const DOUBT: Duration = Duration::from_secs(5);
 
 impl Actor {
@@ -67,6 +68,8 @@ impl Actor {
         self.close_older_relayed(peer);
         if let Some(known) = self.peers.get_mut(&peer).filter(|known| known.connections().len() > 1) {
             known.spared_in_vain = 0;
+            // It may have moved, and the older ones lead to where it was: what a relay sends there goes nowhere.
+            known.doubted_until = Some(now + DOUBT);
         }
         self.peers_changed = true;
     }
@@ -95,7 +98,7 @@ impl Actor {
         self.peers_changed = true;
     }
 
-    /// Probes what is in use often and the rest rarely. Other connections to a peer that is in use are where its jobs go
+    /// Probes what is in use often and the rest rarely, and so the connections of a peer of which one came or broke. Other connections to a peer that is in use are where its jobs go
     /// when the first one dies: they are probed as often. Where something does not answer, this node itself may be cut
     /// off or have moved: whether its relays still know it shows at once, and not when their turn comes.
     pub(super) fn set_paces(&mut self, now: Instant) {
@@ -105,8 +108,11 @@ impl Actor {
         let in_use = |known: &Peer| known.connections().iter().any(|it| behaviour.streams.is_used(it.id));
         let used: HashSet<PeerId> =
             self.peers.iter().filter(|(_, known)| in_use(known)).map(|(peer, _)| *peer).collect();
+        let changed = |known: &Peer| known.doubted_until.is_some_and(|until| now < until);
+        let changed: HashSet<PeerId> =
+            self.peers.iter().filter(|(_, known)| changed(known)).map(|(peer, _)| *peer).collect();
         for (peer, connection) in self.peers.connections_mut() {
-            let pace = match (used.contains(peer), relays.contains(peer)) {
+            let pace = match (used.contains(peer) || changed.contains(peer), relays.contains(peer)) {
                 (true, _) => Pace::InUse,
                 (false, true) if doubted => Pace::InUse,
                 (false, true) => Pace::Reserved,
@@ -127,7 +133,13 @@ impl Actor {
             self.visits.spoke(ip, now);
         }
         self.peers_changed = true;
-        let Some(known) = gone else { return };
+        let Some(known) = gone else {
+            let broke = dead || matches!(cause, Some(ConnectionError::IO(_)));
+            if let Some(known) = self.peers.get_mut(&peer).filter(|_| broke) {
+                known.doubted_until = Some(now + DOUBT);
+            }
+            return;
+        };
         // A peer that just hangs up breaks off as well: not to be sought are who was found when it was, and who only
         // came for a moment, such as a node that dials for somebody else.
         let lived = now.saturating_duration_since(since);
