@@ -19,8 +19,9 @@ pub use asking::{ChallengeError, Challenger, Finding, Progress};
 pub use memory::NoMemory;
 
 use crate::{
+    clock::now_ms,
     engine::EngineStatus,
-    gpu::power::PowerState,
+    gpu::{power::PowerState, proving::Prover},
     network::{IncomingStream, NetworkHandle, intake},
     routing::Routing,
     storage::Store,
@@ -91,7 +92,9 @@ pub fn start(
     let slots = Slots::of(&config.network);
     let asking = rounds::run(challenger.clone(), routing, slots);
     let asking = stop.clone().run_until_cancelled_owned(asking);
-    let parts = serving::ServerParts { key, store, power, load, engines, shown, process };
+    let (clock, start) = (Box::new(now_ms), Box::new(Prover::start));
+    let patience = serving::Patience::default();
+    let parts = serving::ServerParts { key, store, power, load, engines, shown, process, clock, start, patience };
     let server = serving::Server::new(config, parts);
     let answering = async move {
         server.recall().await;

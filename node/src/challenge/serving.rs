@@ -2,11 +2,10 @@
 
 use super::{ChallengeConfig, beacon_cell, memory};
 use crate::{
-    clock::now_ms,
     engine::{EngineState, EngineStatus},
     gpu::{
         power::PowerState,
-        proving::{Prover, ProvingError},
+        proving::{Memory, Prover, ProvingError},
     },
     network::{
         FramedStream, IncomingStream, StreamError,
@@ -16,7 +15,7 @@ use crate::{
 };
 use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
-    CLOCK_TOLERANCE_MS, NodeId, Nonce, Signed,
+    CLOCK_TOLERANCE_MS, NodeId, Nonce, Signed, UnixMillis,
     gpu::{
         challenge::{
             CACHE_ROWS, Cache, Key, Task,
@@ -32,6 +31,7 @@ use aitbc_protocol::{
     wire::{MAX_CHALLENGE_FRAME, WireError},
 };
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -43,6 +43,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// A verifier asks once and then waits for what comes; a few ask at the same time, and one is answered.
 pub(super) const LIMITS: Limits = Limits { streams: 8, per_peer: 1, burst: 3, interval: Duration::from_secs(20) };
 /// How long a peer may take for a message that needs no work.
@@ -51,6 +54,24 @@ const MESSAGE: Duration = Duration::from_secs(10);
 const VERDICT: Duration = Duration::from_secs(120);
 /// A walk may take so many times as long as it should before it is given up.
 const SLACK: u32 = 4;
+
+/// How long the others are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For a message that needs no work.
+    message: Duration,
+    /// For the child's walk.
+    walk: Duration,
+    /// For what the verifier has found.
+    verdict: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let walk = Duration::from_millis(MOST_WORK_MS) * SLACK;
+        Self { message: MESSAGE, walk, verdict: VERDICT }
+    }
+}
 
 /// Why a challenge was not answered to its end.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +114,11 @@ impl Drop for Named<'_> {
     }
 }
 
+/// Reads the wall clock.
+type Clock = Box<dyn Fn() -> UnixMillis + Send + Sync>;
+/// Starts the child that proves.
+type Starter = Box<dyn Fn(&Path, Memory) -> Result<Prover, ProvingError> + Send + Sync>;
+
 /// What challenges are answered with.
 pub(super) struct ServerParts {
     pub(super) key: SecretKey,
@@ -102,10 +128,12 @@ pub(super) struct ServerParts {
     pub(super) engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
     pub(super) shown: watch::Sender<Vec<Signed<Shown>>>,
     pub(super) process: watch::Sender<Option<u32>>,
+    pub(super) clock: Clock,
+    pub(super) start: Starter,
+    pub(super) patience: Patience,
 }
 
 /// Answers challenges.
-#[derive(Debug)]
 pub(super) struct Server {
     config: ChallengeConfig,
     key: SecretKey,
@@ -115,6 +143,9 @@ pub(super) struct Server {
     engines: watch::Receiver<Arc<Vec<EngineStatus>>>,
     shown: watch::Sender<Vec<Signed<Shown>>>,
     process: watch::Sender<Option<u32>>,
+    clock: Clock,
+    start: Starter,
+    patience: Patience,
     /// One data set at a time.
     place: Semaphore,
     /// The last slot that somebody has booked: one verifier each, whatever becomes of it.
@@ -123,16 +154,30 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(config: ChallengeConfig, parts: ServerParts) -> Arc<Self> {
-        let ServerParts { key, store, power, load, engines, shown, process } = parts;
+        let ServerParts { key, store, power, load, engines, shown, process, clock, start, patience } = parts;
         let (place, booked) = (Semaphore::new(1), AtomicU64::new(0));
-        Arc::new(Self { config, key, store, power, load, engines, shown, process, place, booked })
+        Arc::new(Self {
+            config,
+            key,
+            store,
+            power,
+            load,
+            engines,
+            shown,
+            process,
+            clock,
+            start,
+            patience,
+            place,
+            booked,
+        })
     }
 
     /// Puts what was shown before a restart, and still stands, into the offer again.
     pub(super) async fn recall(&self) {
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || store.shown()).await {
-            Ok(Ok(kept)) => drop(self.shown.send_replace(standing(kept))),
+            Ok(Ok(kept)) => drop(self.shown.send_replace(standing(kept, self.now_ms()))),
             Ok(Err(error)) => tracing::warn!(%error, "what was shown in challenges before cannot be read"),
             Err(error) => tracing::error!(%error, "reading what was shown before"),
         }
@@ -159,17 +204,18 @@ impl Server {
         };
         tracing::debug!(peer = %peer.short(), %refusal, "challenge refused");
         // Who does not read it has its answer all the same.
-        let _ = timeout(MESSAGE, stream.send(&ToVerifier::Refused(refusal), MAX_CHALLENGE_FRAME)).await;
+        let _ =
+            timeout(self.patience.message, stream.send(&ToVerifier::Refused(refusal), MAX_CHALLENGE_FRAME)).await;
     }
 
     async fn answer(&self, peer: NodeId, stream: &mut FramedStream) -> Result<(), ServeError> {
-        let ToProver::Book { slot, cell } = receive(stream, MESSAGE).await? else {
+        let ToProver::Book { slot, cell } = receive(stream, self.patience.message).await? else {
             return Err(ServeError::OutOfTurn);
         };
         if cell != beacon_cell(self.config.cell) {
             return Err(ServeError::Refused(Refusal::Cell));
         }
-        if !Slots::of(&self.config.network).is_open(slot, now_ms()) {
+        if !Slots::of(&self.config.network).is_open(slot, self.now_ms()) {
             return Err(ServeError::Refused(Refusal::Slot));
         }
         if !self.config.provides {
@@ -194,9 +240,10 @@ impl Server {
                 return Err(ServeError::Refused(Refusal::NoMemory));
             }
         };
-        say(stream, &ToVerifier::Booked(claim.clone())).await?;
-        let mut prover = Prover::start(&binary, memory)?;
-        let named = Named::new(&self.process, prover.id());
+        self.say(stream, &ToVerifier::Booked(claim.clone())).await?;
+        let mut prover = (self.start)(&binary, memory)?;
+        // One that only pretends uses no GPU.
+        let named = Named::new(&self.process, prover.id().filter(|_| memory != Memory::Machine));
         // A job that comes in the middle wins: whoever pays for it waits for nobody.
         let proved = tokio::select! {
             biased;
@@ -206,7 +253,7 @@ impl Server {
         prover.end().await;
         drop((named, place));
         let proved = proved?;
-        match receive(stream, VERDICT).await? {
+        match receive(stream, self.patience.verdict).await? {
             ToProver::Shown(shown) => self.keep(peer, &claim, &proved, shown).await,
             ToProver::Failed(reason) => Err(ServeError::Failed(reason.to_string())),
             _ => Err(ServeError::OutOfTurn),
@@ -225,13 +272,14 @@ impl Server {
         let cell = beacon_cell(self.config.cell);
         let beacon = beacon(network, &cell, slot);
         let starts_ms = Slots::of(network).starts_ms(slot);
-        let until_start = |later_ms: u64| Duration::from_millis((starts_ms + later_ms).saturating_sub(now_ms()));
+        let until_start =
+            |later_ms: u64| Duration::from_millis((starts_ms + later_ms).saturating_sub(self.now_ms()));
         let seed = epoch_seed(network, starts_ms);
         let data = Key::new(&me, &beacon, &Nonce([0; 16])).data;
         let failed = |_| ServeError::Refused(Refusal::Failed);
         let told = timeout(until_start(CLOCK_TOLERANCE_MS), prover.derive(seed, data, claim.items())).await;
         let told = told.map_err(failed)??;
-        say(stream, &ToVerifier::Ready { rate: told }).await?;
+        self.say(stream, &ToVerifier::Ready { rate: told }).await?;
         let (nonce, task) = match receive(stream, until_start(CLOCK_TOLERANCE_MS)).await? {
             ToProver::Walk { nonce, task } => (nonce, task),
             ToProver::Failed(reason) => return Err(ServeError::Failed(reason.to_string())),
@@ -240,20 +288,20 @@ impl Server {
         if !task.is_bearable(claim.items(), told) {
             return Err(ServeError::Refused(Refusal::Task));
         }
-        let patience = Duration::from_millis(MOST_WORK_MS) * SLACK;
-        let root = timeout(patience, prover.walk(Key::new(&me, &beacon, &nonce).walk, task)).await;
+        let root = timeout(self.patience.walk, prover.walk(Key::new(&me, &beacon, &nonce).walk, task)).await;
         let root = root.map_err(failed)??;
         let root = Root { verifier: stream.peer(), cell, slot, nonce, task, root };
-        say(stream, &ToVerifier::Root(signing::seal(&self.key, network, &root)?)).await?;
-        let nonce = match receive(stream, MESSAGE).await? {
+        self.say(stream, &ToVerifier::Root(signing::seal(&self.key, network, &root)?)).await?;
+        let nonce = match receive(stream, self.patience.message).await? {
             ToProver::Open { nonce } => nonce,
             ToProver::Failed(reason) => return Err(ServeError::Failed(reason.to_string())),
             _ => return Err(ServeError::OutOfTurn),
         };
-        let openings = timeout(MESSAGE, prover.open(opened_lanes(&nonce, &root.root, task.lanes))).await;
+        let openings =
+            timeout(self.patience.message, prover.open(opened_lanes(&nonce, &root.root, task.lanes))).await;
         let opened = Opened { root, nonce, openings: openings.map_err(failed)?? };
         let opened = self.look_over(seed, opened).await?;
-        say(stream, &ToVerifier::Opened(signing::seal(&self.key, network, &opened)?)).await?;
+        self.say(stream, &ToVerifier::Opened(signing::seal(&self.key, network, &opened)?)).await?;
         Ok(Proved { task, told })
     }
 
@@ -271,6 +319,18 @@ impl Server {
                 Err(ServeError::Refused(Refusal::Failed))
             }
         }
+    }
+
+    async fn say(&self, stream: &mut FramedStream, message: &ToVerifier) -> Result<(), ServeError> {
+        let patience = self.patience.message;
+        match timeout(patience, stream.send(message, MAX_CHALLENGE_FRAME)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(StreamError::Timeout(patience).into()),
+        }
+    }
+
+    fn now_ms(&self) -> UnixMillis {
+        (self.clock)()
     }
 
     fn is_idle(&self) -> bool {
@@ -315,14 +375,18 @@ impl Server {
         if shown.bytes != proved.task.bytes() || !told.contains(&shown.rate) {
             return Err(ServeError::OutOfTurn);
         }
-        if !own || shown.device != claim.device || shown.simulated != claim.simulated || !shown.stands(now_ms()) {
+        if !own
+            || shown.device != claim.device
+            || shown.simulated != claim.simulated
+            || !shown.stands(self.now_ms())
+        {
             return Err(ServeError::OutOfTurn);
         }
         tracing::info!(peer = %peer.short(), bytes = shown.bytes, rate = shown.rate, "memory shown in a challenge");
         let mut kept = self.shown.borrow().clone();
         kept.retain(|known| known.signer() != peer);
         kept.insert(0, signed);
-        let kept = standing(kept);
+        let kept = standing(kept, self.now_ms());
         let (store, records) = (self.store.clone(), kept.clone());
         let written = tokio::task::spawn_blocking(move || store.put_shown(&records)).await;
         self.shown.send_replace(kept);
@@ -332,18 +396,10 @@ impl Server {
 }
 
 /// Those that still stand, as many as an offer holds.
-fn standing(mut kept: Vec<Signed<Shown>>) -> Vec<Signed<Shown>> {
-    let now = now_ms();
+fn standing(mut kept: Vec<Signed<Shown>>, now: UnixMillis) -> Vec<Signed<Shown>> {
     kept.retain(|signed| signed.read_unverified().is_ok_and(|shown| shown.stands(now)));
     kept.truncate(MAX_SHOWN);
     kept
-}
-
-async fn say(stream: &mut FramedStream, message: &ToVerifier) -> Result<(), ServeError> {
-    match timeout(MESSAGE, stream.send(message, MAX_CHALLENGE_FRAME)).await {
-        Ok(sent) => Ok(sent?),
-        Err(_) => Err(StreamError::Timeout(MESSAGE).into()),
-    }
 }
 
 async fn receive(stream: &mut FramedStream, patience: Duration) -> Result<ToProver, ServeError> {

@@ -23,9 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    process::{Child, Command},
 };
+
+#[cfg(test)]
+pub(crate) mod in_memory;
 
 /// What the child is asked for.
 pub const PROVE: &str = "prove";
@@ -83,11 +86,18 @@ enum Told {
 }
 
 /// A child that holds one data set. Dropping it ends the child.
-#[derive(Debug)]
 pub struct Prover {
-    child: Child,
-    orders: ChildStdin,
-    told: BufReader<ChildStdout>,
+    /// None where it is no process, in tests.
+    child: Option<Child>,
+    id: Option<u32>,
+    orders: Box<dyn AsyncWrite + Send + Unpin>,
+    told: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
+}
+
+impl std::fmt::Debug for Prover {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Prover").field("child", &self.child).finish_non_exhaustive()
+    }
 }
 
 impl Prover {
@@ -105,13 +115,14 @@ impl Prover {
         command.process_group(0);
         let mut child = command.spawn()?;
         let orders = child.stdin.take().expect("stdin is piped");
-        let told = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        Ok(Self { child, orders, told })
+        let told = child.stdout.take().expect("stdout is piped");
+        let id = child.id();
+        Ok(Self { child: Some(child), id, orders: Box::new(orders), told: BufReader::new(Box::new(told)) })
     }
 
-    /// Its process id, while it runs.
+    /// Its process id, as it was started.
     pub fn id(&self) -> Option<u32> {
-        self.child.id()
+        self.id
     }
 
     /// Derives a data set; how many bytes a second are then read from it at random.
@@ -140,8 +151,10 @@ impl Prover {
 
     /// Ends the child and waits until its memory is free.
     pub async fn end(mut self) {
-        // Gone already is as good.
-        let _ = self.child.kill().await;
+        if let Some(child) = &mut self.child {
+            // Gone already is as good.
+            let _ = child.kill().await;
+        }
     }
 
     async fn ask(&mut self, order: &Order) -> Result<Told, ProvingError> {
@@ -180,21 +193,39 @@ pub(super) fn main(place: &str) -> io::Result<()> {
 }
 
 /// Walks the data set that it holds.
-type Walker<'a> = Box<dyn Fn(&Key, &Task) -> Result<Vec<Words>, ComputeError> + 'a>;
+type Walker<'a> = Box<dyn Fn(&Key, &Task) -> Result<Vec<Words>, ComputeError> + Send + 'a>;
 
 fn serve<'a>(derive: impl Fn(&Cache, &Key, u32) -> Result<Walker<'a>, String>) -> io::Result<()> {
-    let mut data: Option<(Walker<'a>, [u32; 8], u32)> = None;
-    let mut tree: Option<Tree> = None;
+    let mut work = Work { derive, data: None, tree: None };
     for line in io::stdin().lock().lines() {
-        let told = match (serde_json::from_str(&line?)?, &data, &tree) {
+        let told = work.carry_out(serde_json::from_str(&line?)?);
+        let mut stdout = io::stdout().lock();
+        serde_json::to_writer(&mut stdout, &told)?;
+        writeln!(stdout)?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+/// What the child holds: a data set with its key and its items, and the last walk over it.
+struct Work<'a, D> {
+    derive: D,
+    data: Option<(Walker<'a>, [u32; 8], u32)>,
+    tree: Option<Tree>,
+}
+
+impl<'a, D: Fn(&Cache, &Key, u32) -> Result<Walker<'a>, String>> Work<'a, D> {
+    fn carry_out(&mut self, order: Order) -> Told {
+        match (order, &self.data, &self.tree) {
             (Order::Derive { seed, data: of_data, items }, ..) => {
                 let key = Key { data: of_data, walk: [0; 8] };
-                let derived = derive(&Cache::new(&seed, challenge::CACHE_ROWS), &key, items).and_then(|walker| {
+                let cache = Cache::new(&seed, challenge::CACHE_ROWS);
+                let derived = (self.derive)(&cache, &key, items).and_then(|walker| {
                     Ok((trial(&walker, &key, items).map_err(|error| error.to_string())?, walker))
                 });
                 match derived {
                     Ok((rate, walker)) => {
-                        data = Some((walker, of_data, items));
+                        self.data = Some((walker, of_data, items));
                         Told::Derived(rate)
                     }
                     Err(reason) => Told::Failed(reason),
@@ -202,7 +233,7 @@ fn serve<'a>(derive: impl Fn(&Cache, &Key, u32) -> Result<Walker<'a>, String>) -
             }
             (Order::Walk { walk, task }, Some((walker, of_data, items)), _) if task.items == *items => {
                 match walker(&Key { data: *of_data, walk }, &task) {
-                    Ok(states) => Told::Root(tree.insert(Tree::new(states)).root()),
+                    Ok(states) => Told::Root(self.tree.insert(Tree::new(states)).root()),
                     Err(error) => Told::Failed(error.to_string()),
                 }
             }
@@ -210,13 +241,8 @@ fn serve<'a>(derive: impl Fn(&Cache, &Key, u32) -> Result<Walker<'a>, String>) -
                 Told::Openings(lanes.into_iter().filter_map(|lane| tree.open(lane)).collect())
             }
             _ => Told::Failed("nothing was derived or walked for that".to_owned()),
-        };
-        let mut stdout = io::stdout().lock();
-        serde_json::to_writer(&mut stdout, &told)?;
-        writeln!(stdout)?;
-        stdout.flush()?;
+        }
     }
-    Ok(())
 }
 
 /// Bytes a second of a walk that takes [`TRIAL`], its root included: what the answer to a challenge takes.

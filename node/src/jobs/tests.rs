@@ -8,12 +8,12 @@ use super::{
     job_limits,
     metrics::JobMetrics,
     run::{Job, Surroundings, run_job},
-    settle,
+    settle, uses,
 };
 use crate::{
     clock::now_ms,
-    engine::{EngineError, EngineEvent, EngineHandle, EngineModel, Generation},
-    gpu::power::PowerState,
+    engine::{EngineError, EngineEvent, EngineHandle, EngineModel, EngineState, EngineStatus, Generation},
+    gpu::power::{PowerState, Uses},
     market::Ledger,
     network::{FramedStream, IncomingStream, streams::StreamLimits},
     routing::offer_streams::OFFER_LIMITS,
@@ -680,4 +680,19 @@ async fn vectors_are_paid_by_the_prompt() {
     scene.send(ToProvider::Done).await;
     scene.joined().await;
     assert_eq!(nodes.provider_state().await, JobState::Completed);
+}
+
+#[test]
+fn what_proves_is_a_process_of_the_node_and_a_server_elsewhere_is_not() {
+    let engine = |declared, pid| {
+        let device = Device { kind: DeviceKind::Gpu, ..engine_model().device };
+        let models = vec![EngineModel { device, declared, ..engine_model() }];
+        EngineStatus { name: String::new(), state: EngineState::Ready, pid, models, warnings: Vec::new() }
+    };
+    let elsewhere = [engine(true, None)];
+    assert_eq!(uses(&elsewhere, None), Uses::default());
+    assert_eq!(uses(&elsewhere, Some(12)), Uses { processes: vec![12], on_gpu: false, proving: true });
+    let own = [engine(false, Some(11)), engine(true, None)];
+    assert_eq!(uses(&own, Some(12)), Uses { processes: vec![11, 12], on_gpu: true, proving: true });
+    assert_eq!(uses(&own, None), Uses { processes: vec![11], on_gpu: true, proving: false });
 }

@@ -3,15 +3,21 @@
 use super::super::up::engine_config;
 use crate::{
     config::{Directories, Settings},
-    engine::{self, EngineError, EngineHandle, EngineModel, EngineState},
+    engine::{self, EngineError, EngineModel, EngineState, EngineStatus},
     models::{Installed, ModelError, ModelStore},
     telemetry::Metrics,
 };
 use aitbc_protocol::job::ModelName;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use std::{path::PathBuf, time::Duration};
-use tokio::time::{Instant, timeout_at};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+#[cfg(test)]
+mod tests;
 
 /// How long a model may take to load: large ones come from slow disks.
 const LOAD_PATIENCE: Duration = Duration::from_secs(600);
@@ -76,12 +82,17 @@ impl Tokens {
 
     /// For people.
     pub(super) fn people(&self) {
+        println!("{}", self.lines().join("\n    "));
+    }
+
+    fn lines(&self) -> Vec<String> {
         let EngineModel { model, quantisation, engine, device, .. } = &self.model;
-        println!("{model} ({quantisation}) by {} on {}", engine.name, device.name);
-        println!("    tokens     {:>9.1} a second", self.rate());
-        for warning in &self.warnings {
-            println!("    {warning}");
-        }
+        let mut lines = vec![
+            format!("{model} ({quantisation}) by {} on {}", engine.name, device.name),
+            format!("tokens     {:>9.1} a second", self.rate()),
+        ];
+        lines.extend_from_slice(&self.warnings);
+        lines
     }
 }
 
@@ -91,28 +102,34 @@ pub(super) async fn measure(
     directories: &Directories,
     wanted: Option<&ModelName>,
 ) -> Result<Tokens, TokensError> {
-    let store = ModelStore::new(directories.models(settings));
-    let installed: Installed = if let Some(name) = wanted {
-        store.find(name)?.ok_or_else(|| TokensError::NotHere(name.clone()))?
-    } else {
-        let first = store.list()?.into_iter().next();
-        first.ok_or_else(|| TokensError::NoModel(store.directory().to_owned()))?
-    };
+    let installed = chosen(&ModelStore::new(directories.models(settings)), wanted)?;
     let name = installed.manifest.model.clone();
     let config = engine_config(&settings.provide, vec![installed], Vec::new());
     let engine = engine::start(config, &Metrics::default()).await?;
     let bar = ProgressBar::new_spinner().with_message(format!("loading {name}"));
     bar.enable_steady_tick(Duration::from_millis(100));
-    let told = ready(&engine, &name, &bar).await;
+    let told = ready(engine.status(), &name, &bar, Instant::now() + LOAD_PATIENCE).await;
     bar.finish_and_clear();
     engine.shutdown(STOP_PATIENCE).await;
     told
 }
 
-/// Waits for the only engine.
-async fn ready(engine: &EngineHandle, name: &ModelName, bar: &ProgressBar) -> Result<Tokens, TokensError> {
-    let deadline = Instant::now() + LOAD_PATIENCE;
-    let mut board = engine.status();
+/// The model asked for; without a name the first of the store.
+fn chosen(store: &ModelStore, wanted: Option<&ModelName>) -> Result<Installed, TokensError> {
+    if let Some(name) = wanted {
+        return store.find(name)?.ok_or_else(|| TokensError::NotHere(name.clone()));
+    }
+    let first = store.list()?.into_iter().next();
+    first.ok_or_else(|| TokensError::NoModel(store.directory().to_owned()))
+}
+
+/// Waits for the only engine on the board.
+async fn ready(
+    mut board: watch::Receiver<Arc<Vec<EngineStatus>>>,
+    name: &ModelName,
+    bar: &ProgressBar,
+    deadline: Instant,
+) -> Result<Tokens, TokensError> {
     loop {
         let status = board.borrow_and_update().first().cloned();
         let fails = |reason: String| TokensError::Fails { model: name.clone(), reason };

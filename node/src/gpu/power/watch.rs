@@ -170,7 +170,8 @@ impl Watch {
     fn state(&mut self) -> PowerState {
         let root = self.config.simulated.clone().unwrap_or_else(|| PathBuf::from("/"));
         let supply = supply::supply(&root);
-        let used = self.used();
+        let Uses { on_gpu, proving, .. } = (self.parts.uses)();
+        let used = self.used(on_gpu, proving);
         let sum = |watts: &[f32]| (!watts.is_empty()).then(|| watts.iter().sum::<f32>().ceil() as u32);
         let drawn = sum(&used.iter().filter_map(|gpu| gpu.sample.watts).collect::<Vec<_>>());
         for GpuState { address, sample, .. } in &used {
@@ -181,11 +182,9 @@ impl Watch {
         }
         let caps: Vec<f32> = used.iter().filter_map(|gpu| self.caps.get(&gpu.address)).copied().collect();
         self.warn_of_unknown(!used.is_empty(), drawn, sum(&caps));
-        let conditions = self.conditions(&used, supply, drawn);
+        let conditions = self.conditions(&used, supply, drawn, proving);
         // What a challenge draws ends with it, and says nothing of how fast models may run.
-        if let (Some(budget), Some(drawn)) =
-            (self.config.allowed.watts, drawn.filter(|_| !(self.parts.uses)().proving))
-        {
+        if let (Some(budget), Some(drawn)) = (self.config.allowed.watts, drawn.filter(|_| !proving)) {
             self.pace = pace_within(budget, drawn, self.pace);
         }
         let decision = decide(&self.config.allowed, &conditions, self.parts.slots);
@@ -203,16 +202,20 @@ impl Watch {
         }
     }
 
-    /// The GPUs on which models of this node run, as far as that can be told: others limit nothing, whatever they do.
-    fn used(&self) -> Vec<GpuState> {
+    /// The GPUs on which models of this node run or a challenge is answered, as far as that can be told: others limit nothing,
+    /// whatever they do.
+    fn used(&self, on_gpu: bool, proving: bool) -> Vec<GpuState> {
         let simulated = self.config.simulated.is_some();
-        if !simulated && !(self.parts.uses)().on_gpu {
+        let on_gpu = simulated || on_gpu;
+        if !on_gpu && !proving {
             return Vec::new();
         }
         let able = self.last.iter().filter(|gpu| gpu.watched && (gpu.usable || simulated));
         let holds = |gpu: &GpuState| gpu.sample.shares.own_memory.is_some_and(|bytes| bytes > 0);
         let told = able.clone().any(holds);
-        able.filter(|gpu| !told || holds(gpu) || gpu.sample.shares.own_memory.is_none()).cloned().collect()
+        // What proves holds nothing at first, and another card than the one it begins on may be its owner's.
+        let any = on_gpu && !told;
+        able.filter(|gpu| any || holds(gpu) || gpu.sample.shares.own_memory.is_none()).cloned().collect()
     }
 
     /// Settings that have no effect because nothing tells of watts.
@@ -230,7 +233,7 @@ impl Watch {
         }
     }
 
-    fn conditions(&self, used: &[GpuState], supply: Supply, drawn: Option<u32>) -> Conditions {
+    fn conditions(&self, used: &[GpuState], supply: Supply, drawn: Option<u32>, proving: bool) -> Conditions {
         let load = *self.parts.load.borrow();
         let believed = used.iter().filter(|gpu| gpu.fault.is_none());
         let faulty = |gpu: &GpuState| {
@@ -244,7 +247,7 @@ impl Watch {
             owner: used.iter().find_map(|gpu| gpu.owner),
             drawn,
             pace: self.pace,
-            running: load.running.saturating_add(load.queued).saturating_add((self.parts.uses)().proving.into()),
+            running: load.running.saturating_add(load.queued).saturating_add(proving.into()),
         }
     }
 }
@@ -266,90 +269,4 @@ fn report(state: &PowerState) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::sensors::tests::sensors, *};
-    use crate::gpu::telemetry::{Shares, Source};
-    use aitbc_protocol::gpu::heat::MakerLimits;
-    use std::sync::mpsc;
-
-    /// Shows what it is told, and waits for it.
-    struct Told(mpsc::Receiver<Sample>);
-
-    impl Source for Told {
-        fn sample(&mut self, _: Duration, _: &[u32]) -> Sample {
-            self.0.recv().unwrap_or_default()
-        }
-
-        fn limits(&self) -> MakerLimits {
-            MakerLimits::default()
-        }
-    }
-
-    fn watch(cards: Vec<(&str, Option<Box<dyn Source>>)>, on_gpu: bool) -> Watch {
-        let (_, load) = watch::channel(Load::default());
-        let uses = Box::new(move || Uses { on_gpu, ..Uses::default() });
-        let parts = PowerParts { uses, load, slots: 4 };
-        Watch::new(PowerConfig::default(), parts, &Metrics::default(), sensors(cards))
-    }
-
-    fn at(degrees: f32) -> Sample {
-        Sample { core_celsius: Some(degrees), ..Sample::default() }
-    }
-
-    #[tokio::test]
-    async fn a_driver_that_hangs_stops_jobs_until_it_answers() {
-        let (tell, told) = mpsc::channel();
-        let mut watch = watch(vec![("a", Some(Box::new(Told(told))))], true);
-        assert_eq!(watch.state().decision.running, Running::Stop, "before anything was read");
-        tell.send(at(50.0)).expect("it listens");
-        watch.read().await;
-        assert_eq!(watch.state().decision.slots, 4);
-        // Nothing is told: it hangs.
-        watch.read().await;
-        let state = watch.state();
-        assert_eq!((state.decision.slots, state.decision.running), (0, Running::Stop));
-        assert!(state.reasons.contains("a card (a): the temperature cannot be read"), "{}", state.reasons);
-        tell.send(at(51.0)).expect("it listens");
-        watch.read().await;
-        assert_eq!(watch.state().decision.slots, 4, "and goes on where it answers again");
-    }
-
-    #[tokio::test]
-    async fn only_gpus_on_which_models_run_limit() {
-        let card = |degrees, own_memory| -> Option<Box<dyn Source>> {
-            let (tell, told) = mpsc::channel();
-            let shares = Shares { own_memory, ..Shares::default() };
-            tell.send(Sample { shares, ..at(degrees) }).expect("it listens");
-            Some(Box::new(Told(told)))
-        };
-        let decide = async |cards, on_gpu| {
-            let mut watch = watch(cards, on_gpu);
-            watch.read().await;
-            watch.state().decision.slots
-        };
-        assert_eq!(decide(vec![("hot", card(90.0, Some(0)))], false).await, 4, "models run on the processor");
-        let both = vec![("hot", card(90.0, Some(0))), ("cool", card(40.0, Some(1 << 30)))];
-        assert_eq!(decide(both, true).await, 4, "the hot one is the owner's");
-        let both = vec![("hot", card(90.0, Some(1))), ("cool", card(40.0, Some(0)))];
-        assert_eq!(decide(both, true).await, 0);
-        let unknown = vec![("hot", card(90.0, None)), ("none", None)];
-        assert_eq!(decide(unknown, true).await, 0, "where it is not told, each may be the one");
-        assert_eq!(decide(vec![("none", None)], true).await, 4, "nothing tells of its heat");
-    }
-
-    #[tokio::test]
-    async fn electricity_goes_by_the_caps_seen() {
-        let (tell, told) = mpsc::channel();
-        let mut watch = watch(vec![("a", Some(Box::new(Told(told))))], true);
-        watch.config.price = MicroCredits(300_000);
-        tell.send(Sample { cap_watts: Some(250.0), ..at(40.0) }).expect("it listens");
-        watch.read().await;
-        assert_eq!(watch.state().electricity(50_000), MicroCredits(417), "as the guide reckons");
-        tell.send(Sample { asleep: true, ..Sample::default() }).expect("it listens");
-        watch.read().await;
-        assert_eq!(watch.state().electricity(50_000), MicroCredits(417), "also while it sleeps");
-        watch.config.allowed.watts = Some(125);
-        assert_eq!(watch.state().electricity(50_000), MicroCredits(209));
-        assert_eq!(watch.state().electricity(0), MicroCredits::ZERO);
-    }
-}
+mod tests;
