@@ -110,7 +110,8 @@ impl Drop for Testnet {
             // What the test saw seldom tells why.
             for node in PROVIDERS.into_iter().chain(["relay", "client"]) {
                 let container = format!("{}-{node}", self.name);
-                let logs = std::process::Command::new("docker").args(["logs", "--tail", "40", &container]).output();
+                let logs =
+                    std::process::Command::new("docker").args(["logs", "--tail", "40", &container]).output();
                 let logs = logs.map(|logs| text(&logs.stderr)).unwrap_or_default();
                 eprintln!("--- the log of {node} ends so:\n{logs}");
             }
