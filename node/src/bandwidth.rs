@@ -17,7 +17,7 @@ mod tests;
 pub use asking::{MeasureError, Measurement, Meter};
 
 use crate::network::{IncomingStream, NetworkHandle, intake};
-use aitbc_protocol::offer::Load;
+use aitbc_protocol::{bandwidth::Bandwidth, offer::Load};
 use futures::FutureExt as _;
 use std::time::Duration;
 use tokio::{
@@ -37,6 +37,8 @@ pub struct BandwidthConfig {
     pub provides: bool,
     /// Bytes a second each way below which the owner is warned.
     pub required: u64,
+    /// True on a network of demos and tests, where everybody is in one home.
+    pub local: bool,
 }
 
 /// What it is measured with.
@@ -49,14 +51,14 @@ pub struct BandwidthParts {
     /// `/aitbc/bandwidth/1`.
     pub streams: mpsc::Receiver<IncomingStream>,
     /// Where the newest figures go, for whoever shows them.
-    pub line: watch::Sender<Option<Measurement>>,
+    pub line: watch::Sender<Option<Bandwidth>>,
 }
 
 /// Starts helping others, and measuring where this node provides, until `stop`.
 pub fn start(config: BandwidthConfig, parts: BandwidthParts, stop: CancellationToken) -> (Meter, JoinHandle<()>) {
     let BandwidthParts { network, load, streams, line } = parts;
-    let meter = Meter::new(network.clone(), load.clone(), config.required, line);
-    let server = serving::Server::new(network, load);
+    let meter = Meter::new(network, load.clone(), config, line);
+    let server = serving::Server::new(load);
     let measuring = stop.clone().run_until_cancelled_owned(rounds::run(meter.clone(), config.provides));
     let serving = intake::serve(streams, serving::LIMITS, stop.clone(), move |incoming, turn| {
         let served = stop.clone().run_until_cancelled_owned(server.clone().serve(incoming, turn));

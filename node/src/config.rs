@@ -10,6 +10,7 @@ pub use power::PowerSettings;
 use crate::{api::ApiConfig, engine::UpstreamConfig};
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId,
+    bandwidth::REQUIRED,
     geo::{self, Location},
     gpu::heat::{LadderError, OwnerLadder},
     job::ModelName,
@@ -218,7 +219,7 @@ impl Default for ProvideSettings {
             gpu_layers: None,
             memory_mib: None,
             simulated_memory_mib: None,
-            min_bandwidth_mib: 10,
+            min_bandwidth_mib: (REQUIRED >> 20) as u32,
             price: PriceSettings::default(),
             prices: BTreeMap::new(),
             upstream: Vec::new(),

@@ -21,7 +21,6 @@ use self::{
     metrics::JobMetrics,
 };
 use crate::{
-    bandwidth::Measurement,
     engine::{EngineHandle, EngineModel, EngineStatus},
     gpu::power::{self, PowerConfig, PowerError, PowerParts, PowerState, Uses},
     market::Ledger,
@@ -35,6 +34,7 @@ use crate::{
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
+    bandwidth::Bandwidth,
     geo::Cell,
     gpu::{
         challenge::exchange::Shown,
@@ -209,7 +209,7 @@ pub struct JobsParts {
     /// What verifiers have signed about this node's memory, for the offer.
     pub shown: watch::Receiver<Vec<Signed<Shown>>>,
     /// What was measured of this node's line, for the offer.
-    pub line: watch::Receiver<Option<Measurement>>,
+    pub line: watch::Receiver<Option<Bandwidth>>,
     /// The process that answers a challenge on a GPU now.
     pub proving: watch::Receiver<Option<u32>>,
     /// `/aitbc/quote/1`.

@@ -143,7 +143,8 @@ impl Node {
         let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
         let network_id = config.network.network.clone();
         let provides = !config.engine.models.is_empty() || !config.engine.upstreams.is_empty();
-        let bandwidths = BandwidthConfig { provides, required: config.required_bandwidth };
+        let bandwidths =
+            BandwidthConfig { provides, required: config.required_bandwidth, local: network_id.is_local() };
         let challenges = ChallengeConfig {
             network: network_id.clone(),
             cell: config.jobs.cell,

@@ -4,15 +4,16 @@
 //! asker --Begin { blocks }--> helper
 //!       <-Go, or Refused-----
 //!       --Block, each-------->          timed by the helper, from the first to the last
-//!       <-Received { micros }-
+//!       <-Received { micros, last }-
 //!       <-Block, as many------          timed by the asker, likewise
 //! ```
 //!
-//! Rounds grow until one takes long enough to tell ([`next_round`]). A helper sends no more than it was sent, and nobody can
-//! have it send anything to somebody else. Its figure of the way up is its word: it decides nothing but what the asker
-//! believes of its own line.
+//! Rounds grow until both ways take long enough to tell ([`next_round`]). A helper sends no more than it was sent, and nobody can
+//! have it send anything to somebody else. It cannot make a line look faster than it is: the last block is one that nobody
+//! knows before, what comes back follows on the digest of it, and the asker takes the way up to be no quicker than it saw
+//! itself.
 
-use crate::UnixMillis;
+use crate::{UnixMillis, bytes::Digest};
 use serde::{Deserialize, Serialize};
 
 /// Content of a block, in bytes.
@@ -23,6 +24,8 @@ pub const FIRST_BLOCKS: u32 = 16;
 pub const MOST_BLOCKS: u32 = 768;
 /// A round that takes as long each way tells enough, in microseconds.
 pub const ENOUGH_MICROS: u64 = 500_000;
+/// No round is begun whose slower way would take longer, in microseconds.
+const LONGEST_MICROS: u64 = 5_000_000;
 /// A round is at most so many times the one before.
 const MOST_GROWTH: u64 = 8;
 /// Bandwidth that the network asks of a provider where its owner says nothing, in bytes a second: 10 MiB/s.
@@ -53,6 +56,8 @@ pub enum ToAsker {
     Received {
         /// Microseconds from the first to the last.
         micros: u64,
+        /// Digest of the last one: nobody can say so before it is there.
+        last: Digest,
     },
     /// One block of [`BLOCK_BYTES`].
     Block(#[serde(with = "serde_bytes")] Vec<u8>),
@@ -110,13 +115,15 @@ pub fn rate(blocks: u32, micros: u64) -> u64 {
     u64::try_from(bytes * 1_000_000 / u128::from(micros.max(1))).unwrap_or(u64::MAX)
 }
 
-/// Blocks of the round that follows one of `blocks`, whose faster way took `micros`, where `done` blocks went each way so
-/// far; nothing where it told enough, or where the stream may carry no larger round.
-pub fn next_round(blocks: u32, micros: u64, done: u32) -> Option<u32> {
-    if micros >= ENOUGH_MICROS {
+/// Blocks of the round that follows one of `blocks`, which took `up` and `down` microseconds, where `done` blocks went each
+/// way so far; nothing where both ways told enough, where the slower one would take too long, or where the stream may carry
+/// no larger round.
+pub fn next_round(blocks: u32, up: u64, down: u64, done: u32) -> Option<u32> {
+    let (fast, slow) = (up.min(down), up.max(down));
+    if fast >= ENOUGH_MICROS {
         return None;
     }
-    let growth = (ENOUGH_MICROS / micros.max(1)).clamp(2, MOST_GROWTH);
+    let growth = (ENOUGH_MICROS / fast.max(1)).clamp(2, MOST_GROWTH).min(LONGEST_MICROS / slow.max(1));
     let wanted = u64::from(blocks).saturating_mul(growth);
     let left = MOST_BLOCKS.saturating_sub(done);
     let next = u32::try_from(wanted).unwrap_or(u32::MAX).min(left);
@@ -146,22 +153,25 @@ mod tests {
 
     #[test]
     fn a_fast_line_is_measured_with_more() {
-        assert_eq!(next_round(FIRST_BLOCKS, 50_000, 16), Some(128));
-        assert_eq!(next_round(FIRST_BLOCKS, ENOUGH_MICROS, 16), None);
-        assert_eq!(next_round(128, 400_000, 144), Some(256));
-        assert_eq!(next_round(624, 1, MOST_BLOCKS), None, "nothing is left");
+        assert_eq!(next_round(FIRST_BLOCKS, 50_000, 60_000, 16), Some(128));
+        assert_eq!(next_round(FIRST_BLOCKS, ENOUGH_MICROS, ENOUGH_MICROS, 16), None);
+        assert_eq!(next_round(128, 400_000, 500_000, 144), Some(256));
+        assert_eq!(next_round(624, 1, 1, MOST_BLOCKS), None, "nothing is left");
+        // A line of 500 Mbit/s down and 5 up: the first round takes 0.8 s, and the next must end.
+        assert_eq!(next_round(FIRST_BLOCKS, 800_000, 8_000, 16), Some(96));
+        assert_eq!(next_round(96, 4_900_000, 50_000, 112), None);
     }
 
     proptest! {
         #[test]
-        fn whatever_is_measured_the_rounds_end_and_are_allowed(times in prop::collection::vec(any::<u64>(), 32)) {
+        fn whatever_is_measured_the_rounds_end_and_are_allowed(times in prop::collection::vec(any::<(u64, u64)>(), 32)) {
             let (mut blocks, mut done) = (FIRST_BLOCKS, 0);
             let mut rounds = 0;
-            for micros in times {
+            for (up, down) in times {
                 prop_assert!(is_allowed(blocks, done));
                 done += blocks;
                 rounds += 1;
-                match next_round(blocks, micros % (2 * ENOUGH_MICROS), done) {
+                match next_round(blocks, up % (2 * ENOUGH_MICROS), down % (2 * ENOUGH_MICROS), done) {
                     Some(next) => blocks = next,
                     None => break,
                 }

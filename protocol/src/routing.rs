@@ -33,7 +33,7 @@ pub struct Candidate<'a> {
     pub offline_ms: Option<u64>,
     /// Share of this client's own recent jobs with it that failed, 0 to 1; 0 for a stranger.
     pub failures: f64,
-    /// Fastest decoding of this client's own recent jobs with it, in milli-tokens a second.
+    /// How fast it decoded the model in this client's own recent jobs, in milli-tokens a second, where there were enough.
     pub speed_seen: Option<u32>,
     /// Memory of its GPUs, in bytes, that it has shown to this client or to a verifier whom the user names.
     pub shown_bytes: u64,
@@ -137,13 +137,12 @@ impl fmt::Display for Exclusion {
             Self::OnlyDeclared => formatter.write_str("it only forwards to another server (allow with declared)"),
             Self::TooLittleTrust => formatter.write_str("less trust than asked for"),
             Self::NotShown { shown, least } => {
-                let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
                 write!(
                     formatter,
-                    "it has shown {:.2} GiB of GPU memory to verifiers that count here, {:.2} are asked for: have it show more \
-                     with `aitbc challenge`, or name verifiers in `client.verifiers`",
-                    gib(*shown),
-                    gib(*least)
+                    "it has shown {} MiB of GPU memory to verifiers that count here, {} are asked for: have it show more with \
+                     `aitbc challenge`, or name verifiers in `client.verifiers`",
+                    shown >> 20,
+                    least >> 20
                 )
             }
             Self::ContextTooSmall { needed, context } => {

@@ -44,12 +44,15 @@ async fn a_client_tells_what_the_providers_are_like_that_it_has_dealt_with() {
     provider.offering().await;
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&provider).start().await;
     client.finds(1).await;
-    let updates = collect(client.job(&question("Tell me a story of a lighthouse.", 64)).await).await;
-    assert_eq!(events(&updates, "finished").len(), 1, "{updates:?}");
+    // One may have been read slowly: two tell.
+    for _ in 0..2 {
+        let updates = collect(client.job(&question("Tell me a story of a lighthouse.", 128)).await).await;
+        assert_eq!(events(&updates, "finished").len(), 1, "{updates:?}");
+    }
     let seen = client.cli(&["gpus", "seen", "--json"]).await;
     let seen: Value = serde_json::from_slice(&seen.stdout).expect("JSON");
     let one = &seen["seen"][0];
-    assert_eq!((&one["region"], &one["providers"], &one["jobs"]), (&"u0".into(), &1.into(), &1.into()), "{seen}");
+    assert_eq!((&one["region"], &one["providers"], &one["jobs"]), (&"u0".into(), &1.into(), &2.into()), "{seen}");
     assert!(one["tokens_per_second"].as_f64() > Some(0.0) && one["first_ms"].as_f64() > Some(0.0), "{seen}");
     assert!(one["round_trip_ms"].as_f64().is_some(), "{seen}");
     let people = client.cli(&["gpus", "seen"]).await;
@@ -61,5 +64,5 @@ async fn a_client_tells_what_the_providers_are_like_that_it_has_dealt_with() {
     let strict = client.cli(&["run", "smollm2:135m", "hello", "--remote", "--min-shown", "1024"]).await;
     let why = String::from_utf8_lossy(&strict.stderr).into_owned();
     assert_eq!(strict.status.code(), Some(4), "{why}");
-    assert!(why.contains("0.00 GiB of GPU memory") && why.contains("client.verifiers"), "{why}");
+    assert!(why.contains("has shown 0 MiB of GPU memory") && why.contains("client.verifiers"), "{why}");
 }

@@ -1,19 +1,22 @@
 //! Measures the line with the help of another node.
 
-use super::PATIENCE;
+use super::{BandwidthConfig, PATIENCE};
 use crate::{
     clock::now_ms,
     network::{FramedStream, NetworkError, NetworkHandle, PeerInfo, Protocol, StreamError},
 };
 use aitbc_protocol::{
-    NodeId,
+    Digest, NodeId,
     bandwidth::{BLOCK_BYTES, Bandwidth, FIRST_BLOCKS, Refusal, ToAsker, ToHelper, next_round, rate},
     offer::Load,
     wire::MAX_BANDWIDTH_FRAME,
 };
 use rand::{Rng as _, seq::IndexedRandom as _};
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout},
@@ -40,6 +43,11 @@ pub enum MeasureError {
     /// The stream broke.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// The stream runs through a relay.
+    #[error(
+        "the path to it leads through a relay, whose uplink is not there for that: `aitbc ping --until-direct` waits for another"
+    )]
+    Relayed,
     /// It refuses.
     #[error("{0} does not help: {1}")]
     Refused(String, Refusal),
@@ -51,48 +59,64 @@ pub enum MeasureError {
     Timeout,
 }
 
-/// What is known of this node's line.
+/// What was measured of this node's line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Measurement {
     /// What went over it.
     #[serde(flatten)]
     pub bandwidth: Bandwidth,
-    /// Who helped.
+    /// Who helped, the last of them.
     pub with: NodeId,
     /// What is asked of a provider, in bytes a second each way.
     pub required: u64,
     /// Whether both ways reach that.
     pub enough: bool,
+    /// Whether it tells of the line: what goes within a home does not, except on networks of demos and tests.
+    pub counts: bool,
 }
+
+/// Figures stand beside newer ones that are lower for as long, in milliseconds: they mean "at least".
+const STANDS_MS: u64 = 24 * 3_600_000;
+/// Without newer ones they are forgotten after as long.
+const FORGOTTEN_MS: u64 = 2 * STANDS_MS;
 
 /// Measures, and holds what was measured last. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Meter {
     network: NetworkHandle,
     load: watch::Receiver<Load>,
-    required: u64,
+    config: BandwidthConfig,
     turn: Arc<Semaphore>,
-    line: Arc<watch::Sender<Option<Measurement>>>,
+    last: Arc<Mutex<Option<Measurement>>>,
+    line: Arc<watch::Sender<Option<Bandwidth>>>,
 }
 
 impl Meter {
     pub(super) fn new(
         network: NetworkHandle,
         load: watch::Receiver<Load>,
-        required: u64,
-        line: watch::Sender<Option<Measurement>>,
+        config: BandwidthConfig,
+        line: watch::Sender<Option<Bandwidth>>,
     ) -> Self {
-        Self { network, load, required, turn: Arc::new(Semaphore::new(1)), line: Arc::new(line) }
+        Self {
+            network,
+            load,
+            config,
+            turn: Arc::new(Semaphore::new(1)),
+            last: Arc::default(),
+            line: Arc::new(line),
+        }
     }
 
-    /// What was measured last.
+    /// What was measured last and still tells of the line.
     pub fn last(&self) -> Option<Measurement> {
-        *self.line.borrow()
-    }
-
-    /// Bytes a second each way that are asked of a provider.
-    pub fn required(&self) -> u64 {
-        self.required
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = |kept: &Measurement| now_ms().saturating_sub(kept.bandwidth.measured_ms) > FORGOTTEN_MS;
+        if last.as_ref().is_some_and(old) {
+            *last = None;
+            self.line.send_replace(None);
+        }
+        *last
     }
 
     /// Waits until no job runs.
@@ -106,17 +130,14 @@ impl Meter {
     pub(super) fn helpers(&self, at_home: bool) -> Vec<NodeId> {
         let peers = self.network.peers().borrow().clone();
         let helpers = |elsewhere: bool| -> Vec<NodeId> {
-            let suits = |peer: &&PeerInfo| {
-                let place = peer.ip().map(crate::network::is_global);
-                !peer.agent.is_empty() && place == Some(elsewhere)
-            };
+            let suits = |peer: &&PeerInfo| !peer.agent.is_empty() && is_elsewhere(peer) == Some(elsewhere);
             peers.iter().filter(suits).map(|peer| peer.peer).collect()
         };
         let elsewhere = helpers(true);
         if elsewhere.is_empty() && at_home { helpers(false) } else { elsewhere }
     }
 
-    /// Measures with `peer`, or with one that is connected, and keeps the figures.
+    /// Measures with `peer`, or with one that is connected, and keeps the figures where they tell of the line.
     pub async fn measure(&self, peer: Option<NodeId>) -> Result<Measurement, MeasureError> {
         let peer = match peer {
             Some(peer) => peer,
@@ -126,12 +147,27 @@ impl Meter {
         Ok(self.keep(bandwidth, peer))
     }
 
-    /// Takes down what was measured.
+    /// Takes down what was measured with `peer`. What was better within a day stands: a slow helper says nothing against
+    /// the line.
     pub(super) fn keep(&self, bandwidth: Bandwidth, with: NodeId) -> Measurement {
-        let required = self.required;
-        let line = Measurement { bandwidth, with, required, enough: bandwidth.reaches(required) };
-        self.line.send_replace(Some(line));
-        line
+        let elsewhere = self.network.peers().borrow().iter().find(|peer| peer.peer == with).and_then(is_elsewhere);
+        let counts = self.config.local || elsewhere == Some(true);
+        let required = self.config.required;
+        let told = |bandwidth: Bandwidth| Measurement {
+            bandwidth,
+            with,
+            required,
+            enough: bandwidth.reaches(required),
+            counts,
+        };
+        if counts {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let stands = |kept: &Measurement| now_ms().saturating_sub(kept.bandwidth.measured_ms) < STANDS_MS;
+            let best = last.filter(stands).map_or(bandwidth, |kept| kept.bandwidth.best(bandwidth));
+            *last = Some(told(best));
+            self.line.send_replace(Some(best));
+        }
+        told(bandwidth)
     }
 
     /// Measures with `peer`. Gives way to jobs that begin.
@@ -143,52 +179,83 @@ impl Meter {
         }
         let measuring = async {
             let mut stream = self.network.open(peer, Vec::new(), Protocol::Bandwidth).await?;
-            measure(&mut stream).await
+            if stream.is_relayed() {
+                return Err(MeasureError::Relayed);
+            }
+            measure(&mut stream, PATIENCE).await
         };
         tokio::select! {
-            measured = timeout(PATIENCE, measuring) => measured.unwrap_or(Err(MeasureError::Timeout)),
+            // Opening has its own patience.
+            measured = timeout(PATIENCE * 2, measuring) => measured.unwrap_or(Err(MeasureError::Timeout)),
             Ok(_) = load.wait_for(|load| !is_idle(*load)) => Err(MeasureError::Working),
         }
     }
+}
+
+/// Whether a direct connection to it leads out of the home; nothing where there is none.
+fn is_elsewhere(peer: &PeerInfo) -> Option<bool> {
+    peer.ip().map(crate::network::is_global)
 }
 
 pub(super) fn is_idle(load: Load) -> bool {
     load.running == 0 && load.queued == 0
 }
 
-/// Rounds on one stream, until one tells enough. The figures are those of the fastest round each way: the first ones go
-/// while the transport still finds out how fast it may send.
-pub(super) async fn measure(stream: &mut FramedStream) -> Result<Bandwidth, MeasureError> {
-    // Content that nothing on the way can make smaller.
-    let mut block = vec![0; BLOCK_BYTES];
-    rand::rng().fill_bytes(&mut block);
-    let block = ToHelper::Block(block);
-    let mut best = Bandwidth { up: 0, down: 0, measured_ms: now_ms() };
+/// Rounds on one stream, until one tells enough or `patience` ends. The figures are those of the fastest round each way: the
+/// first ones go while the transport still finds out how fast it may send.
+pub(super) async fn measure(stream: &mut FramedStream, patience: Duration) -> Result<Bandwidth, MeasureError> {
+    let mut best: Option<Bandwidth> = None;
+    match timeout(patience, rounds(stream, &mut best)).await {
+        Ok(ended) => ended?,
+        // What went over the line before the last round went over it all the same.
+        Err(_) => return best.ok_or(MeasureError::Timeout),
+    }
+    best.ok_or(MeasureError::OutOfTurn)
+}
+
+async fn rounds(stream: &mut FramedStream, best: &mut Option<Bandwidth>) -> Result<(), MeasureError> {
     let (mut blocks, mut done) = (FIRST_BLOCKS, 0);
     loop {
-        let (up, down) = round(stream, &block, blocks).await?;
+        let (up, down) = round(stream, blocks).await?;
         let now = Bandwidth { up: rate(blocks, up), down: rate(blocks, down), measured_ms: now_ms() };
-        best = best.best(now);
+        *best = Some(best.map_or(now, |best| best.best(now)));
         done += blocks;
-        match next_round(blocks, up.min(down), done) {
+        match next_round(blocks, up, down, done) {
             Some(next) => blocks = next,
-            None => return Ok(best),
+            None => return Ok(()),
         }
     }
 }
 
 /// Microseconds that `blocks` took there and back.
-async fn round(stream: &mut FramedStream, block: &ToHelper, blocks: u32) -> Result<(u64, u64), MeasureError> {
-    stream.send(&ToHelper::Begin { blocks }, MAX_BANDWIDTH_FRAME).await?;
-    match receive(stream).await? {
-        ToAsker::Go => {}
-        ToAsker::Refused(refusal) => return Err(MeasureError::Refused(stream.peer().short(), refusal)),
-        _ => return Err(MeasureError::OutOfTurn),
+async fn round(stream: &mut FramedStream, blocks: u32) -> Result<(u64, u64), MeasureError> {
+    // Nobody knows the last one before it is there.
+    let last_block = random_block();
+    let digest = Digest::of(&last_block);
+    let asked = Instant::now();
+    // A helper that refuses may close its end before it has read anything.
+    let sent = stream.send(&ToHelper::Begin { blocks }, MAX_BANDWIDTH_FRAME).await;
+    match receive(stream).await {
+        Ok(ToAsker::Go) => sent?,
+        Ok(ToAsker::Refused(refusal)) => return Err(MeasureError::Refused(stream.peer().short(), refusal)),
+        Ok(_) => return Err(MeasureError::OutOfTurn),
+        Err(error) => return Err(sent.err().map_or(error, MeasureError::from)),
     }
-    for _ in 0..blocks {
-        stream.send(block, MAX_BANDWIDTH_FRAME).await?;
+    let round_trip = asked.elapsed();
+    let begun = Instant::now();
+    let block = ToHelper::Block(random_block());
+    for _ in 1..blocks {
+        stream.send(&block, MAX_BANDWIDTH_FRAME).await?;
     }
-    let ToAsker::Received { micros: up } = receive(stream).await? else { return Err(MeasureError::OutOfTurn) };
+    stream.send(&ToHelper::Block(last_block), MAX_BANDWIDTH_FRAME).await?;
+    let ToAsker::Received { micros: told, last } = receive(stream).await? else {
+        return Err(MeasureError::OutOfTurn);
+    };
+    if last != digest {
+        return Err(MeasureError::OutOfTurn);
+    }
+    // No quicker than it was from here, the way of the answer aside.
+    let seen = micros(begun.elapsed().saturating_sub(round_trip * 2));
     let mut first = None;
     for _ in 0..blocks {
         match receive(stream).await? {
@@ -196,9 +263,15 @@ async fn round(stream: &mut FramedStream, block: &ToHelper, blocks: u32) -> Resu
             _ => return Err(MeasureError::OutOfTurn),
         };
     }
-    Ok((up, micros(first.map_or(Duration::ZERO, |first| first.elapsed()))))
+    Ok((told.max(seen), micros(first.map_or(Duration::ZERO, |first| first.elapsed()))))
 }
 
+/// Content that nothing on the way can make smaller.
+fn random_block() -> Vec<u8> {
+    let mut block = vec![0; BLOCK_BYTES];
+    rand::rng().fill_bytes(&mut block);
+    block
+}
 pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,6 @@
 //! Measures the line of a node that provides, without being asked: some time after its start, and then once a day.
 
 use super::{MeasureError, Meter};
-use aitbc_protocol::bandwidth::Bandwidth;
 use rand::seq::SliceRandom as _;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -41,13 +40,11 @@ async fn round(meter: &Meter) -> bool {
     // Within the home, nothing is learned of the line.
     let mut helpers = meter.helpers(false);
     helpers.shuffle(&mut rand::rng());
-    let mut best: Option<Bandwidth> = None;
-    let (mut with, mut measured) = (None, 0);
+    let mut measured = 0;
     for peer in helpers.into_iter().take(MOST_ASKED) {
         match meter.with(peer).await {
             Ok(bandwidth) => {
-                best = Some(best.map_or(bandwidth, |best| best.best(bandwidth)));
-                with = Some(peer);
+                meter.keep(bandwidth, peer);
                 measured += 1;
             }
             Err(MeasureError::Working) => break,
@@ -57,9 +54,9 @@ async fn round(meter: &Meter) -> bool {
             break;
         }
     }
-    let (Some(bandwidth), Some(peer)) = (best, with) else { return false };
-    let line = meter.keep(bandwidth, peer);
-    let (up, down, required) = (mib(bandwidth.up), mib(bandwidth.down), mib(line.required));
+    // Asked for whatever came: what is old is forgotten.
+    let Some(line) = meter.last().filter(|_| measured > 0) else { return false };
+    let (up, down, required) = (mib(line.bandwidth.up), mib(line.bandwidth.down), mib(line.required));
     if line.enough {
         tracing::info!(up, down, "MiB/s over the line");
     } else {

@@ -5,12 +5,12 @@ use super::{
     asking::{is_idle, micros},
 };
 use crate::network::{
-    FramedStream, IncomingStream, NetworkHandle, PathKind, StreamError,
+    FramedStream, IncomingStream, StreamError,
     intake::{Busy, Limits},
     token_bucket::{Rate, TokenBucket},
 };
 use aitbc_protocol::{
-    NodeId,
+    Digest,
     bandwidth::{BLOCK_BYTES, Refusal, ToAsker, ToHelper, is_allowed},
     offer::Load,
     wire::MAX_BANDWIDTH_FRAME,
@@ -29,64 +29,88 @@ pub(super) const LIMITS: Limits =
     Limits { streams: 1, per_peer: 1, burst: 3, interval: Duration::from_secs(5 * 60) };
 /// Time from one measurement to the next, whoever asks: with 24 MiB each way, this takes 0.4 MiB/s of the line at most.
 const REST: Duration = Duration::from_secs(60);
+/// How long the first message may take, and a refusal.
+const FIRST: Duration = Duration::from_secs(5);
 /// Four may follow each other after a quiet time.
 const ALLOWANCE: Rate = Rate { burst: 4.0, per_second: 1.0 / REST.as_secs() as f64 };
 
 /// Helps others. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
-    network: NetworkHandle,
     load: watch::Receiver<Load>,
     allowance: Arc<Mutex<TokenBucket>>,
 }
 
 impl Server {
-    pub(super) fn new(network: NetworkHandle, load: watch::Receiver<Load>) -> Self {
+    pub(super) fn new(load: watch::Receiver<Load>) -> Self {
         let allowance = TokenBucket::full(ALLOWANCE, std::time::Instant::now());
-        Self { network, load, allowance: Arc::new(Mutex::new(allowance)) }
+        Self { load, allowance: Arc::new(Mutex::new(allowance)) }
     }
 
     /// Serves one stream.
     pub(super) async fn serve(self, incoming: IncomingStream, turn: Result<(), Busy>) {
         let IncomingStream { peer, mut stream } = incoming;
         let refusal = match turn {
-            Err(Busy { retry_ms }) => Some(Refusal::Busy { retry_ms }),
-            Ok(()) => self.refusal(peer),
+            // The place may be taken for as long as a measurement lasts.
+            Err(Busy { retry_ms }) => Some(Refusal::Busy { retry_ms: retry_ms.max(millis(PATIENCE)) }),
+            Ok(()) => self.refusal(stream.is_relayed()),
         };
-        let mut load = self.load.clone();
-        let helping = async {
-            tokio::select! {
-                helped = help(&mut stream, refusal) => helped,
-                // Nothing more is said: the stream is reset, and who measures begins again some other time.
-                Ok(_) = load.wait_for(|load| !is_idle(*load)), if refusal.is_none() => Ok(()),
-            }
+        let ended = match refusal {
+            // Said at once: whoever is refused holds nothing.
+            Some(refusal) => timeout(FIRST, refuse(&mut stream, refusal)).await,
+            None => timeout(PATIENCE, self.help(&mut stream)).await,
         };
-        match timeout(PATIENCE, helping).await {
+        match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(peer = %peer.short(), %error, "bandwidth not measured"),
             Err(_) => tracing::debug!(peer = %peer.short(), "bandwidth not measured in time"),
         }
     }
 
-    /// Why `peer` is not helped now.
-    pub(super) fn refusal(&self, peer: NodeId) -> Option<Refusal> {
-        let path = self.network.peers().borrow().iter().find(|known| known.peer == peer).map(|known| known.path);
-        if path == Some(PathKind::Relayed) {
+    async fn help(&self, stream: &mut FramedStream) -> Result<(), StreamError> {
+        let first = timeout(FIRST, stream.receive(MAX_BANDWIDTH_FRAME)).await;
+        let first = first.map_err(|_| StreamError::Timeout(FIRST))??;
+        if !self.allow() {
+            return refuse(stream, Refusal::Busy { retry_ms: millis(REST) }).await;
+        }
+        let mut load = self.load.clone();
+        tokio::select! {
+            helped = help(stream, first) => helped,
+            // Nothing more is said: the stream is reset, and who measures begins again some other time.
+            Ok(_) = load.wait_for(|load| !is_idle(*load)) => Ok(()),
+        }
+    }
+
+    /// Why a stream is not served now.
+    pub(super) fn refusal(&self, relayed: bool) -> Option<Refusal> {
+        if relayed {
             return Some(Refusal::Relayed);
         }
+        (!is_idle(*self.load.borrow())).then_some(Refusal::Busy { retry_ms: millis(REST) })
+    }
+
+    /// Takes one out of the allowance that all share, if there is one.
+    pub(super) fn allow(&self) -> bool {
         let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = is_idle(*self.load.borrow()) && allowance.take(ALLOWANCE, 1.0, std::time::Instant::now());
-        (!free).then_some(Refusal::Busy { retry_ms: u32::try_from(REST.as_millis()).unwrap_or(u32::MAX) })
+        allowance.take(ALLOWANCE, 1.0, std::time::Instant::now())
     }
 }
 
-/// Takes rounds for as long as they come and are allowed; the first is refused where there is a refusal.
-pub(super) async fn help(stream: &mut FramedStream, refusal: Option<Refusal>) -> Result<(), StreamError> {
-    let mut done = 0;
-    while let Some(ToHelper::Begin { blocks }) = stream.receive(MAX_BANDWIDTH_FRAME).await? {
-        if let Some(refusal) = refusal.or((!is_allowed(blocks, done)).then_some(Refusal::Size)) {
-            stream.send(&ToAsker::Refused(refusal), MAX_BANDWIDTH_FRAME).await?;
-            break;
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+async fn refuse(stream: &mut FramedStream, refusal: Refusal) -> Result<(), StreamError> {
+    stream.send(&ToAsker::Refused(refusal), MAX_BANDWIDTH_FRAME).await?;
+    stream.close().await
+}
+
+/// Takes rounds, of which `first` begins the first, for as long as they come and are allowed.
+pub(super) async fn help(stream: &mut FramedStream, first: Option<ToHelper>) -> Result<(), StreamError> {
+    let (mut next, mut done) = (first, 0);
+    while let Some(ToHelper::Begin { blocks }) = next {
+        if !is_allowed(blocks, done) {
+            return refuse(stream, Refusal::Size).await;
         }
         stream.send(&ToAsker::Go, MAX_BANDWIDTH_FRAME).await?;
         let (mut first, mut last) = (None, Vec::new());
@@ -99,12 +123,14 @@ pub(super) async fn help(stream: &mut FramedStream, refusal: Option<Refusal>) ->
             last = block;
         }
         let took = micros(first.map_or(Duration::ZERO, |first| first.elapsed()));
-        stream.send(&ToAsker::Received { micros: took }, MAX_BANDWIDTH_FRAME).await?;
+        let received = ToAsker::Received { micros: took, last: Digest::of(&last) };
+        stream.send(&received, MAX_BANDWIDTH_FRAME).await?;
         let block = ToAsker::Block(last);
         for _ in 0..blocks {
             stream.send(&block, MAX_BANDWIDTH_FRAME).await?;
         }
         done += blocks;
+        next = stream.receive(MAX_BANDWIDTH_FRAME).await?;
     }
     stream.close().await
 }

@@ -1,17 +1,17 @@
 use super::{
     BandwidthConfig, BandwidthParts, Meter,
-    asking::{MeasureError, Measurement, measure},
+    asking::{MeasureError, measure},
     serving::{Server, help},
     start,
 };
 use crate::{
-    network::{self, FramedStream, NetworkConfig, NetworkHandle},
+    network::{self, FramedStream, IncomingStream, NetworkConfig, NetworkHandle, Protocol, StreamError},
     telemetry::Metrics,
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
-    NetworkId, NodeId,
-    bandwidth::{BLOCK_BYTES, MOST_BLOCKS, REQUIRED, Refusal, ToAsker, ToHelper},
+    Digest, NetworkId, NodeId,
+    bandwidth::{BLOCK_BYTES, Bandwidth, MOST_BLOCKS, REQUIRED, Refusal, ToAsker, ToHelper},
     offer::Load,
     wire::MAX_BANDWIDTH_FRAME,
 };
@@ -19,16 +19,26 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+const LIMIT: Duration = Duration::from_secs(20);
 const BUSY: Load = Load { running: 1, queued: 0 };
+
+fn received(micros: u64) -> ToAsker {
+    ToAsker::Received { micros, last: Digest([0; 32]) }
+}
 
 fn pair() -> (FramedStream, FramedStream) {
     FramedStream::pair(NodeId([1; 32]), NodeId([2; 32]))
 }
 
+async fn helped(helper: &mut FramedStream) -> Result<(), StreamError> {
+    let first = helper.receive(MAX_BANDWIDTH_FRAME).await?;
+    help(helper, first).await
+}
+
 /// What the helper answers to a first message.
-async fn answered(first: ToHelper, refusal: Option<Refusal>) -> Option<ToAsker> {
+async fn answered(first: ToHelper) -> Option<ToAsker> {
     let (mut asker, mut helper) = pair();
-    let helping = tokio::spawn(async move { help(&mut helper, refusal).await });
+    let helping = tokio::spawn(async move { helped(&mut helper).await });
     asker.send(&first, MAX_BANDWIDTH_FRAME).await.expect("sent");
     let answer = asker.receive(MAX_BANDWIDTH_FRAME).await.expect("an answer, or the end");
     drop(asker);
@@ -41,11 +51,11 @@ async fn both_ways_are_measured() {
     let (mut asker, mut helper) = pair();
     let (measured, helped) = tokio::join!(
         async {
-            let measured = measure(&mut asker).await;
+            let measured = measure(&mut asker, LIMIT).await;
             drop(asker);
             measured
         },
-        help(&mut helper, None)
+        helped(&mut helper)
     );
     helped.expect("helped");
     let measured = measured.expect("measured");
@@ -54,20 +64,18 @@ async fn both_ways_are_measured() {
 
 #[tokio::test]
 async fn a_helper_takes_only_what_it_allows() {
-    assert_eq!(answered(ToHelper::Begin { blocks: 2 }, None).await, Some(ToAsker::Go));
+    assert_eq!(answered(ToHelper::Begin { blocks: 2 }).await, Some(ToAsker::Go));
     for blocks in [0, 1, MOST_BLOCKS + 1, u32::MAX] {
-        let answer = answered(ToHelper::Begin { blocks }, None).await;
+        let answer = answered(ToHelper::Begin { blocks }).await;
         assert_eq!(answer, Some(ToAsker::Refused(Refusal::Size)), "{blocks}");
     }
-    let refused = answered(ToHelper::Begin { blocks: 2 }, Some(Refusal::Relayed)).await;
-    assert_eq!(refused, Some(ToAsker::Refused(Refusal::Relayed)));
-    assert_eq!(answered(ToHelper::Block(vec![0; BLOCK_BYTES]), None).await, None, "nothing was begun");
+    assert_eq!(answered(ToHelper::Block(vec![0; BLOCK_BYTES])).await, None, "nothing was begun");
 }
 
 #[tokio::test]
 async fn nothing_comes_back_for_less_than_was_sent() {
     let (mut asker, mut helper) = pair();
-    let helping = tokio::spawn(async move { help(&mut helper, None).await });
+    let helping = tokio::spawn(async move { helped(&mut helper).await });
     asker.send(&ToHelper::Begin { blocks: 2 }, MAX_BANDWIDTH_FRAME).await.expect("sent");
     let go: Option<ToAsker> = asker.receive(MAX_BANDWIDTH_FRAME).await.expect("an answer");
     assert_eq!(go, Some(ToAsker::Go));
@@ -82,8 +90,8 @@ async fn what_no_helper_says_ends_it() {
     let small = ToAsker::Block(vec![0; BLOCK_BYTES - 1]);
     for (name, answers) in [
         ("it begins with a block", vec![ToAsker::Block(Vec::new())]),
-        ("it says how long before anything came", vec![ToAsker::Received { micros: 1 }]),
-        ("its blocks are small", vec![ToAsker::Go, ToAsker::Received { micros: 1 }, small]),
+        ("it says how long before anything came", vec![received(1)]),
+        ("it says so before the last one came", vec![ToAsker::Go, received(1), small]),
     ] {
         let (mut asker, mut helper) = pair();
         let playing = tokio::spawn(async move {
@@ -92,44 +100,98 @@ async fn what_no_helper_says_ends_it() {
             }
             while let Ok(Some(_)) = helper.receive::<ToHelper>(MAX_BANDWIDTH_FRAME).await {}
         });
-        let told = measure(&mut asker).await;
+        let told = measure(&mut asker, LIMIT).await;
         assert!(matches!(told, Err(MeasureError::OutOfTurn)), "{name}: {told:?}");
         drop(asker);
         playing.await.expect("no panic");
     }
 }
 
+/// One round as an honest helper serves it, but for what `change` makes of its blocks and its word.
+async fn play(helper: &mut FramedStream, micros: u64, size: usize) {
+    let Ok(Some(ToHelper::Begin { blocks })) = helper.receive(MAX_BANDWIDTH_FRAME).await else { return };
+    helper.send(&ToAsker::Go, MAX_BANDWIDTH_FRAME).await.expect("sent");
+    let mut last = Digest([0; 32]);
+    for _ in 0..blocks {
+        let Ok(Some(ToHelper::Block(block))) = helper.receive(MAX_BANDWIDTH_FRAME).await else { return };
+        last = Digest::of(&block);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    helper.send(&ToAsker::Received { micros, last }, MAX_BANDWIDTH_FRAME).await.expect("sent");
+    for _ in 0..blocks {
+        let _ = helper.send(&ToAsker::Block(vec![0; size]), MAX_BANDWIDTH_FRAME).await;
+    }
+}
+
+#[tokio::test]
+async fn a_helper_makes_no_line_look_faster_than_it_is_and_no_round_in_vain() {
+    // It reads slowly, says that it took no time, and after that says nothing more.
+    let (mut asker, mut helper) = pair();
+    let playing = tokio::spawn(async move {
+        play(&mut helper, 0, BLOCK_BYTES).await;
+        helper
+    });
+    let told = measure(&mut asker, Duration::from_secs(1)).await.expect("the first round counts");
+    let most = aitbc_protocol::bandwidth::rate(16, 100_000);
+    assert!(told.up > 0 && told.up < most, "{told:?}");
+    drop(playing.await.expect("no panic"));
+
+    let (mut asker, mut helper) = pair();
+    let playing = tokio::spawn(async move { play(&mut helper, 1, BLOCK_BYTES - 1).await });
+    let told = measure(&mut asker, LIMIT).await;
+    assert!(matches!(told, Err(MeasureError::OutOfTurn)), "its blocks are small: {told:?}");
+    drop(asker);
+    playing.await.expect("no panic");
+}
+
 /// A running node as far as this goes, alone.
 struct Node {
     network: NetworkHandle,
     load: watch::Sender<Load>,
-    line: watch::Receiver<Option<Measurement>>,
+    line: watch::Receiver<Option<Bandwidth>>,
     meter: Meter,
     _stop: tokio_util::sync::DropGuard,
 }
 
+/// A node that takes streams and says nothing.
+struct Silent {
+    network: NetworkHandle,
+    streams: tokio::sync::mpsc::Receiver<IncomingStream>,
+}
+
+impl Silent {
+    async fn start() -> Self {
+        let (network, incoming) = running().await;
+        Self { network, streams: incoming.bandwidth }
+    }
+}
+
+async fn running() -> (NetworkHandle, network::Incoming) {
+    let config = NetworkConfig {
+        network: NetworkId::new(NetworkId::LOCAL).expect("a name"),
+        listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address")],
+        bootstrap: Vec::new(),
+        external: Vec::new(),
+        relay: false,
+        relay_mbit: None,
+        mdns: false,
+        upnp: false,
+        gossip: false,
+        dht: false,
+        peer_table: None,
+    };
+    let key = SecretKey::generate().expect("a key");
+    network::start(config, &key, &Metrics::default()).await.expect("starts")
+}
+
 impl Node {
     async fn start() -> Self {
-        let config = NetworkConfig {
-            network: NetworkId::new(NetworkId::LOCAL).expect("a name"),
-            listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address")],
-            bootstrap: Vec::new(),
-            external: Vec::new(),
-            relay: false,
-            relay_mbit: None,
-            mdns: false,
-            upnp: false,
-            gossip: false,
-            dht: false,
-            peer_table: None,
-        };
-        let key = SecretKey::generate().expect("a key");
-        let (network, incoming) = network::start(config, &key, &Metrics::default()).await.expect("starts");
+        let (network, incoming) = running().await;
         let (load, loads) = watch::channel(Load::default());
         let (line, seen) = watch::channel(None);
         let parts = BandwidthParts { network: network.clone(), load: loads, streams: incoming.bandwidth, line };
         let stop = CancellationToken::new();
-        let config = BandwidthConfig { provides: false, required: REQUIRED };
+        let config = BandwidthConfig { provides: false, required: REQUIRED, local: true };
         let (meter, _task) = start(config, parts, stop.clone());
         Self { network, load, line: seen, meter, _stop: stop.drop_guard() }
     }
@@ -168,15 +230,60 @@ async fn jobs_come_first_on_both_sides() {
     let measured = asker.meter.measure(None).await.expect("measured with the only peer");
     assert_eq!((measured.with, measured.required), (helper.id(), REQUIRED));
     assert_eq!(measured.enough, measured.bandwidth.up.min(measured.bandwidth.down) >= REQUIRED);
-    assert_eq!(*asker.line.borrow(), Some(measured), "it is kept");
+    assert_eq!(*asker.line.borrow(), Some(measured.bandwidth), "it is kept");
+    assert_eq!(asker.meter.last(), Some(measured));
+    let slow = Bandwidth { up: 1, down: 1, measured_ms: measured.bandwidth.measured_ms };
+    assert!(!asker.meter.keep(slow, helper.id()).enough);
+    assert_eq!(*asker.line.borrow(), Some(measured.bandwidth), "a slow helper says nothing against the line");
+    let old = Bandwidth { measured_ms: 1, ..slow };
+    asker.meter.keep(old, helper.id());
     assert_eq!(asker.meter.helpers(false), [], "within the home nothing is learned of the line");
 }
 
 #[tokio::test]
+async fn a_job_that_begins_ends_a_measurement_on_both_sides() {
+    let (asker, helper) = (Node::start().await, Node::start().await);
+    asker.connect(&helper).await;
+    let mut stream = asker.network.open(helper.id(), Vec::new(), Protocol::Bandwidth).await.expect("opens");
+    stream.send(&ToHelper::Begin { blocks: 2 }, MAX_BANDWIDTH_FRAME).await.expect("sent");
+    let go: Option<ToAsker> = stream.receive(MAX_BANDWIDTH_FRAME).await.expect("an answer");
+    assert_eq!(go, Some(ToAsker::Go));
+    helper.load.send_replace(BUSY);
+    let ended = tokio::time::timeout(LIMIT, stream.receive::<ToAsker>(MAX_BANDWIDTH_FRAME)).await;
+    assert!(matches!(ended, Ok(Ok(None) | Err(_))), "{ended:?}");
+    helper.load.send_replace(Load::default());
+
+    let meter = asker.meter.clone();
+    let silent = Silent::start().await;
+    let addresses = silent.network.listening().borrow().to_vec();
+    asker.network.connect(silent.network.local_id(), addresses).await.expect("connects");
+    let to = silent.network.local_id();
+    let measuring = tokio::spawn(async move { meter.measure(Some(to)).await });
+    let mut streams = silent.streams;
+    let _stream = streams.recv().await.expect("it asks");
+    asker.load.send_replace(BUSY);
+    let told = tokio::time::timeout(LIMIT, measuring).await.expect("in time").expect("no panic");
+    assert!(matches!(told, Err(MeasureError::Working)), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_helper_helps_a_few_times_and_then_rests() {
-    let node = Node::start().await;
-    let server = Server::new(node.network.clone(), node.load.subscribe());
-    let answers: Vec<_> = (0..6).map(|peer| server.refusal(NodeId([peer; 32]))).collect();
-    assert_eq!(answers[..4], [None; 4]);
-    assert!(answers[4..].iter().all(|answer| matches!(answer, Some(Refusal::Busy { .. }))), "{answers:?}");
+    let (load, loads) = watch::channel(Load::default());
+    let server = Server::new(loads);
+    assert_eq!((0..6).map(|_| server.allow()).collect::<Vec<_>>(), [true, true, true, true, false, false]);
+    assert_eq!(server.refusal(false), None);
+    assert_eq!(server.refusal(true), Some(Refusal::Relayed));
+    load.send_replace(BUSY);
+    assert!(matches!(server.refusal(false), Some(Refusal::Busy { .. })));
+}
+
+#[tokio::test]
+async fn whoever_is_refused_is_told_at_once() {
+    let (_load, loads) = watch::channel(Load::default());
+    let (mut asker, helper) = pair();
+    let turn = Err(network::intake::Busy { retry_ms: 1 });
+    let serving = Server::new(loads).serve(IncomingStream { peer: NodeId([1; 32]), stream: helper }, turn);
+    let (told, ()) = tokio::join!(measure(&mut asker, LIMIT), serving);
+    let Err(MeasureError::Refused(_, Refusal::Busy { retry_ms })) = told else { panic!("{told:?}") };
+    assert!(retry_ms >= 30_000, "the place may be taken for as long");
 }

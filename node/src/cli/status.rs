@@ -6,6 +6,7 @@ use super::{
     client::Client,
     output,
 };
+use crate::clock::now_ms;
 use serde_json::Value;
 
 /// Runs the command.
@@ -33,7 +34,12 @@ fn people(status: &Value) {
     println!("traffic       {:.1} KiB/s in, {:.1} KiB/s out", kib(&traffic["received"]), kib(&traffic["sent"]));
     let line = &status["line"];
     if !line.is_null() {
-        println!("line          at least {:.1} MiB/s up, {:.1} MiB/s down", mib(&line["up"]), mib(&line["down"]));
+        println!(
+            "line          at least {:.1} MiB/s up, {:.1} MiB/s down, measured {} ago",
+            mib(&line["up"]),
+            mib(&line["down"]),
+            output::duration(now_ms().saturating_sub(line["measured_ms"].as_u64().unwrap_or_default())),
+        );
         if line["enough"] == false {
             println!("{}", verdict(line).replacen("slow    ", "warning      ", 1));
         }

@@ -11,7 +11,6 @@ use self::{
 };
 use super::JobsConfig;
 use crate::{
-    bandwidth::Measurement,
     clock::now_ms,
     engine::EngineStatus,
     gpu::power::PowerState,
@@ -21,6 +20,7 @@ use crate::{
 use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NodeId, Signed,
+    bandwidth::Bandwidth,
     geo::{COARSEST, Cell, FINEST_TOPIC},
     gpu::challenge::exchange::Shown,
     offer::{Device, Gossip, Heartbeat, Load, OFFER_LIFETIME_MS, Offer, Statements},
@@ -80,7 +80,7 @@ pub(super) struct Announcer {
     pub(super) load: watch::Receiver<Load>,
     pub(super) power: watch::Receiver<Arc<PowerState>>,
     pub(super) shown: watch::Receiver<Vec<Signed<Shown>>>,
-    pub(super) line: watch::Receiver<Option<Measurement>>,
+    pub(super) line: watch::Receiver<Option<Bandwidth>>,
     pub(super) announced: watch::Sender<Announced>,
     /// The same offer with its newest heartbeat, signed, for whoever tells others.
     pub(super) statements: watch::Sender<Option<Statements>>,
@@ -121,11 +121,13 @@ impl Announcer {
                     let newcomers = !connected.is_subset(&greeted);
                     let due = schedule.due(now, changed, newcomers, load);
                     if due.offer {
+                        let before = standing.as_ref().map(|standing| standing.content.clone());
                         match self.offer(content, load).await {
                             Ok(offered) => {
+                                let moved = before.is_some_and(|before| !offered.content.is_where(&before));
                                 standing = Some(offered);
                                 greeted.clone_from(&connected);
-                                schedule.offered(now);
+                                schedule.offered(now, moved);
                             }
                             Err(error) => {
                                 tracing::warn!(%error, "no offer could be made");
@@ -167,7 +169,7 @@ impl Announcer {
         let (engines, power) = (self.engines.borrow_and_update(), self.power.borrow_and_update());
         let (shown, line) = (self.shown.borrow_and_update(), *self.line.borrow_and_update());
         let content = content::gather(&self.config, &self.devices, &engines, addresses, &power)?;
-        Ok(content.with_findings(&shown, line.map(|measured| measured.bandwidth)))
+        Ok(content.with_findings(&shown, line))
     }
 
     /// Makes the next offer and shows it to this process and to those who ask.

@@ -34,7 +34,9 @@ pub enum Pace {
     Idle,
     /// Others reach this node through it.
     Reserved,
-    /// A job runs over it.
+    /// Another connection to the same peer came or broke: this one may lead to where the peer was.
+    Doubted,
+    /// A job runs over it, or others reach this node through it and something else did not answer.
     InUse,
 }
 
@@ -43,7 +45,7 @@ impl Pace {
         match self {
             Self::Idle => Duration::from_secs(15),
             Self::Reserved => Duration::from_secs(5),
-            Self::InUse => Duration::from_secs(1),
+            Self::Doubted | Self::InUse => Duration::from_secs(1),
         }
     }
 }

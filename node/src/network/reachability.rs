@@ -273,7 +273,16 @@ impl OwnAddresses {
 
     /// True if others reach this node without a relay, as far as anybody could tell.
     pub(super) fn is_public(&self) -> bool {
-        !self.configured.is_empty() || self.is_proven() || (self.local && !self.is_private())
+        !self.configured.is_empty()
+            || self.is_proven()
+            || (self.local && !self.is_private() && !self.is_translated())
+    }
+
+    /// Whether somebody sees this node under an IP address that it does not listen on: there is a NAT between.
+    fn is_translated(&self) -> bool {
+        let own: Vec<IpAddr> = self.listening.iter().filter_map(source_ip).collect();
+        let foreign = |known: &Candidate| source_ip(&known.address).is_some_and(|ip| !own.contains(&ip));
+        !own.is_empty() && self.candidates.iter().any(foreign)
     }
 
     /// True if it is the router that lets others in: nothing else says that they can.
@@ -319,7 +328,7 @@ impl OwnAddresses {
             let way = if self.relayed.is_empty() { "no relay was found yet" } else { "a relay leads here" };
             let router = if self.router.is_empty() { "" } else { ", and " };
             ("private", format!("{failure}{router}{}; {way}", self.router))
-        } else if self.local {
+        } else if self.local && !self.is_translated() {
             (
                 "public",
                 "on network `local` every address listened on counts as reachable until a check fails".to_owned(),

@@ -70,8 +70,10 @@ impl Default for Patience {
 const PROMPT_TOKEN: Duration = Duration::from_millis(20);
 /// Waited for each job before this one in the provider's queue.
 const QUEUED_JOB: Duration = Duration::from_secs(30);
-/// Tokens after the first piece from which on an answer tells how fast its provider is.
+/// Tokens after the first piece, and the time they take, from which on an answer tells how fast its provider is: what was
+/// held back comes all at once.
 const TELLING: u32 = 16;
+const TELLING_TIME: Duration = Duration::from_millis(500);
 /// The first piece is not waited for longer than this.
 const LONGEST_FIRST: Duration = Duration::from_secs(600);
 
@@ -408,7 +410,7 @@ impl Run<'_> {
         let speed = (f64::from(tokens) * 1000.0 / took.as_secs_f64()) as u32;
         Some(Answer {
             first_ms: first.saturating_duration_since(self.opened).as_secs_f64() * 1000.0,
-            speed: (tokens >= TELLING).then_some(speed),
+            speed: (tokens >= TELLING && took >= TELLING_TIME).then_some(speed),
         })
     }
 

@@ -179,7 +179,11 @@ pub(super) fn choose(
                 silent.then(|| now_ms.saturating_sub(*since_ms))
             }),
             failures: shared.experience.failures(&found.known.provider, now_ms),
-            speed_seen: shared.experience.speed(&found.known.provider, now_ms),
+            speed_seen: shared.experience.speed(
+                &found.known.provider,
+                found.known.offer.models[*index].weights,
+                now_ms,
+            ),
             shown_bytes: shown_bytes(&found.known.offer.shown, |signer| {
                 signer == shared.key.node_id() || shared.config.verifiers.contains(&signer)
             }),

@@ -347,7 +347,7 @@ impl<'a> Dispatch<'a> {
             self.shared.experience.note(provider, good, now_ms());
         }
         if let Some(answer) = answer.filter(|_| good) {
-            self.shared.experience.answered(provider, answer, now_ms());
+            self.shared.experience.answered(provider, weights, answer, now_ms());
         }
         match ended {
             Ended::Whole(finish) => {

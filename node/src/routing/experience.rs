@@ -1,7 +1,7 @@
 //! This node's own experience with providers: which share of recent jobs failed, and how fast the others were. Kept in
 //! memory, forgotten with time.
 
-use aitbc_protocol::{NodeId, UnixMillis};
+use aitbc_protocol::{Digest, NodeId, UnixMillis};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,7 +14,9 @@ const HALF_LIFE_MS: f64 = 10.0 * 60_000.0;
 /// Jobs that a stranger is credited with, so that one failure is not a verdict.
 const CREDIT: f64 = 1.0;
 /// Answers remembered of each provider.
-const MAX_ANSWERS: usize = 8;
+const MAX_ANSWERS: usize = 16;
+/// Answers of a model from which on they tell more than the provider's word: one may have been read slowly.
+const TELLING: usize = 2;
 /// An answer that is older tells nothing of how fast the provider is, in milliseconds.
 const STALE_MS: u64 = 24 * 3_600_000;
 
@@ -23,7 +25,7 @@ const STALE_MS: u64 = 24 * 3_600_000;
 pub(super) struct Answer {
     /// From the opening of the job to the first piece, in milliseconds.
     pub(super) first_ms: f64,
-    /// Tokens a thousand seconds, from the first piece to the last; `None` of an answer too short to tell.
+    /// Milli-tokens a second, from the first piece to the last; `None` of an answer too short to tell.
     pub(super) speed: Option<u32>,
 }
 
@@ -32,7 +34,7 @@ struct Record {
     good: f64,
     failed: f64,
     at_ms: UnixMillis,
-    answers: VecDeque<(UnixMillis, Answer)>,
+    answers: VecDeque<(UnixMillis, Digest, Answer)>,
 }
 
 impl Record {
@@ -43,9 +45,12 @@ impl Record {
         self.at_ms = self.at_ms.max(now_ms);
     }
 
-    fn answers(&self, now_ms: UnixMillis) -> impl Iterator<Item = Answer> {
-        let fresh = move |(at_ms, _): &&(UnixMillis, Answer)| at_ms.saturating_add(STALE_MS) > now_ms;
-        self.answers.iter().filter(fresh).map(|(_, answer)| *answer)
+    /// Those of `weights` that are fresh.
+    fn answers(&self, weights: Digest, now_ms: UnixMillis) -> impl Iterator<Item = Answer> {
+        let counts = move |(at_ms, of, _): &&(UnixMillis, Digest, Answer)| {
+            *of == weights && at_ms.saturating_add(STALE_MS) > now_ms
+        };
+        self.answers.iter().filter(counts).map(|(_, _, answer)| *answer)
     }
 }
 
@@ -68,22 +73,26 @@ impl Experience {
         })
     }
 
-    /// The fastest decoding of late, in milli-tokens a second: a reader that is slow slows the answer down, and nothing makes
-    /// it faster than the provider is.
-    pub(super) fn speed(&self, provider: &NodeId, now_ms: UnixMillis) -> Option<u32> {
-        self.records().get(provider)?.answers(now_ms).filter_map(|answer| answer.speed).max()
+    /// How fast `weights` decode there, in milli-tokens a second: the median of late, of two the faster, for a reader that is
+    /// slow slows an answer down. `None` where too few tell.
+    pub(super) fn speed(&self, provider: &NodeId, weights: Digest, now_ms: UnixMillis) -> Option<u32> {
+        let records = self.records();
+        let answers = records.get(provider)?.answers(weights, now_ms);
+        let mut speeds: Vec<u32> = answers.filter_map(|answer| answer.speed).collect();
+        speeds.sort_unstable();
+        speeds.get(speeds.len() / 2).copied().filter(|_| speeds.len() >= TELLING)
     }
 
-    /// How fast its answers came of late.
-    pub(super) fn answers(&self, provider: &NodeId, now_ms: UnixMillis) -> Vec<Answer> {
-        self.records().get(provider).map(|record| record.answers(now_ms).collect()).unwrap_or_default()
+    /// How fast answers of `weights` came of late.
+    pub(super) fn answers(&self, provider: &NodeId, weights: Digest, now_ms: UnixMillis) -> Vec<Answer> {
+        self.records().get(provider).map(|record| record.answers(weights, now_ms).collect()).unwrap_or_default()
     }
 
     /// Takes down how fast an answer came.
-    pub(super) fn answered(&self, provider: NodeId, answer: Answer, now_ms: UnixMillis) {
+    pub(super) fn answered(&self, provider: NodeId, weights: Digest, answer: Answer, now_ms: UnixMillis) {
         self.change(provider, |record| {
             record.answers.truncate(MAX_ANSWERS - 1);
-            record.answers.push_front((now_ms, answer));
+            record.answers.push_front((now_ms, weights, answer));
         });
     }
 
@@ -129,21 +138,26 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_answer_of_the_day_counts() {
+    fn the_median_of_a_model_s_answers_of_the_day_counts() {
         let (experience, provider) = (Experience::default(), NodeId([1; 32]));
+        let (small, large) = (Digest([1; 32]), Digest([2; 32]));
         let answer = |speed| Answer { first_ms: 100.0, speed };
-        assert_eq!(experience.speed(&provider, 0), None);
-        for (at_ms, speed) in [(0, Some(50_000)), (1_000, Some(20_000)), (2_000, None)] {
-            experience.answered(provider, answer(speed), at_ms);
+        assert_eq!(experience.speed(&provider, small, 0), None);
+        experience.answered(provider, small, answer(Some(50_000)), 0);
+        assert_eq!(experience.speed(&provider, small, 0), None, "one may have been read slowly");
+        for (at_ms, speed) in [(1_000, Some(20_000)), (2_000, None)] {
+            experience.answered(provider, small, answer(speed), at_ms);
         }
-        assert_eq!(experience.speed(&provider, 2_000), Some(50_000));
-        assert_eq!(experience.answers(&provider, 2_000).len(), 3);
-        assert_eq!(experience.speed(&provider, STALE_MS), Some(20_000));
-        assert_eq!(experience.speed(&provider, STALE_MS + 2_000), None);
+        assert_eq!(experience.speed(&provider, small, 2_000), Some(50_000), "of two the faster");
+        assert_eq!(experience.speed(&provider, large, 2_000), None, "another model");
+        experience.answered(provider, small, answer(Some(40_000)), 3_000);
+        assert_eq!(experience.speed(&provider, small, 3_000), Some(40_000));
+        assert_eq!(experience.answers(&provider, small, 3_000).len(), 4);
+        assert_eq!(experience.speed(&provider, small, STALE_MS + 3_000), None, "of yesterday");
         for at_ms in 0..100 {
-            experience.answered(provider, answer(Some(1_000)), at_ms);
+            experience.answered(provider, large, answer(Some(1_000)), at_ms);
         }
-        assert_eq!(experience.answers(&provider, 0).len(), MAX_ANSWERS);
+        assert_eq!(experience.answers(&provider, large, 0).len(), MAX_ANSWERS);
         assert!(experience.failures(&provider, 0).abs() < f64::EPSILON, "it says nothing of failures");
     }
 

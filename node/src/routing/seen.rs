@@ -8,7 +8,7 @@ use aitbc_protocol::{
 };
 use std::collections::HashMap;
 
-/// Sums up the providers that are known now, each by the first of its models.
+/// Sums up the providers that are known now, each by the device of the first model that it runs itself.
 pub(super) fn seen(shared: &Shared) -> Vec<Seen> {
     let now_ms = now_ms();
     let peers = shared.network.peers().borrow().clone();
@@ -16,8 +16,11 @@ pub(super) fn seen(shared: &Shared) -> Vec<Seen> {
         peers.iter().filter_map(|peer| Some((peer.peer, peer.round_trip_ms?))).collect();
     let snapshot = shared.book.snapshot();
     let samples = snapshot.offers.iter().filter_map(|known| {
-        let model = known.offer.models.first().filter(|model| !model.declared)?;
-        let answers = shared.experience.answers(&known.provider, now_ms);
+        let own = || known.offer.models.iter().filter(|model| !model.declared);
+        let model = own().next()?;
+        let there = own().filter(|other| other.device.name == model.device.name);
+        let answers = there.flat_map(|other| shared.experience.answers(&known.provider, other.weights, now_ms));
+        let answers: Vec<_> = answers.collect();
         let speeds = answers.iter().filter_map(|answer| answer.speed);
         Some(Sample {
             device: model.device.name.as_str(),

@@ -39,7 +39,7 @@ pub struct Seen {
     pub region: Cell,
     /// Providers.
     pub providers: usize,
-    /// Jobs of this node's.
+    /// Jobs of this node's with them that are remembered: the latest of a day.
     pub jobs: usize,
     /// Round trip in milliseconds.
     pub round_trip_ms: Option<f64>,

@@ -15,6 +15,9 @@ pub(super) async fn run(global: &Global, peer: Option<NodeId>) -> Outcome {
         println!("down     {:.1} MiB/s", mib(&found["down"]));
         println!("with     {}", found["with"].as_str().unwrap_or("-"));
         println!("{}", verdict(&found));
+        if found["counts"] == false {
+            println!("not kept that peer is in the same home, so this is the home's network and not its line");
+        }
     })
 }
 

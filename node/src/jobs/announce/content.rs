@@ -108,6 +108,11 @@ fn what_keeps(engine: &EngineStatus) -> Option<String> {
 }
 
 impl Content {
+    /// Whether it leads to the same addresses as `other`.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        self.addresses == other.addresses
+    }
+
     /// With what verifiers have signed about the memory of its GPUs, and what was measured of its line.
     pub(super) fn with_findings(self, shown: &[Signed<Shown>], bandwidth: Option<Bandwidth>) -> Self {
         Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), bandwidth, ..self }

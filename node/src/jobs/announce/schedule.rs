@@ -12,6 +12,8 @@ const BETWEEN_OFFERS: Duration = Duration::from_secs(2);
 const FOR_NEWCOMERS: Duration = Duration::from_secs(30);
 /// Least time between offers on the coarse topics.
 const BETWEEN_COARSE: Duration = Duration::from_secs(10 * 60);
+/// The same where the addresses are others than those told there: the old ones may lead nowhere.
+const BETWEEN_MOVES: Duration = Duration::from_secs(10);
 /// Time after which an offer that nobody heard on a coarse topic is published there again.
 const UNHEARD: Duration = Duration::from_secs(2);
 /// Time between heartbeats.
@@ -53,6 +55,8 @@ struct Coarse {
     unheard: Option<Instant>,
     /// The newest offer has not been heard there.
     owed: bool,
+    /// It has other addresses than the last one heard there.
+    moved: bool,
 }
 
 impl Schedule {
@@ -102,11 +106,12 @@ impl Schedule {
         full(told) != full(load) || busy(told).abs_diff(busy(load)).saturating_mul(2) > self.slots
     }
 
-    /// An offer was made.
-    pub(super) fn offered(&mut self, now: Instant) {
+    /// An offer was made, with other addresses than the one before where it has `moved`.
+    pub(super) fn offered(&mut self, now: Instant, moved: bool) {
         self.offered = Some(now);
         for coarse in self.coarse.values_mut() {
             coarse.owed = true;
+            coarse.moved |= moved;
         }
         self.not_before = None;
     }
@@ -128,7 +133,8 @@ impl Schedule {
         let owed = self.coarse.iter().filter(|(_, coarse)| coarse.owed);
         let dates: Vec<(u8, Instant)> = owed
             .map(|(precision, coarse)| {
-                let after_told = coarse.told.map(|told| told + BETWEEN_COARSE);
+                let pause = if coarse.moved { BETWEEN_MOVES } else { BETWEEN_COARSE };
+                let after_told = coarse.told.map(|told| told + pause);
                 let after_unheard = coarse.unheard.map(|unheard| unheard + UNHEARD);
                 (*precision, after_told.max(after_unheard).unwrap_or(now))
             })
@@ -140,7 +146,7 @@ impl Schedule {
     pub(super) fn told_coarsely(&mut self, precision: u8, now: Instant, heard: bool) {
         if let Some(coarse) = self.coarse.get_mut(&precision) {
             if heard {
-                *coarse = Coarse { told: Some(now), unheard: None, owed: false };
+                *coarse = Coarse { told: Some(now), ..Coarse::default() };
             } else {
                 coarse.unheard = Some(now);
             }
@@ -178,7 +184,7 @@ mod tests {
     fn started(slots: u32, now: Instant) -> Schedule {
         let mut schedule = Schedule::new(slots, [2, 3]);
         assert_eq!(schedule.due(now, true, false, IDLE), Due { offer: true, heartbeat: true });
-        schedule.offered(now);
+        schedule.offered(now, false);
         assert_eq!(schedule.coarse_due(now), [2, 3]);
         assert!(schedule.dht_due(now));
         schedule.told_coarsely(2, now, true);
@@ -199,7 +205,7 @@ mod tests {
         assert!(!schedule.due(start + seconds(1), true, false, IDLE).offer);
         assert_eq!(schedule.wake(start + seconds(1)), start + seconds(2));
         assert!(schedule.due(start + seconds(2), true, false, IDLE).offer);
-        schedule.offered(start + seconds(2));
+        schedule.offered(start + seconds(2), false);
         assert!(schedule.coarse_due(start + seconds(2)).is_empty());
         assert_eq!(schedule.coarse_due(start + seconds(600)), [2, 3]);
     }
@@ -219,7 +225,7 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::new(4, [2, 3]);
         assert!(schedule.due(start, true, false, IDLE).offer);
-        schedule.offered(start);
+        schedule.offered(start, false);
         assert_eq!(schedule.coarse_due(start), [2, 3]);
         schedule.told_coarsely(2, start, true);
         schedule.told_coarsely(3, start, false);
@@ -264,5 +270,19 @@ mod tests {
         assert!(!schedule.due(start + seconds(4), true, false, IDLE).offer);
         assert_eq!(schedule.wake(start + seconds(4)), start + seconds(5));
         assert!(schedule.due(start + seconds(5), true, false, IDLE).offer);
+    }
+
+    #[test]
+    fn whoever_hears_coarsely_learns_soon_of_other_addresses() {
+        let now = Instant::now();
+        let mut schedule = started(4, now);
+        schedule.offered(now + BETWEEN_OFFERS, false);
+        assert!(schedule.coarse_due(now + BETWEEN_MOVES).is_empty(), "another load can wait");
+        schedule.offered(now + 2 * BETWEEN_OFFERS, true);
+        assert!(schedule.coarse_due(now + BETWEEN_MOVES - Duration::from_millis(1)).is_empty());
+        assert_eq!(schedule.coarse_due(now + BETWEEN_MOVES), [2, 3]);
+        schedule.told_coarsely(2, now + BETWEEN_MOVES, true);
+        schedule.offered(now + BETWEEN_MOVES, false);
+        assert_eq!(schedule.coarse_due(now + 2 * BETWEEN_MOVES), [3], "it is told of them once");
     }
 }

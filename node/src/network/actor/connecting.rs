@@ -76,7 +76,8 @@ impl Actor {
 
     pub(super) fn on_probe(&mut self, event: &probe::Event) {
         let probe::Event { peer, connection, report } = event;
-        let depended_on = self.peers.connection(peer, *connection).is_some_and(|known| known.pace != Pace::Idle);
+        let pace = self.peers.connection(peer, *connection).map(|known| known.pace);
+        let depended_on = matches!(pace, Some(Pace::Reserved | Pace::InUse));
         if depended_on && !matches!(report, Report::RoundTrip(_)) {
             self.doubted_until = Some(Instant::now() + DOUBT);
         }
@@ -112,9 +113,10 @@ impl Actor {
         let changed: HashSet<PeerId> =
             self.peers.iter().filter(|(_, known)| changed(known)).map(|(peer, _)| *peer).collect();
         for (peer, connection) in self.peers.connections_mut() {
-            let pace = match (used.contains(peer) || changed.contains(peer), relays.contains(peer)) {
+            let pace = match (used.contains(peer), relays.contains(peer)) {
                 (true, _) => Pace::InUse,
                 (false, true) if doubted => Pace::InUse,
+                (false, _) if changed.contains(peer) => Pace::Doubted,
                 (false, true) => Pace::Reserved,
                 (false, false) => Pace::Idle,
             };

@@ -3,9 +3,10 @@
 use super::{
     FramedStream, IncomingQueues, StreamError, StreamLimits,
     budget::PeerBudget,
+    frame::Path,
     handler::{Handler, OpenStream, Reply, Shared},
 };
-use crate::network::Protocol;
+use crate::network::{Protocol, addresses::is_relayed};
 use aitbc_protocol::NodeId;
 use libp2p::{
     Multiaddr, PeerId,
@@ -119,7 +120,12 @@ impl Behaviour {
         self.peers.get(peer).map_or(&[], |peer| &peer.connections)
     }
 
-    fn handler(&mut self, connection: ConnectionId, peer: PeerId) -> Result<Handler, ConnectionDenied> {
+    fn handler(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        relayed: bool,
+    ) -> Result<Handler, ConnectionDenied> {
         let node =
             NodeId::from_peer_id_bytes(&peer.to_bytes()).ok_or_else(|| ConnectionDenied::new(NotANode(peer)))?;
         let now = Instant::now();
@@ -136,7 +142,8 @@ impl Behaviour {
         self.uses.retain(|_, uses| uses.strong_count() > 0);
         let used = Arc::new(());
         self.uses.insert(connection, Arc::downgrade(&used));
-        Ok(Handler::new(node, connection, Arc::clone(&self.shared), Arc::clone(&entry.budget), used))
+        let path = Path { peer: node, connection, relayed };
+        Ok(Handler::new(path, Arc::clone(&self.shared), Arc::clone(&entry.budget), used))
     }
 }
 
@@ -148,21 +155,22 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        self.handler(connection, peer)
+        // Of a relayed connection only the local side tells that it is one.
+        self.handler(connection, peer, is_relayed(local))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        address: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        self.handler(connection, peer)
+        self.handler(connection, peer, is_relayed(address))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

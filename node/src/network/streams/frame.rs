@@ -28,6 +28,14 @@ pub(super) struct Place {
     pub(super) _use: Arc<()>,
 }
 
+/// The connection that a stream runs on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    pub(super) peer: NodeId,
+    pub(super) connection: ConnectionId,
+    pub(super) relayed: bool,
+}
+
 /// A stream that sends and receives whole frames.
 ///
 /// Dropping it (both halves, if it was split) resets the stream and frees its place in the budget of the peer that
@@ -36,7 +44,7 @@ pub(super) struct Place {
 pub struct FramedStream {
     reader: FrameReader,
     writer: FrameWriter,
-    connection: Option<ConnectionId>,
+    path: Option<Path>,
 }
 
 impl FramedStream {
@@ -52,15 +60,15 @@ impl FramedStream {
         (Self::from_io(b, near), Self::from_io(a, far))
     }
 
-    /// A stream that was negotiated on `connection`, which is in use as long as it lives.
-    pub(super) fn negotiated(peer: NodeId, stream: Stream, connection: ConnectionId, place: Place) -> Self {
-        Self::build(peer, stream.compat(), Some(connection), Some(place))
+    /// A stream that was negotiated on a connection, which is in use as long as it lives.
+    pub(super) fn negotiated(path: Path, stream: Stream, place: Place) -> Self {
+        Self::build(path.peer, stream.compat(), Some(path), Some(place))
     }
 
     fn build(
         peer: NodeId,
         io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        connection: Option<ConnectionId>,
+        path: Option<Path>,
         place: Option<Place>,
     ) -> Self {
         let (read, write) = tokio::io::split(io);
@@ -68,7 +76,7 @@ impl FramedStream {
         Self {
             reader: FrameReader { peer, io: Box::new(read), buffer: BytesMut::new(), _place: place.clone() },
             writer: FrameWriter { peer, io: Box::new(write), cut: false, _place: place },
-            connection,
+            path,
         }
     }
 
@@ -79,7 +87,12 @@ impl FramedStream {
 
     /// The connection it runs on; `None` for a stream in memory.
     pub fn connection(&self) -> Option<ConnectionId> {
-        self.connection
+        self.path.map(|path| path.connection)
+    }
+
+    /// Whether it runs through a relay.
+    pub fn is_relayed(&self) -> bool {
+        self.path.is_some_and(|path| path.relayed)
     }
 
     /// Sends one frame and flushes it. `limit` is the protocol's largest frame. Not cancel-safe: a stream on which a

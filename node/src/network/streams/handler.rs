@@ -3,15 +3,14 @@
 use super::{
     FramedStream, IncomingQueues, IncomingStream, StreamError, StreamLimits,
     budget::{PeerBudget, Slot},
-    frame::Place,
+    frame::{Path, Place},
     upgrade::{Accept, Ask},
 };
 use crate::network::Protocol;
-use aitbc_protocol::NodeId;
 use libp2p::{
     Stream,
     swarm::{
-        ConnectionHandler, ConnectionHandlerEvent, ConnectionId, StreamUpgradeError, SubstreamProtocol,
+        ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
@@ -78,8 +77,7 @@ impl Drop for Reply {
 /// Opens the streams that this node asks for on one connection, and admits those that the peer opens.
 #[derive(Debug)]
 pub struct Handler {
-    peer: NodeId,
-    connection: ConnectionId,
+    path: Path,
     shared: Arc<Shared>,
     budget: Arc<PeerBudget>,
     /// Cloned into the slot of every live inbound stream of this connection.
@@ -92,15 +90,9 @@ pub struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(
-        peer: NodeId,
-        connection: ConnectionId,
-        shared: Arc<Shared>,
-        budget: Arc<PeerBudget>,
-        used: Arc<()>,
-    ) -> Self {
+    pub(super) fn new(path: Path, shared: Arc<Shared>, budget: Arc<PeerBudget>, used: Arc<()>) -> Self {
         let live = Arc::new(());
-        Self { peer, connection, shared, budget, live, used, requested: VecDeque::new(), opening: 0 }
+        Self { path, shared, budget, live, used, requested: VecDeque::new(), opening: 0 }
     }
 
     fn place(&self, slot: Option<Slot>) -> Place {
@@ -110,14 +102,14 @@ impl Handler {
     fn on_inbound(&self, stream: Stream, protocol: Protocol) {
         let refuse = |reason| {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(peer = %self.peer, protocol = protocol.name(), reason, "stream refused");
+            tracing::debug!(peer = %self.path.peer, protocol = protocol.name(), reason, "stream refused");
         };
         let Some(slot) = self.budget.admit(protocol, &self.live, Instant::now()) else {
             return refuse("the peer is over its limits");
         };
-        let stream = FramedStream::negotiated(self.peer, stream, self.connection, self.place(Some(slot)));
+        let stream = FramedStream::negotiated(self.path, stream, self.place(Some(slot)));
         let queue = self.shared.incoming.of(protocol);
-        if queue.try_send(IncomingStream { peer: self.peer, stream }).is_err() {
+        if queue.try_send(IncomingStream { peer: self.path.peer, stream }).is_err() {
             refuse("the queue of incoming streams is full or gone");
         }
     }
@@ -125,7 +117,7 @@ impl Handler {
     fn on_outbound(&mut self, stream: Stream, open: OpenStream) {
         self.opening -= 1;
         let place = self.place(None);
-        open.reply.send(Ok(FramedStream::negotiated(self.peer, stream, self.connection, place)));
+        open.reply.send(Ok(FramedStream::negotiated(self.path, stream, place)));
     }
 
     fn on_outbound_error(&mut self, open: OpenStream, error: StreamUpgradeError<Infallible>) {
@@ -133,7 +125,7 @@ impl Handler {
         open.reply.send(Err(match error {
             StreamUpgradeError::Timeout => StreamError::Timeout(self.shared.limits.negotiation_timeout),
             StreamUpgradeError::NegotiationFailed => {
-                StreamError::Unsupported { peer: self.peer, protocol: open.protocol.name() }
+                StreamError::Unsupported { peer: self.path.peer, protocol: open.protocol.name() }
             }
             StreamUpgradeError::Io(error) => StreamError::Closed(error.to_string()),
             StreamUpgradeError::Apply(never) => match never {},
