@@ -380,6 +380,21 @@ mod tests {
     }
 
     #[test]
+    fn on_a_local_network_a_nat_between_ends_the_presumption() {
+        let mut own = OwnAddresses::new(&NetworkId::new(NetworkId::LOCAL).unwrap(), &[]);
+        own.listening_on(&address("/ip4/10.172.0.2/tcp/4101"));
+        own.observed(&address("/ip4/10.172.0.2/tcp/4101"));
+        assert!(own.is_public());
+        assert_eq!(own.verdict().verdict, "public");
+        own.observed(&address("/ip4/198.18.0.12/tcp/4101"));
+        assert!(!own.is_public() && !own.is_private());
+        assert_eq!(own.verdict().verdict, "unknown");
+        assert!(!own.external().is_empty(), "neighbours behind the same NAT reach it all the same");
+        own.proven(&address("/ip4/198.18.0.12/tcp/4101"), "a peer", Instant::now());
+        assert!(own.is_public());
+    }
+
+    #[test]
     fn a_hint_is_announced_and_is_no_verdict() {
         let mut own = public();
         let one = helper();
