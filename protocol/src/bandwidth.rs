@@ -3,15 +3,14 @@
 //! ```text
 //! asker --Begin { blocks }--> helper
 //!       <-Go, or Refused-----
-//!       --Block, each-------->          timed by the helper, from the first to the last
-//!       <-Received { micros, last }-
-//!       <-Block, as many------          timed by the asker, likewise
+//!       --Block, each-------->          timed by the asker, until the answer
+//!       <-Received { last }---
+//!       <-Block, as many------          timed by the asker, from the first to the last
 //! ```
 //!
 //! Rounds grow until both ways take long enough to tell ([`next_round`]). A helper sends no more than it was sent, and nobody can
-//! have it send anything to somebody else. It cannot make a line look faster than it is: the last block is one that nobody
-//! knows before, what comes back follows on the digest of it, and the asker takes the way up to be no quicker than it saw
-//! itself.
+//! have it send anything to somebody else. Nothing counts that it says of times: the last block is one that nobody knows before,
+//! and what comes back follows on the digest of it.
 
 use crate::{UnixMillis, bytes::Digest};
 use serde::{Deserialize, Serialize};
@@ -54,8 +53,6 @@ pub enum ToAsker {
     Refused(Refusal),
     /// All blocks of the round are there.
     Received {
-        /// Microseconds from the first to the last.
-        micros: u64,
         /// Digest of the last one: nobody can say so before it is there.
         last: Digest,
     },
@@ -109,6 +106,12 @@ impl Bandwidth {
     }
 }
 
+/// What the way up took of `elapsed` microseconds from the first block sent to the answer, where agreeing on the round took
+/// `round_trip`: without the way of the answer, but never less than three quarters, for a helper may have agreed slowly.
+pub fn way_up(elapsed: u64, round_trip: u64) -> u64 {
+    elapsed - round_trip.min(elapsed / 4)
+}
+
 /// Bytes a second of a round: what came after the first block, by the time from the first to the last.
 pub fn rate(blocks: u32, micros: u64) -> u64 {
     let bytes = u128::from(blocks.saturating_sub(1)) * BLOCK_BYTES as u128;
@@ -149,6 +152,13 @@ mod tests {
         assert!(line.reaches(REQUIRED));
         let slow = Bandwidth { up: REQUIRED - 1, measured_ms: 2, ..line };
         assert!(!slow.reaches(REQUIRED) && slow.best(line).reaches(REQUIRED));
+    }
+
+    #[test]
+    fn a_helper_that_agrees_slowly_gains_a_third_at_most() {
+        assert_eq!(way_up(1_000_000, 100_000), 900_000);
+        assert_eq!(way_up(1_000_000, 9_000_000), 750_000);
+        assert_eq!((way_up(0, 5), way_up(u64::MAX, 0)), (0, u64::MAX));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
 };
 use aitbc_protocol::{
     Digest, NodeId,
-    bandwidth::{BLOCK_BYTES, Bandwidth, FIRST_BLOCKS, Refusal, ToAsker, ToHelper, next_round, rate},
+    bandwidth::{BLOCK_BYTES, Bandwidth, FIRST_BLOCKS, Refusal, ToAsker, ToHelper, next_round, rate, way_up},
     offer::Load,
     wire::MAX_BANDWIDTH_FRAME,
 };
@@ -80,6 +80,9 @@ const STANDS_MS: u64 = 24 * 3_600_000;
 /// Without newer ones they are forgotten after as long.
 const FORGOTTEN_MS: u64 = 2 * STANDS_MS;
 
+/// Figures held at most.
+const MAX_KEPT: usize = 16;
+
 /// Measures, and holds what was measured last. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Meter {
@@ -87,7 +90,8 @@ pub struct Meter {
     load: watch::Receiver<Load>,
     config: BandwidthConfig,
     turn: Arc<Semaphore>,
-    last: Arc<Mutex<Option<Measurement>>>,
+    /// What was measured of late, the newest last.
+    kept: Arc<Mutex<Vec<(Bandwidth, NodeId)>>>,
     line: Arc<watch::Sender<Option<Bandwidth>>>,
 }
 
@@ -103,20 +107,26 @@ impl Meter {
             load,
             config,
             turn: Arc::new(Semaphore::new(1)),
-            last: Arc::default(),
+            kept: Arc::default(),
             line: Arc::new(line),
         }
     }
 
-    /// What was measured last and still tells of the line.
+    /// The best each way of the day before the last measurement, while that is not too old to tell anything.
     pub fn last(&self) -> Option<Measurement> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = |kept: &Measurement| now_ms().saturating_sub(kept.bandwidth.measured_ms) > FORGOTTEN_MS;
-        if last.as_ref().is_some_and(old) {
-            *last = None;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (newest, with) = *kept.last()?;
+        if now_ms().saturating_sub(newest.measured_ms) > FORGOTTEN_MS {
+            kept.clear();
             self.line.send_replace(None);
+            return None;
         }
-        *last
+        Some(self.told(best(&kept), with, true))
+    }
+
+    fn told(&self, bandwidth: Bandwidth, with: NodeId, counts: bool) -> Measurement {
+        let required = self.config.required;
+        Measurement { bandwidth, with, required, enough: bandwidth.reaches(required), counts }
     }
 
     /// Waits until no job runs.
@@ -147,27 +157,21 @@ impl Meter {
         Ok(self.keep(bandwidth, peer))
     }
 
-    /// Takes down what was measured with `peer`. What was better within a day stands: a slow helper says nothing against
+    /// Takes down what was measured with `with`. What was better within a day stands: a slow helper says nothing against
     /// the line.
     pub(super) fn keep(&self, bandwidth: Bandwidth, with: NodeId) -> Measurement {
         let elsewhere = self.network.peers().borrow().iter().find(|peer| peer.peer == with).and_then(is_elsewhere);
         let counts = self.config.local || elsewhere == Some(true);
-        let required = self.config.required;
-        let told = |bandwidth: Bandwidth| Measurement {
-            bandwidth,
-            with,
-            required,
-            enough: bandwidth.reaches(required),
-            counts,
-        };
         if counts {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            let stands = |kept: &Measurement| now_ms().saturating_sub(kept.bandwidth.measured_ms) < STANDS_MS;
-            let best = last.filter(stands).map_or(bandwidth, |kept| kept.bandwidth.best(bandwidth));
-            *last = Some(told(best));
-            self.line.send_replace(Some(best));
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = bandwidth.measured_ms.saturating_sub(STANDS_MS);
+            kept.retain(|(older, _)| older.measured_ms > since);
+            let spare = (kept.len() + 1).saturating_sub(MAX_KEPT);
+            kept.drain(..spare);
+            kept.push((bandwidth, with));
+            self.line.send_replace(Some(best(&kept)));
         }
-        told(bandwidth)
+        self.told(bandwidth, with, counts)
     }
 
     /// Measures with `peer`. Gives way to jobs that begin.
@@ -190,6 +194,12 @@ impl Meter {
             Ok(_) = load.wait_for(|load| !is_idle(*load)) => Err(MeasureError::Working),
         }
     }
+}
+
+/// The best each way.
+fn best(kept: &[(Bandwidth, NodeId)]) -> Bandwidth {
+    let all = kept.iter().map(|(bandwidth, _)| *bandwidth);
+    all.reduce(Bandwidth::best).unwrap_or(Bandwidth { up: 0, down: 0, measured_ms: 0 })
 }
 
 /// Whether a direct connection to it leads out of the home; nothing where there is none.
@@ -248,14 +258,13 @@ async fn round(stream: &mut FramedStream, blocks: u32) -> Result<(u64, u64), Mea
         stream.send(&block, MAX_BANDWIDTH_FRAME).await?;
     }
     stream.send(&ToHelper::Block(last_block), MAX_BANDWIDTH_FRAME).await?;
-    let ToAsker::Received { micros: told, last } = receive(stream).await? else {
+    let ToAsker::Received { last } = receive(stream).await? else {
         return Err(MeasureError::OutOfTurn);
     };
     if last != digest {
         return Err(MeasureError::OutOfTurn);
     }
-    // No quicker than it was from here, the way of the answer aside.
-    let seen = micros(begun.elapsed().saturating_sub(round_trip * 2));
+    let up = way_up(micros(begun.elapsed()), micros(round_trip));
     let mut first = None;
     for _ in 0..blocks {
         match receive(stream).await? {
@@ -263,7 +272,7 @@ async fn round(stream: &mut FramedStream, blocks: u32) -> Result<(u64, u64), Mea
             _ => return Err(MeasureError::OutOfTurn),
         };
     }
-    Ok((told.max(seen), micros(first.map_or(Duration::ZERO, |first| first.elapsed()))))
+    Ok((up, micros(first.map_or(Duration::ZERO, |first| first.elapsed()))))
 }
 
 /// Content that nothing on the way can make smaller.
@@ -272,7 +281,8 @@ fn random_block() -> Vec<u8> {
     rand::rng().fill_bytes(&mut block);
     block
 }
-pub(super) fn micros(time: Duration) -> u64 {
+
+fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn run(meter: Meter, provides: bool) {
     let mut pause = FIRST_PAUSE;
     loop {
         meter.idle().await;
-        if round(&meter).await {
+        if round(&meter, false).await {
             pause = FIRST_PAUSE;
             sleep(AGAIN).await;
         } else {
@@ -35,10 +35,9 @@ pub(super) async fn run(meter: Meter, provides: bool) {
     }
 }
 
-/// Whether anything was measured.
-async fn round(meter: &Meter) -> bool {
-    // Within the home, nothing is learned of the line.
-    let mut helpers = meter.helpers(false);
+/// Whether anything was measured. Within the home, nothing is learned of the line: only tests ask there.
+pub(super) async fn round(meter: &Meter, at_home: bool) -> bool {
+    let mut helpers = meter.helpers(at_home);
     helpers.shuffle(&mut rand::rng());
     let mut measured = 0;
     for peer in helpers.into_iter().take(MOST_ASKED) {

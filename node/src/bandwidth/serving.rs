@@ -1,9 +1,6 @@
 //! Helps others to measure their line: takes blocks and sends as many back.
 
-use super::{
-    PATIENCE,
-    asking::{is_idle, micros},
-};
+use super::{PATIENCE, asking::is_idle};
 use crate::network::{
     FramedStream, IncomingStream, StreamError,
     intake::{Busy, Limits},
@@ -19,10 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::{sync::watch, time::timeout};
 
 /// A node measures once a day, and its owner now and then; two at a time would measure each other.
 pub(super) const LIMITS: Limits =
@@ -113,17 +107,15 @@ pub(super) async fn help(stream: &mut FramedStream, first: Option<ToHelper>) -> 
             return refuse(stream, Refusal::Size).await;
         }
         stream.send(&ToAsker::Go, MAX_BANDWIDTH_FRAME).await?;
-        let (mut first, mut last) = (None, Vec::new());
+        let mut last = Vec::new();
         for _ in 0..blocks {
             let Some(ToHelper::Block(block)) = stream.receive(MAX_BANDWIDTH_FRAME).await? else { return Ok(()) };
             if block.len() != BLOCK_BYTES {
                 return Ok(());
             }
-            first.get_or_insert_with(Instant::now);
             last = block;
         }
-        let took = micros(first.map_or(Duration::ZERO, |first| first.elapsed()));
-        let received = ToAsker::Received { micros: took, last: Digest::of(&last) };
+        let received = ToAsker::Received { last: Digest::of(&last) };
         stream.send(&received, MAX_BANDWIDTH_FRAME).await?;
         let block = ToAsker::Block(last);
         for _ in 0..blocks {

@@ -1,6 +1,7 @@
 use super::{
     BandwidthConfig, BandwidthParts, Meter,
     asking::{MeasureError, measure},
+    rounds::round,
     serving::{Server, help},
     start,
 };
@@ -22,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(20);
 const BUSY: Load = Load { running: 1, queued: 0 };
 
-fn received(micros: u64) -> ToAsker {
-    ToAsker::Received { micros, last: Digest([0; 32]) }
+fn received() -> ToAsker {
+    ToAsker::Received { last: Digest([0; 32]) }
 }
 
 fn pair() -> (FramedStream, FramedStream) {
@@ -90,8 +91,8 @@ async fn what_no_helper_says_ends_it() {
     let small = ToAsker::Block(vec![0; BLOCK_BYTES - 1]);
     for (name, answers) in [
         ("it begins with a block", vec![ToAsker::Block(Vec::new())]),
-        ("it says how long before anything came", vec![received(1)]),
-        ("it says so before the last one came", vec![ToAsker::Go, received(1), small]),
+        ("it says how long before anything came", vec![received()]),
+        ("it says so before the last one came", vec![ToAsker::Go, received(), small]),
     ] {
         let (mut asker, mut helper) = pair();
         let playing = tokio::spawn(async move {
@@ -107,9 +108,10 @@ async fn what_no_helper_says_ends_it() {
     }
 }
 
-/// One round as an honest helper serves it, but for what `change` makes of its blocks and its word.
-async fn play(helper: &mut FramedStream, micros: u64, size: usize) {
+/// One round of a helper that agrees late, reads slowly and sends blocks of `size`.
+async fn play(helper: &mut FramedStream, size: usize) {
     let Ok(Some(ToHelper::Begin { blocks })) = helper.receive(MAX_BANDWIDTH_FRAME).await else { return };
+    tokio::time::sleep(Duration::from_millis(300)).await;
     helper.send(&ToAsker::Go, MAX_BANDWIDTH_FRAME).await.expect("sent");
     let mut last = Digest([0; 32]);
     for _ in 0..blocks {
@@ -117,7 +119,7 @@ async fn play(helper: &mut FramedStream, micros: u64, size: usize) {
         last = Digest::of(&block);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    helper.send(&ToAsker::Received { micros, last }, MAX_BANDWIDTH_FRAME).await.expect("sent");
+    helper.send(&ToAsker::Received { last }, MAX_BANDWIDTH_FRAME).await.expect("sent");
     for _ in 0..blocks {
         let _ = helper.send(&ToAsker::Block(vec![0; size]), MAX_BANDWIDTH_FRAME).await;
     }
@@ -125,10 +127,10 @@ async fn play(helper: &mut FramedStream, micros: u64, size: usize) {
 
 #[tokio::test]
 async fn a_helper_makes_no_line_look_faster_than_it_is_and_no_round_in_vain() {
-    // It reads slowly, says that it took no time, and after that says nothing more.
+    // What it delays before the round gains it little, and after the round it says nothing more.
     let (mut asker, mut helper) = pair();
     let playing = tokio::spawn(async move {
-        play(&mut helper, 0, BLOCK_BYTES).await;
+        play(&mut helper, BLOCK_BYTES).await;
         helper
     });
     let told = measure(&mut asker, Duration::from_secs(1)).await.expect("the first round counts");
@@ -137,7 +139,7 @@ async fn a_helper_makes_no_line_look_faster_than_it_is_and_no_round_in_vain() {
     drop(playing.await.expect("no panic"));
 
     let (mut asker, mut helper) = pair();
-    let playing = tokio::spawn(async move { play(&mut helper, 1, BLOCK_BYTES - 1).await });
+    let playing = tokio::spawn(async move { play(&mut helper, BLOCK_BYTES - 1).await });
     let told = measure(&mut asker, LIMIT).await;
     assert!(matches!(told, Err(MeasureError::OutOfTurn)), "its blocks are small: {told:?}");
     drop(asker);
@@ -235,9 +237,26 @@ async fn jobs_come_first_on_both_sides() {
     let slow = Bandwidth { up: 1, down: 1, measured_ms: measured.bandwidth.measured_ms };
     assert!(!asker.meter.keep(slow, helper.id()).enough);
     assert_eq!(*asker.line.borrow(), Some(measured.bandwidth), "a slow helper says nothing against the line");
-    let old = Bandwidth { measured_ms: 1, ..slow };
-    asker.meter.keep(old, helper.id());
+    let next_day = Bandwidth { measured_ms: slow.measured_ms + 24 * 3_600_000, ..slow };
+    asker.meter.keep(next_day, helper.id());
+    assert_eq!(
+        *asker.line.borrow(),
+        Some(next_day),
+        "yesterday's says nothing of today, however often it was asked"
+    );
     assert_eq!(asker.meter.helpers(false), [], "within the home nothing is learned of the line");
+}
+
+#[tokio::test]
+async fn a_line_is_measured_by_itself_with_those_elsewhere_alone() {
+    let (asker, helper) = (Node::start().await, Node::start().await);
+    asker.connect(&helper).await;
+    assert!(!round(&asker.meter, false).await, "nobody is elsewhere");
+    assert_eq!(*asker.line.borrow(), None);
+    assert!(round(&asker.meter, true).await);
+    assert_eq!(*asker.line.borrow(), asker.meter.last().map(|line| line.bandwidth));
+    asker.load.send_replace(BUSY);
+    assert!(!round(&asker.meter, true).await, "jobs come first");
 }
 
 #[tokio::test]

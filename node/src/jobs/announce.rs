@@ -121,10 +121,9 @@ impl Announcer {
                     let newcomers = !connected.is_subset(&greeted);
                     let due = schedule.due(now, changed, newcomers, load);
                     if due.offer {
-                        let before = standing.as_ref().map(|standing| standing.content.clone());
+                        let moved = standing.as_ref().is_some_and(|standing| !standing.content.is_where(&content));
                         match self.offer(content, load).await {
                             Ok(offered) => {
-                                let moved = before.is_some_and(|before| !offered.content.is_where(&before));
                                 standing = Some(offered);
                                 greeted.clone_from(&connected);
                                 schedule.offered(now, moved);

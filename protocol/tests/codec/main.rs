@@ -113,7 +113,7 @@ fn to_asker() -> impl Strategy<Value = ToAsker> {
             Just(bandwidth::Refusal::Size),
         ]
         .prop_map(ToAsker::Refused),
-        (any::<u64>(), digest()).prop_map(|(micros, last)| ToAsker::Received { micros, last }),
+        digest().prop_map(|last| ToAsker::Received { last }),
         vec(any::<u8>(), 0..200).prop_map(ToAsker::Block),
     ]
 }

@@ -99,7 +99,8 @@ impl Actor {
         self.peers_changed = true;
     }
 
-    /// Probes what is in use often and the rest rarely, and so the connections of a peer of which one came or broke. Other connections to a peer that is in use are where its jobs go
+    /// Probes what is in use often and the rest rarely, and for a while the connections of a peer of which one came or broke.
+    /// Other connections to a peer that is in use are where its jobs go
     /// when the first one dies: they are probed as often. Where something does not answer, this node itself may be cut
     /// off or have moved: whether its relays still know it shows at once, and not when their turn comes.
     pub(super) fn set_paces(&mut self, now: Instant) {
