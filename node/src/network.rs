@@ -425,4 +425,4 @@ fn node_id(peer: &PeerId) -> Option<NodeId> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

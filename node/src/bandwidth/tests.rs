@@ -6,12 +6,15 @@ use super::{
     start,
 };
 use crate::{
-    network::{self, FramedStream, IncomingStream, NetworkConfig, NetworkHandle, Protocol, StreamError},
+    network::{
+        self, FramedStream, IncomingStream, NetworkConfig, NetworkHandle, Protocol, StreamError,
+        tests::{QUIC, config},
+    },
     telemetry::Metrics,
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
-    Digest, NetworkId, NodeId,
+    Digest, NodeId,
     bandwidth::{BLOCK_BYTES, Bandwidth, MOST_BLOCKS, REQUIRED, Refusal, ToAsker, ToHelper},
     offer::Load,
     wire::MAX_BANDWIDTH_FRAME,
@@ -169,19 +172,7 @@ impl Silent {
 }
 
 async fn running() -> (NetworkHandle, network::Incoming) {
-    let config = NetworkConfig {
-        network: NetworkId::new(NetworkId::LOCAL).expect("a name"),
-        listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address")],
-        bootstrap: Vec::new(),
-        external: Vec::new(),
-        relay: false,
-        relay_mbit: None,
-        mdns: false,
-        upnp: false,
-        gossip: false,
-        dht: false,
-        peer_table: None,
-    };
+    let config = NetworkConfig { relay: false, gossip: false, dht: false, ..config(&[QUIC], &[]) };
     let key = SecretKey::generate().expect("a key");
     network::start(config, &key, &Metrics::default()).await.expect("starts")
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 /// Far more than any of these takes; a test that hangs fails.
 const LIMIT: Duration = Duration::from_secs(30);
 
-const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
+pub(crate) const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 
 struct Node {
@@ -22,7 +22,7 @@ struct Node {
     metrics: Metrics,
 }
 
-fn config(listen: &[&str], bootstrap: &[Multiaddr]) -> NetworkConfig {
+pub(crate) fn config(listen: &[&str], bootstrap: &[Multiaddr]) -> NetworkConfig {
     NetworkConfig {
         network: NetworkId::new(NetworkId::LOCAL).unwrap(),
         listen: listen.iter().map(|address| address.parse().unwrap()).collect(),

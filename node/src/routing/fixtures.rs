@@ -181,19 +181,7 @@ pub(super) struct Node {
 impl Node {
     pub(super) async fn start() -> Self {
         let (key, metrics) = (key(1), Metrics::default());
-        let config = NetworkConfig {
-            network: network(),
-            listen: Vec::new(),
-            bootstrap: Vec::new(),
-            external: Vec::new(),
-            relay: false,
-            relay_mbit: None,
-            mdns: false,
-            upnp: false,
-            gossip: true,
-            dht: true,
-            peer_table: None,
-        };
+        let config = NetworkConfig { relay: false, ..network::tests::config(&[], &[]) };
         let (handle, incoming) = network::start(config, &key, &metrics).await.expect("a network of one");
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(directory.path()).expect("a new database");

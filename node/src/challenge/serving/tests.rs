@@ -38,7 +38,7 @@ struct Bench {
     process: watch::Receiver<Option<u32>>,
     store: Store,
     /// Those that were started, in turn.
-    children: mpsc::UnboundedReceiver<JoinHandle<()>>,
+    children: mpsc::Receiver<JoinHandle<()>>,
     clock: Arc<AtomicU64>,
     _directory: tempfile::TempDir,
 }
@@ -63,7 +63,7 @@ impl Bench {
         let (power, powers) = watch::channel(Arc::new(PowerState::unlimited(4)));
         let (shows, shown) = watch::channel(Vec::new());
         let (names, process) = watch::channel(None);
-        let (started, children) = mpsc::unbounded_channel();
+        let (started, children) = mpsc::channel(16);
         let late_clock = Arc::clone(&clock);
         let config = ChallengeConfig {
             network: network(),
@@ -90,7 +90,7 @@ impl Bench {
                     late_clock.store(over - SHORT.as_millis() as u64, Ordering::Relaxed);
                 }
                 let (prover, child) = prover(manner);
-                started.send(child).expect("the test listens");
+                started.try_send(child).expect("a test starts few children, and listens");
                 Ok(prover)
             }),
             patience,

@@ -1,0 +1,262 @@
+//! What a user asks of the client side, and what it tells as it happens.
+
+use super::ShownBy;
+use aitbc_protocol::{
+    JobId, MicroCredits, NodeId,
+    geo::Cell,
+    job::{Finish, JobSpec, Logprobs, ModelName},
+    offer::{Device, TrustTier},
+    quote::Quote,
+    receipt::{Check, Receipt},
+    routing::{Exclusion, Reasons},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// What a user wishes beyond the request itself: the `aitbc` object of the API, the flags of `aitbc run`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wishes {
+    /// The most to pay for the job, in micro-credits.
+    pub max_price: Option<MicroCredits>,
+    /// Largest round trip in milliseconds; 400 if none is given.
+    pub latency_budget_ms: Option<u32>,
+    /// Only these weights (SHA-256).
+    pub weights: Option<aitbc_protocol::Digest>,
+    /// Whether a provider that only forwards to another server will do.
+    pub allow_declared: bool,
+    /// The least trust.
+    pub least_tier: TrustTier,
+    /// GPU memory in MiB that the provider must have shown to this node, or to a verifier that it counts on.
+    pub min_shown_mib: u32,
+    /// Only this provider.
+    pub provider: Option<NodeId>,
+    /// Never on this node's own device.
+    pub remote_only: bool,
+}
+
+/// A job as the client side takes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRequest {
+    /// The request.
+    pub spec: JobSpec,
+    /// The wishes.
+    #[serde(default)]
+    pub wishes: Wishes,
+}
+
+/// One line of a ranking.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankedCandidate {
+    /// Who.
+    pub provider: NodeId,
+    /// The cell it announces.
+    pub cell: Cell,
+    /// Where the model runs there, by its word.
+    pub device: Device,
+    /// Cost in milliseconds-equivalents; `None` where it is out.
+    pub cost: Option<f64>,
+    /// The parts.
+    pub reasons: Reasons,
+    /// Why it is out, if it is.
+    pub excluded: Option<Exclusion>,
+    /// What verifiers have signed about the memory of its GPUs, and still stands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shown: Vec<ShownBy>,
+}
+
+/// Why a job ended without an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobFailure {
+    /// The request breaks a rule.
+    #[error("{message}")]
+    Invalid {
+        /// Which.
+        message: String,
+    },
+    /// Nobody serves the model, as far as this node can see.
+    #[error("no provider for {model}: {message}")]
+    NoProvider {
+        /// The model.
+        model: ModelName,
+        /// How far the search went and what ruled everyone out, with what to change.
+        message: String,
+    },
+    /// All candidates are above the ceiling.
+    #[error("{message}")]
+    TooExpensive {
+        /// The cheapest one, and the ceiling.
+        message: String,
+    },
+    /// It took too long.
+    #[error("{message}")]
+    Timeout {
+        /// What did.
+        message: String,
+    },
+    /// An answer or its receipt did not hold.
+    #[error("verification failed: {message}")]
+    Verification {
+        /// Which check.
+        message: String,
+    },
+    /// All candidates failed on the way.
+    #[error("{message}")]
+    Failed {
+        /// Each attempt with its reason.
+        message: String,
+    },
+}
+
+/// What happens to a job, as it happens: one line of NDJSON on the control API each. Deltas of a job that failed over
+/// continue without a seam.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a queue holds few updates, and receipts are one in hundreds")]
+pub enum JobUpdate {
+    /// Looking for providers.
+    Searching {
+        /// Precision of the cells looked up.
+        precision: u8,
+        /// Steps from the own cell.
+        ring: u32,
+        /// Candidates so far.
+        found: usize,
+    },
+    /// A provider of the model was found.
+    Found {
+        /// Who.
+        provider: NodeId,
+        /// Its cell.
+        cell: Cell,
+        /// Least distance to the cell in km.
+        distance_km: f64,
+        /// `gossip` or `dht`.
+        through: String,
+    },
+    /// The ranking, best first.
+    Ranked {
+        /// All candidates.
+        candidates: Vec<RankedCandidate>,
+    },
+    /// A provider did not quote or did not start.
+    Declined {
+        /// Who.
+        provider: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// No quote came of a provider for a reason that may pass, such as a lost path, and nobody else is left: it is asked
+    /// again.
+    Retrying {
+        /// Who.
+        provider: NodeId,
+        /// Why none came.
+        reason: String,
+    },
+    /// A binding quote was taken.
+    Quoted {
+        /// Who.
+        provider: NodeId,
+        /// The quote.
+        quote: Quote,
+    },
+    /// The job runs; `provider` is this node itself where its own device answers, without quote and cheque.
+    Started {
+        /// Who.
+        provider: NodeId,
+        /// Milliseconds from the request until now.
+        after_ms: u64,
+    },
+    /// A piece of the answer.
+    Delta {
+        /// Text.
+        text: String,
+        /// Token ids, where told.
+        tokens: Vec<u32>,
+        /// If asked for.
+        logprobs: Vec<Logprobs>,
+    },
+    /// Vectors.
+    Embeddings {
+        /// One for each input.
+        vectors: Vec<Vec<f32>>,
+    },
+    /// A cheque was handed over.
+    Paid {
+        /// To whom.
+        provider: NodeId,
+        /// Sequence of the cheque.
+        sequence: u64,
+        /// For this job so far, with this provider.
+        job_total: MicroCredits,
+        /// Tokens it pays for.
+        tokens: u32,
+    },
+    /// The path to a provider was lost; the job waits there while this node looks for another path.
+    PathLost {
+        /// To whom.
+        provider: NodeId,
+        /// How.
+        reason: String,
+    },
+    /// The job goes on with the same provider by another path. Nothing is missing, and nothing comes twice.
+    Resumed {
+        /// Who.
+        provider: NodeId,
+        /// Milliseconds since the path was lost.
+        after_ms: u64,
+    },
+    /// A provider failed; the job goes on elsewhere after the tokens at hand.
+    FailedOver {
+        /// Who failed.
+        from: NodeId,
+        /// How.
+        reason: String,
+        /// Tokens kept.
+        kept: u32,
+    },
+    /// A receipt came and was checked.
+    Receipt {
+        /// From whom.
+        provider: NodeId,
+        /// Digest of the signed payload: its id.
+        id: aitbc_protocol::Digest,
+        /// The receipt.
+        receipt: Receipt,
+        /// What was checked.
+        checks: Vec<Check>,
+    },
+    /// A provider that delivered something left without a receipt.
+    ReceiptMissing {
+        /// Who.
+        provider: NodeId,
+        /// What it was paid.
+        paid: MicroCredits,
+        /// Why.
+        reason: String,
+    },
+    /// The end of a job that was answered. Last update.
+    Finished {
+        /// Why the answer ended.
+        finish: Finish,
+        /// Prompt tokens.
+        prompt_tokens: u32,
+        /// Tokens of the answer, over all providers.
+        completion_tokens: u32,
+        /// Paid in all.
+        paid: MicroCredits,
+    },
+    /// The end of a job that was not. Last update.
+    Failed(JobFailure),
+}
+
+/// A job on its way. Dropping it cancels the job, on the provider too.
+#[derive(Debug)]
+pub struct RunningRequest {
+    /// Its id.
+    pub job: JobId,
+    /// What happens to it; bounded, so that a slow reader slows the job.
+    pub updates: mpsc::Receiver<JobUpdate>,
+}
