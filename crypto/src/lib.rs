@@ -1,7 +1,8 @@
-//! Identities and signatures of the aitbc network.
+//! Identities, signatures, and evidence of trusted hardware.
 
 pub mod keys;
 pub mod signing;
+pub mod tee;
 
 pub use keys::SecretKey;
 pub use signing::{SignatureError, open, seal};

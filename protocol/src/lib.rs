@@ -4,6 +4,7 @@
 //! function in this crate. Nothing here does I/O, reads a clock, draws a random number or awaits: callers pass the
 //! time in and act on what comes out.
 
+pub mod attestation;
 pub mod bandwidth;
 pub mod bytes;
 pub mod envelope;
