@@ -23,7 +23,7 @@ export CMAKE_C_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export CMAKE_CXX_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help setup packages lab-packages venv build model demo testnet test lint bench docs clean
+.PHONY: help setup packages tpm-packages lab-packages venv build model demo testnet test lint bench docs clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -72,8 +72,25 @@ $(VENV)/.openai: tests/python/requirements.txt | packages
 	$(VENV)/bin/python -m pip install --quiet --requirement tests/python/requirements.txt
 	touch $@
 
-build: packages
-	cargo build --workspace --all-targets
+# What evidence of TPMs needs: tpm2-tss to build with, a software TPM to test with, where packages can be installed unasked.
+# Without the first, aitbc is built without TPM support and says so.
+tpm-packages:
+	@command -v apt-get >/dev/null && [ "$$(uname)" = Linux ] || exit 0; \
+	missing=(); \
+	pkg-config --exists tss2-esys || missing+=(libtss2-dev); \
+	command -v swtpm >/dev/null || missing+=(swtpm); \
+	command -v swtpm_setup >/dev/null || missing+=(swtpm-tools); \
+	[ $${#missing[@]} -eq 0 ] && exit 0; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo --non-interactive"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	{ $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $${missing[@]}; } \
+		|| echo "not installed: $${missing[*]}; aitbc is built without what needs them" >&2
+
+# Looked at in each step, since the first may install what it takes.
+TPM = $(shell pkg-config --exists tss2-esys tss2-mu && { command -v swtpm_setup >/dev/null && echo --features aitbc-node/tpm,aitbc-tests/tpm || echo --features aitbc-node/tpm; })
+
+build: packages tpm-packages
+	cargo build --workspace --all-targets $(TPM)
 
 model: build
 	$(AITBC) models pull smollm2:135m
@@ -87,13 +104,13 @@ testnet: model lab-packages ## Bring up five nodes behind four kinds of NAT in D
 test: setup lab-packages ## Everything that must pass
 	export AITBC_TEST_MODEL="$$($(AITBC) --json models show smollm2:135m | python3 -c 'import json,sys; print(json.load(sys.stdin)["installed"])')"; \
 	export AITBC_TEST_PYTHON=$(VENV)/bin/python; \
-	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace; fi
-	cargo test --workspace --doc --quiet
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace $(TPM); else cargo test --workspace $(TPM); fi
+	cargo test --workspace --doc --quiet $(TPM)
 
-lint: packages $(TOOLS)/bin/cargo-deny ## Formatting, clippy, licences and sources of dependencies
+lint: packages tpm-packages $(TOOLS)/bin/cargo-deny ## Formatting, clippy, licences and sources of dependencies
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet
+	cargo clippy --workspace --all-targets $(TPM) -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items --quiet $(TPM)
 	cargo fetch --quiet --locked
 	cargo-deny --offline --log-level error check bans licenses sources
 
@@ -104,9 +121,9 @@ $(TOOLS)/bin/cargo-deny:
 OPTIMISED := --profile dev --config profile.dev.package.aitbc-node.opt-level=3
 
 bench: setup ## Speed and memory next to their goals
-	cargo build $(OPTIMISED) --package aitbc-node --bin aitbc
+	cargo build $(OPTIMISED) --package aitbc-node --bin aitbc $(if $(TPM),--features aitbc-node/tpm)
 	export AITBC_TEST_MODEL="$$($(AITBC) --json models show smollm2:135m | python3 -c 'import json,sys; print(json.load(sys.stdin)["installed"])')"; \
-	cargo bench $(OPTIMISED) --workspace
+	cargo bench $(OPTIMISED) --workspace $(TPM)
 
 docs: $(TOOLS)/bin/mdbook ## Build the book and the API documentation
 	mdbook build docs

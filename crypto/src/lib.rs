@@ -1,5 +1,6 @@
 //! Identities, signatures, and evidence of trusted hardware.
 
+pub mod ear;
 pub mod keys;
 pub mod signing;
 pub mod tee;

@@ -4,4 +4,9 @@
 //! No verifier does I/O or reads a clock: roots, collateral and the time come from the caller. All bytes are foreign:
 //! lengths are bounded before anything is parsed, and no input makes a verifier panic.
 
+pub mod appraise;
+pub mod intel;
+pub mod nvidia;
+pub mod sev_snp;
+pub mod tpm;
 pub mod x509;

@@ -12,8 +12,8 @@
 //! cancels its job on the device. There are no CORS headers: other sites' pages have no business here.
 
 use crate::{
-    bandwidth::Meter, challenge::Challenger, engine::EngineHandle, jobs::JobsHandle, market::Ledger,
-    network::NetworkHandle, routing::Routing, telemetry::Metrics,
+    attestation::Attestation, bandwidth::Meter, challenge::Challenger, engine::EngineHandle, jobs::JobsHandle,
+    market::Ledger, network::NetworkHandle, routing::Routing, telemetry::Metrics,
 };
 use aitbc_protocol::NetworkId;
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
@@ -65,6 +65,8 @@ pub struct ApiParts {
     pub routing: Routing,
     /// Has others show their memory.
     pub challenger: Challenger,
+    /// Has others show what they are.
+    pub attestation: Attestation,
     /// Measures this node's line.
     pub meter: Meter,
     /// Jobs as provider, where this node provides.

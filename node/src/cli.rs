@@ -3,8 +3,10 @@
 //! stdout is data, stderr is messages and progress. Exit codes: 0 ok, 1 error, 2 usage, 3 no daemon, 4 no provider,
 //! 5 timeout, 6 verification failed, 7 price not met.
 
+mod attest;
 mod bench;
 mod challenge;
+mod circuits;
 mod client;
 mod demo;
 mod doctor;
@@ -110,6 +112,10 @@ enum Command {
     Ping(ping::Args),
     /// Have a provider show that it has the memory that it says it has
     Challenge(challenge::Args),
+    /// Have a peer show what hardware and firmware it runs on; show and verify results
+    Attest(attest::Args),
+    /// Keys and parameters for proofs in zero knowledge: set-up, ceremony
+    Circuits(circuits::Args),
     /// List this machine's GPUs, search the catalogue of models, or tell what a driver's name means
     Gpus(gpus::Args),
     /// Measure how fast this machine's GPUs are
@@ -169,6 +175,8 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Doctor(args) => doctor::run(&global, &args).await,
         Command::Ping(args) => ping::run(&global, args).await,
         Command::Challenge(args) => challenge::run(&global, &args).await,
+        Command::Attest(args) => attest::run(&global, &args).await,
+        Command::Circuits(args) => circuits::run(&global, args).await,
         Command::Gpus(args) => gpus::run(&global, &args).await,
         Command::Bench(args) => bench::run(&global, &args).await,
         Command::Models(args) => models::run(&global, args).await,

@@ -3,8 +3,10 @@
 //! [`Settings`] is the file; the command line lays flags and variables over it. Every table refuses fields that it does
 //! not know, and the error names the nearest one that it does.
 
+mod attestation;
 mod power;
 
+pub use attestation::AttestationSettings;
 pub use power::PowerSettings;
 
 use crate::{api::ApiConfig, engine::UpstreamConfig};
@@ -140,6 +142,8 @@ pub struct Settings {
     pub power: PowerSettings,
     /// Buying.
     pub client: ClientSettings,
+    /// Showing hardware, and judging what others show.
+    pub attestation: AttestationSettings,
     /// The local HTTP server.
     pub api: ApiSettings,
 }
@@ -168,6 +172,7 @@ impl Default for Settings {
             heat: OwnerLadder::default(),
             power: PowerSettings::default(),
             client: ClientSettings::default(),
+            attestation: AttestationSettings::default(),
             api: ApiSettings::default(),
         }
     }
@@ -255,7 +260,7 @@ impl From<PriceSettings> for TokenPrice {
 pub struct ClientSettings {
     /// Providers asked for a quote at a time, 1 to 4: every one of them sees the prompt.
     pub quotes: u32,
-    /// Nodes whose word about the memory of providers counts, beside this node's own.
+    /// Nodes whose word about the memory and the hardware of providers counts, beside this node's own.
     pub verifiers: Vec<NodeId>,
 }
 
@@ -352,6 +357,7 @@ impl Settings {
             return range("provide.min_bandwidth_mib", mib.to_string(), "allowed is 0 to 100000");
         }
         self.validate_power()?;
+        self.validate_attestation()?;
         for address in &self.bootstrap {
             if !matches!(address.iter().last(), Some(libp2p::multiaddr::Protocol::P2p(_))) {
                 return range(

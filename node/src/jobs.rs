@@ -30,6 +30,7 @@ use crate::{
     },
     storage::Store,
     telemetry::Metrics,
+    trust::Vouched,
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
@@ -208,6 +209,8 @@ pub struct JobsParts {
     pub own_offer: watch::Sender<Option<Statements>>,
     /// What verifiers have signed about this node's memory, for the offer.
     pub shown: watch::Receiver<Vec<Signed<Shown>>>,
+    /// What verifiers have signed about its hardware, and what it proves, for the offer.
+    pub vouched: watch::Receiver<Vouched>,
     /// What was measured of this node's line, for the offer.
     pub line: watch::Receiver<Option<Bandwidth>>,
     /// The process that answers a challenge on a GPU now.
@@ -339,6 +342,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         store,
         own_offer,
         shown,
+        vouched,
         line,
         proving: _,
         quote_streams,
@@ -356,6 +360,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         load: desk.load(),
         power: power.clone(),
         shown,
+        vouched,
         line,
         announced,
         statements: own_offer,

@@ -14,6 +14,7 @@
 //! them; nothing else does.
 
 pub mod api;
+pub mod attestation;
 pub mod bandwidth;
 pub mod challenge;
 pub mod cli;
@@ -31,3 +32,4 @@ pub mod node;
 pub mod routing;
 pub mod storage;
 pub mod telemetry;
+pub mod trust;

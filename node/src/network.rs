@@ -216,6 +216,8 @@ pub enum Protocol {
     Reach,
     /// `/aitbc/challenge/1`
     Challenge,
+    /// `/aitbc/attest/1`
+    Attest,
     /// `/aitbc/bandwidth/1`
     Bandwidth,
 }
@@ -283,6 +285,8 @@ pub struct Incoming {
     pub reach: mpsc::Receiver<IncomingStream>,
     /// Streams of `/aitbc/challenge/1`.
     pub challenge: mpsc::Receiver<IncomingStream>,
+    /// Streams of `/aitbc/attest/1`.
+    pub attest: mpsc::Receiver<IncomingStream>,
     /// Streams of `/aitbc/bandwidth/1`.
     pub bandwidth: mpsc::Receiver<IncomingStream>,
 }
@@ -317,6 +321,7 @@ pub async fn start(
     let (job_queue, job) = mpsc::channel(STREAM_QUEUE);
     let (reach_queue, reach) = mpsc::channel(STREAM_QUEUE);
     let (challenge_queue, challenge) = mpsc::channel(STREAM_QUEUE);
+    let (attest_queue, attest) = mpsc::channel(STREAM_QUEUE);
     let (bandwidth_queue, bandwidth) = mpsc::channel(STREAM_QUEUE);
     let queues = streams::IncomingQueues {
         offer: offer_queue,
@@ -324,6 +329,7 @@ pub async fn start(
         job: job_queue,
         reach: reach_queue,
         challenge: challenge_queue,
+        attest: attest_queue,
         bandwidth: bandwidth_queue,
     };
     let counters = metrics::NetworkMetrics::register(metrics);
@@ -367,7 +373,7 @@ pub async fn start(
     let all = listening.wait_for(|addresses| addresses.len() >= listeners);
     let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
-    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge, bandwidth }))
+    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth }))
 }
 
 /// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that

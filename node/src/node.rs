@@ -1,7 +1,7 @@
 //! The only wiring: starts every subsystem in order, and ends them in reverse.
 //!
 //! ```text
-//! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> bandwidth -> netcheck -> api
+//! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> attestation -> bandwidth -> netcheck -> api
 //! ```
 //!
 //! A node that sells nothing runs the provider side all the same, with no model: clients of earlier jobs must be able
@@ -9,6 +9,7 @@
 
 use crate::{
     api::{self, ApiConfig, ApiParts},
+    attestation::{self, AttestationConfig, AttestationParts},
     bandwidth::{self, BandwidthConfig, BandwidthParts},
     challenge::{self, ChallengeConfig, ChallengeParts},
     engine::{self, EngineConfig, EngineHandle},
@@ -19,6 +20,7 @@ use crate::{
     routing::{self, Routing, RoutingConfig, RoutingParts},
     storage::{StorageError, Store},
     telemetry::Metrics,
+    trust::{Trust, Vouched},
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::NodeId;
@@ -52,6 +54,10 @@ pub struct NodeConfig {
     pub jobs: JobsConfig,
     /// MiB of the machine's own memory that answer challenges in place of a GPU's, to try them out.
     pub simulated_memory_mib: Option<u32>,
+    /// What it shows of its hardware, and whom it believes about others.
+    pub attestation: AttestationConfig,
+    /// Nodes whose word about others counts, beside its own.
+    pub verifiers: Vec<NodeId>,
     /// Bytes a second each way below which the owner is warned.
     pub required_bandwidth: u64,
     /// Its client side.
@@ -78,6 +84,9 @@ pub enum NodeError {
     /// Limits.
     #[error(transparent)]
     Power(#[from] crate::gpu::power::PowerError),
+    /// What attestation is set to.
+    #[error(transparent)]
+    Attestation(#[from] attestation::SetupError),
     /// HTTP server.
     #[error(transparent)]
     Api(#[from] api::ApiError),
@@ -141,6 +150,13 @@ impl Node {
         let guard = stop.clone().drop_guard();
         let store = open_store(&config.database).await?;
         let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
+        let attesting = config.attestation;
+        let prepared = tokio::task::spawn_blocking(move || attestation::prepare(attesting))
+            .await
+            .map_err(|error| StorageError::Database(error.to_string()))??;
+        let zero_knowledge = prepared.zero_knowledge.clone();
+        let issuers = zero_knowledge.as_ref().map(|zk| zk.issuers()).unwrap_or_default();
+        let trust = Trust::load(&store, config.key.node_id(), config.verifiers, issuers)?;
         let network_id = config.network.network.clone();
         let provides = !config.engine.models.is_empty() || !config.engine.upstreams.is_empty();
         let bandwidths =
@@ -158,18 +174,21 @@ impl Node {
         let (shown, was_shown) = watch::channel(Vec::new());
         let (proving, proves) = watch::channel(None);
         let (line, line_seen) = watch::channel(None);
+        let (vouched, vouched_for) = watch::channel(Vouched::default());
         let parts = RoutingParts {
             key: config.key.clone(),
             network: network.clone(),
             engine: Some(engine.clone()),
             ledger: ledger.clone(),
             store: store.clone(),
+            trust: trust.clone(),
+            zero_knowledge,
             gossip: incoming.gossip,
             offer_streams: incoming.offer,
             own_offer: own_statements,
         };
         let (routing, routing_task) = routing::start(config.routing, parts, &metrics, stop.clone());
-        let challenge_key = config.key.clone();
+        let (challenge_key, attestation_key) = (config.key.clone(), config.key.clone());
         let parts = JobsParts {
             key: config.key,
             network: network.clone(),
@@ -178,6 +197,7 @@ impl Node {
             store: store.clone(),
             own_offer,
             shown: was_shown,
+            vouched: vouched_for,
             line: line_seen,
             proving: proves,
             quote_streams: incoming.quote,
@@ -188,7 +208,7 @@ impl Node {
             key: challenge_key,
             network: network.clone(),
             routing: routing.clone(),
-            store,
+            store: store.clone(),
             power: jobs.power(),
             load: jobs.load(),
             engines: engine.status(),
@@ -197,12 +217,23 @@ impl Node {
             process: proving,
         };
         let (challenger, challenge_task) = challenge::start(challenges, parts, stop.clone());
+        let parts = AttestationParts {
+            key: attestation_key,
+            network: network.clone(),
+            routing: routing.clone(),
+            store,
+            trust,
+            streams: incoming.attest,
+            vouched,
+        };
+        let (attestation, attestation_task) = attestation::start(prepared, parts, stop.clone());
         let parts =
             BandwidthParts { network: network.clone(), load: jobs.load(), streams: incoming.bandwidth, line };
         let (meter, bandwidth_task) = bandwidth::start(bandwidths, parts, stop.clone());
         let netcheck_task = netcheck::start(network.clone(), incoming.reach, stop.clone());
         let tasks = vec![
             ("challenge", challenge_task),
+            ("attestation", attestation_task),
             ("bandwidth", bandwidth_task),
             ("jobs", jobs_task),
             ("routing", routing_task),
@@ -216,6 +247,7 @@ impl Node {
                 network: network.clone(),
                 routing: routing.clone(),
                 challenger,
+                attestation,
                 meter,
                 jobs: Some(jobs.clone()),
                 engine: Some(engine.clone()),

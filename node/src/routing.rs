@@ -48,6 +48,7 @@ use crate::{
     network::{GossipMessage, IncomingStream, NetworkHandle, intake},
     storage::Store,
     telemetry::Metrics,
+    trust::{Trust, zero_knowledge::ZeroKnowledge},
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
@@ -73,8 +74,6 @@ pub struct RoutingConfig {
     pub quotes: u32,
     /// Candidates after which a search stops.
     pub enough: usize,
-    /// Nodes whose word about the memory of others counts, beside this one's.
-    pub verifiers: Vec<NodeId>,
 }
 
 /// Providers known to this node.
@@ -104,6 +103,8 @@ struct Shared {
     engine: Option<EngineHandle>,
     ledger: Ledger,
     book: offers::BookHandle,
+    trust: Trust,
+    zero_knowledge: Option<Arc<ZeroKnowledge>>,
     experience: experience::Experience,
     searches: search::SearchMemory,
     active: active::Active,
@@ -181,6 +182,10 @@ pub struct RoutingParts {
     pub ledger: Ledger,
     /// Keeps evidence.
     pub store: Store,
+    /// What others have shown of their hardware.
+    pub trust: Trust,
+    /// The network's parameters for proofs, where there are some.
+    pub zero_knowledge: Option<Arc<ZeroKnowledge>>,
     /// Gossip that waits for a verdict.
     pub gossip: mpsc::Receiver<GossipMessage>,
     /// `/aitbc/offer/1`.
@@ -200,13 +205,25 @@ pub fn start(
     metrics: &Metrics,
     stop: CancellationToken,
 ) -> (Routing, tokio::task::JoinHandle<()>) {
-    let RoutingParts { key, network, engine, ledger, store, gossip, offer_streams, own_offer } = parts;
+    let RoutingParts {
+        key,
+        network,
+        engine,
+        ledger,
+        store,
+        trust,
+        zero_knowledge,
+        gossip,
+        offer_streams,
+        own_offer,
+    } = parts;
     let metrics = metrics::RoutingMetrics::new(metrics);
     let book_parts = offers::BookParts {
         id: config.network.clone(),
         here: config.location,
         network: network.clone(),
         store,
+        trust: trust.clone(),
         gossip,
         metrics: metrics.clone(),
     };
@@ -218,6 +235,8 @@ pub fn start(
         engine,
         ledger,
         book,
+        trust,
+        zero_knowledge,
         experience: experience::Experience::default(),
         searches: search::SearchMemory::default(),
         active: active::Active::default(),

@@ -8,6 +8,10 @@ mod format;
 
 use aitbc_protocol::{
     Digest, NodeId, Nonce, Signed, UnixMillis,
+    attestation::{
+        EvidenceKind, Measurement,
+        exchange::{AttestationResult, Issued},
+    },
     bytes::JobId,
     gpu::challenge::exchange::Shown,
     job::{Finish, JobState, ModelName},
@@ -30,6 +34,12 @@ const MAX_EQUIVOCATIONS: usize = 256;
 const OFFER_SEQUENCE: &[u8] = b"offer";
 /// Where the results of challenges are, among the settings of subsystems.
 const SHOWN: &[u8] = b"challenge/shown";
+/// Prefix of what was found about peers by attestation, among the settings of subsystems.
+const ATTESTATIONS: &[u8] = b"attest/peer/";
+/// Where this node keeps what verifiers have issued to it.
+const ISSUED: &[u8] = b"attest/issued";
+/// Most findings kept; the oldest give way.
+const MAX_ATTESTATIONS: usize = 1024;
 /// Where the totals are, apart from the settings of subsystems.
 const TOTALS_KEY: &[u8] = b"totals";
 
@@ -108,6 +118,26 @@ pub struct Sums {
     pub jobs_provided: u64,
     /// Jobs completed as client.
     pub jobs_bought: u64,
+}
+
+/// What this node found about a peer by attestation, newest only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttestationRecord {
+    /// Whom it is about.
+    pub peer: NodeId,
+    /// When it was found.
+    pub at_ms: UnixMillis,
+    /// What this node signed; `None` where the evidence failed.
+    pub result: Option<Signed<AttestationResult>>,
+    /// The result at length, as a JWT.
+    pub ear: Option<String>,
+    /// Why the evidence failed, if it did.
+    pub failure: Option<String>,
+    /// Whether that speaks against the peer: not where only its vendor is unknown here.
+    #[serde(default)]
+    pub against: bool,
+    /// What was measured when it was verified first, by kind: evidence that shows another measurement fails.
+    pub measured: Vec<(EvidenceKind, Measurement)>,
 }
 
 /// Why a record cannot be read or written.
@@ -361,6 +391,61 @@ impl Store {
         self.columns.write(vec![edit], Durability::Synced)
     }
 
+    /// What this node found about peers by attestation.
+    pub fn attestations(&self) -> Result<Vec<AttestationRecord>, StorageError> {
+        let mut all = Vec::new();
+        self.columns.scan(Column::Settings, Scan::Prefix(ATTESTATIONS), |_, value| {
+            all.push(format::decode(value)?);
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+
+    /// What this node found about `peer` by attestation, newest only.
+    pub fn attestation(&self, peer: &NodeId) -> Result<Option<AttestationRecord>, StorageError> {
+        let kept = self.columns.get(Column::Settings, &attestation_key(peer))?;
+        kept.map(|bytes| format::decode(&bytes)).transpose()
+    }
+
+    /// Keeps what was found about a peer, in place of what was found before. Where too much is kept, the oldest finding
+    /// goes.
+    pub fn put_attestation(&self, record: &AttestationRecord) -> Result<(), StorageError> {
+        let kept = self.attestations()?;
+        self.columns.ready()?;
+        let mut edits = vec![Edit::Put(Column::Settings, attestation_key(&record.peer), format::encode(record)?)];
+        let others = kept.iter().filter(|other| other.peer != record.peer);
+        if others.clone().count() >= MAX_ATTESTATIONS
+            && let Some(oldest) = others.min_by_key(|other| other.at_ms)
+        {
+            edits.push(Edit::Delete(Column::Settings, attestation_key(&oldest.peer)));
+        }
+        self.columns.write(edits, Durability::Synced)
+    }
+
+    /// Forgets what was found about `peer`, with what was measured there; false where nothing was kept.
+    pub fn forget_attestation(&self, peer: &NodeId) -> Result<bool, StorageError> {
+        if self.attestation(peer)?.is_none() {
+            return Ok(false);
+        }
+        self.columns.ready()?;
+        let edit = Edit::Delete(Column::Settings, attestation_key(peer));
+        self.columns.write(vec![edit], Durability::Synced)?;
+        Ok(true)
+    }
+
+    /// What verifiers have issued to this node, newest first.
+    pub fn issued(&self) -> Result<Vec<Issued>, StorageError> {
+        let kept = self.columns.get(Column::Settings, ISSUED)?;
+        kept.map_or_else(|| Ok(Vec::new()), |bytes| format::decode(&bytes))
+    }
+
+    /// Keeps what verifiers have issued to this node, in place of what was kept.
+    pub fn put_issued(&self, issued: &Vec<Issued>) -> Result<(), StorageError> {
+        self.columns.ready()?;
+        let edit = Edit::Put(Column::Settings, ISSUED.to_vec(), format::encode(issued)?);
+        self.columns.write(vec![edit], Durability::Synced)
+    }
+
     /// A small value of a subsystem, by name.
     pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
         self.columns.get(Column::Settings, name.as_bytes())
@@ -398,6 +483,10 @@ impl Store {
         })?;
         Ok(records)
     }
+}
+
+fn attestation_key(peer: &NodeId) -> Vec<u8> {
+    [ATTESTATIONS, &peer.0].concat()
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 //! A verifier's findings are AR4SI claims (draft-ietf-rats-ar4si): a small number an aspect, in four ranges that are the
 //! tiers. What a provider says of itself can only lower its score; what was attested is named as such.
 
+pub mod exchange;
 mod findings;
 mod score;
 mod tier;
 
 pub use findings::{Appraisal, EvidenceKind, Kinds, Measurement, ParseKindError, TooLong};
 pub use score::{AttestedInputs, FULL_SCORE, Input, IntegrityInputs, OLD_FIRMWARE_DAYS, integrity_score};
-pub use tier::{Tier, TrustVector};
+pub use tier::{ParseTierError, Tier, TrustVector};
 
 use crate::{NetworkId, NodeId};
 use sha2::{Digest as _, Sha256};

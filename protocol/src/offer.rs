@@ -2,6 +2,7 @@
 
 use crate::{
     UnixMillis,
+    attestation::exchange::{AttestationResult, MAX_ATTESTED, MAX_POLICIES, PolicyName, Revoke},
     bandwidth::Bandwidth,
     bytes::Digest,
     envelope::{Signed, Statement},
@@ -59,15 +60,6 @@ pub struct Device {
     pub measured: Option<Measured>,
 }
 
-/// How much a provider is trusted beyond its word. Grows with attestation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrustTier {
-    /// Nothing but its own word.
-    #[default]
-    Declared,
-}
-
 /// The program that runs a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {
@@ -122,9 +114,20 @@ pub struct Offer {
     pub models: Vec<ModelOffer>,
     /// Jobs that can run at a time.
     pub slots: u32,
-    /// Trust beyond the provider's word.
-    #[serde(default)]
-    pub tier: TrustTier,
+    /// What verifiers have signed about its hardware. Each is worth what its signer is.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded_vec::<_, _, MAX_ATTESTED>"
+    )]
+    pub attested: Vec<Signed<AttestationResult>>,
+    /// Policies that it can prove to meet in zero knowledge, on request; then `attested` is empty.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounded_vec::<_, _, MAX_POLICIES>"
+    )]
+    pub policies: Vec<PolicyName>,
     /// What verifiers have signed about the memory of its GPUs. Each is worth what its signer is.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded_vec::<_, _, MAX_SHOWN>")]
     pub shown: Vec<Signed<Shown>>,
@@ -170,6 +173,8 @@ pub enum Gossip {
     Offer(Signed<Offer>),
     /// A sign of life, on the finest topic only.
     Heartbeat(Signed<Heartbeat>),
+    /// A verifier takes back what it has said of a provider.
+    Revoke(Signed<Revoke>),
 }
 
 /// Request on `/aitbc/offer/1`: the newest offer of the peer asked, and those it knows of others.

@@ -1,12 +1,13 @@
 //! Ranking of candidates: pure, and it explains itself.
 
 use crate::{
+    attestation::Tier,
     bytes::Digest,
     geo::least_round_trip_ms,
     identity::NodeId,
     job::ModelName,
     money::MicroCredits,
-    offer::{DeviceKind, Load, ModelOffer, TrustTier},
+    offer::{DeviceKind, Load, ModelOffer},
     quote::price,
 };
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,8 @@ pub struct Candidate<'a> {
     pub slots: u32,
     /// How busy it says it is.
     pub load: Load,
-    /// Trust beyond its word.
-    pub tier: TrustTier,
+    /// What it has shown of its hardware to this client, or to a verifier whom the user names.
+    pub tier: Tier,
     /// Least distance in km between the client and the cell it announces.
     pub distance_km: f64,
     /// Measured round trip in milliseconds, if there is a connection.
@@ -56,8 +57,8 @@ pub struct Policy {
     pub ceiling: Option<MicroCredits>,
     /// Whether answers that only a forwarding server vouches for will do.
     pub allow_declared: bool,
-    /// The least trust.
-    pub least_tier: TrustTier,
+    /// The least that it must have shown of its hardware.
+    pub min_trust: Tier,
     /// Memory of GPUs, in bytes, that must have been shown.
     pub least_shown: u64,
     /// False on a network of demos and tests, where a round trip below the speed of light is no contradiction.
@@ -89,8 +90,13 @@ pub enum Exclusion {
     OtherWeights,
     /// The model is only declared and the client wants more.
     OnlyDeclared,
-    /// Less trust than asked for.
-    TooLittleTrust,
+    /// It has shown too little of its hardware, or something that speaks against it.
+    TooLittleTrust {
+        /// What it has shown.
+        tier: Tier,
+        /// What the user wants.
+        least: Tier,
+    },
     /// Too little of its GPUs' memory was shown.
     NotShown {
         /// What was, in bytes.
@@ -135,7 +141,14 @@ impl fmt::Display for Exclusion {
             Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
             Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
             Self::OnlyDeclared => formatter.write_str("it only forwards to another server (allow with declared)"),
-            Self::TooLittleTrust => formatter.write_str("less trust than asked for"),
+            Self::TooLittleTrust { tier: Tier::Contraindicated, .. } => formatter.write_str(
+                "its hardware or firmware is not what it should be (`aitbc attest show` says by whose word)",
+            ),
+            Self::TooLittleTrust { tier, least } => write!(
+                formatter,
+                "its attestation is {tier} to verifiers that count here, {least} is asked for: `aitbc attest run` verifies it, \
+                 or name verifiers in `client.verifiers`"
+            ),
             Self::NotShown { shown, least } => {
                 write!(
                     formatter,
@@ -314,8 +327,8 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     {
         return Some(Exclusion::OnlyDeclared);
     }
-    if candidate.tier < policy.least_tier {
-        return Some(Exclusion::TooLittleTrust);
+    if candidate.tier.rank() < policy.min_trust.rank() {
+        return Some(Exclusion::TooLittleTrust { tier: candidate.tier, least: policy.min_trust });
     }
     if candidate.shown_bytes < policy.least_shown {
         return Some(Exclusion::NotShown { shown: candidate.shown_bytes, least: policy.least_shown });

@@ -83,8 +83,8 @@ impl<'de, const MAX: usize> Deserialize<'de> for Line<MAX> {
     }
 }
 
-/// A list of at most `MAX` items: a longer one fails while it is read, before it is held.
-pub(crate) fn bounded_vec<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+/// Reads a list of at most `MAX` items, for `deserialize_with`: a longer one fails while it is read, before it is held.
+pub fn bounded_vec<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

@@ -17,6 +17,8 @@ pub const PROBE_PROTOCOL: &str = "/aitbc/probe/1";
 pub const REACH_PROTOCOL: &str = "/aitbc/reach/1";
 /// Challenges of memory.
 pub const CHALLENGE_PROTOCOL: &str = "/aitbc/challenge/1";
+/// Attestation: evidence, results, proofs.
+pub const ATTEST_PROTOCOL: &str = "/aitbc/attest/1";
 /// How much goes over a path, measured both ways.
 pub const BANDWIDTH_PROTOCOL: &str = "/aitbc/bandwidth/1";
 /// Kademlia.
@@ -38,6 +40,8 @@ pub const MAX_JOB_FRAME: usize = 1024 * 1024;
 pub const MAX_REACH_FRAME: usize = 8 * 1024;
 /// Largest frame on challenge streams, in bytes: 64 lanes with their paths.
 pub const MAX_CHALLENGE_FRAME: usize = 100 * 1024;
+/// Largest frame on attest streams, in bytes: evidence with the logs of a boot.
+pub const MAX_ATTEST_FRAME: usize = 4 * 1024 * 1024;
 /// Largest frame on bandwidth streams, in bytes: one block.
 pub const MAX_BANDWIDTH_FRAME: usize = crate::bandwidth::BLOCK_BYTES + 64;
 /// Largest gossip message, in bytes.

@@ -1,4 +1,4 @@
-//! Harness of the cross-crate tests: real processes, bare peers for attacks, a NAT laboratory, waiting for conditions.
+//! Harness of the cross-crate tests: real processes, bare peers for attacks, a NAT laboratory, software TPMs, waiting.
 
 #[cfg(unix)]
 pub mod desktop;
@@ -9,6 +9,7 @@ pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod relayed;
+pub mod swtpm;
 pub mod usage;
 pub mod wait;
 

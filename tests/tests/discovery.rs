@@ -2,6 +2,7 @@
 
 use aitbc_crypto::SecretKey;
 use aitbc_node::{
+    attestation::AttestationConfig,
     engine::EngineConfig,
     jobs::JobsConfig,
     models::ModelStore,
@@ -69,14 +70,10 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             payment_patience: Duration::from_secs(30),
         },
         simulated_memory_mib: None,
+        attestation: AttestationConfig::nothing(network.network.clone()),
+        verifiers: Vec::new(),
         required_bandwidth: 0,
-        routing: RoutingConfig {
-            network: network.network.clone(),
-            location,
-            quotes: 1,
-            enough: 16,
-            verifiers: Vec::new(),
-        },
+        routing: RoutingConfig { network: network.network.clone(), location, quotes: 1, enough: 16 },
         network,
         api: None,
     };

@@ -133,12 +133,34 @@ pub fn check_signature(
     issuer: &X509Certificate<'_>,
 ) -> Result<(), CertificateError> {
     let algorithm = &certificate.signature_algorithm.algorithm;
-    if *algorithm == OID_PKCS1_SHA1WITHRSA || *algorithm == OID_SHA1_WITH_RSA {
+    let whole = certificate.signature_value.unused_bits == 0;
+    if !tells_algorithm_twice(certificate)
+        || !whole
+        || *algorithm == OID_PKCS1_SHA1WITHRSA
+        || *algorithm == OID_SHA1_WITH_RSA
+    {
         return Err(CertificateError::Signature(subject(certificate)));
     }
     certificate
         .verify_signature(Some(issuer.public_key()))
         .map_err(|_| CertificateError::Signature(subject(certificate)))
+}
+
+/// Whether the algorithm outside of what is signed is, byte by byte, the one inside (RFC 5280, section 4.1.1.2).
+fn tells_algorithm_twice(certificate: &X509Certificate<'_>) -> bool {
+    let signed: &[u8] = certificate.tbs_certificate.as_ref();
+    // A header of two bytes, and the bytes of a length of 128 and more.
+    let outside = |raw: &'_ [u8]| {
+        let header = match *raw.get(1)? {
+            length if length < 0x80 => 2,
+            length => 2 + usize::from(length & 0x7f),
+        };
+        let behind = raw.get(header.checked_add(signed.len())?..)?;
+        let algorithm = behind.get(..2 + usize::from(*behind.get(1)?))?;
+        Some(signed.windows(algorithm.len()).any(|inside| inside == algorithm))
+    };
+    certificate.signature_algorithm == certificate.tbs_certificate.signature
+        && outside(certificate.as_raw()) == Some(true)
 }
 
 /// Verifies a chain, leaf first, up to one of `roots` (DER): dates, names, signatures, and that issuers may issue. The
@@ -187,6 +209,7 @@ pub fn check_not_revoked(
     let in_force =
         list.last_update().timestamp() <= now_s && list.next_update().is_none_or(|next| now_s <= next.timestamp());
     if !in_force
+        || list.signature_algorithm != list.tbs_cert_list.signature
         || list.issuer().as_raw() != issuer.subject().as_raw()
         || list.verify_signature(issuer.public_key()).is_err()
     {
@@ -237,6 +260,19 @@ mod tests {
         assert!(matches!(check(&changed, ROOT, NOW_MS), Err(CertificateError::Signature(_))));
         // A leaf may not issue: the chain is turned over and renamed nowhere.
         assert_eq!(check(&vec![chain[0].clone(); MAX_CHAIN + 2], ROOT, NOW_MS), Err(CertificateError::TooLarge));
+    }
+
+    #[test]
+    fn the_algorithm_outside_of_what_is_signed_counts() {
+        let mut der = include_bytes!("../../../tests/fixtures/attestation/sev_snp/vcek_milan.der").to_vec();
+        let ask =
+            pem_chain(include_bytes!("../../../tests/fixtures/attestation/sev_snp/cert_chain_milan")).unwrap();
+        let ask = parse(&ask[0]).unwrap();
+        assert_eq!(check_issued(&parse(&der).unwrap(), &ask, 0), Ok(()));
+        // The length of the salt, which stands both in what is signed and after it.
+        let salt = der.windows(3).rposition(|bytes| bytes == [2, 1, 48]).unwrap();
+        der[salt + 2] = 49;
+        assert!(matches!(check_issued(&parse(&der).unwrap(), &ask, 0), Err(CertificateError::Signature(_))));
     }
 
     #[test]

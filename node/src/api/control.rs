@@ -27,6 +27,7 @@ use serde::Deserialize;
 use std::future::Future;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+mod attestation;
 mod documents;
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/receipts/{id}", get(receipt))
         .route("/aitbc/v1/find", post(find))
         .route("/aitbc/v1/challenge", post(challenge))
+        .route("/aitbc/v1/attest", get(attestation::attestations).post(attestation::attest))
         .route("/aitbc/v1/shutdown", post(shutdown))
 }
 
@@ -79,6 +81,7 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
         traffic: *network.traffic().borrow(),
         line: parts.meter.last(),
         offers: parts.routing.offers().offers.len(),
+        attestation: attestation::status(&state),
         provider,
         totals,
     }))

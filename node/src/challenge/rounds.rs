@@ -74,7 +74,7 @@ mod tests {
     use aitbc_protocol::{
         Digest, MicroCredits, NetworkId,
         gpu::challenge::exchange::Shown,
-        offer::{Device, Engine, Load, ModelOffer, Offer, TrustTier},
+        offer::{Device, Engine, Load, ModelOffer, Offer},
         quote::TokenPrice,
         text::Line,
     };
@@ -112,7 +112,8 @@ mod tests {
             devices: vec![device],
             models: vec![model],
             slots: 1,
-            tier: TrustTier::Declared,
+            attested: Vec::new(),
+            policies: Vec::new(),
             shown: shown.iter().map(seal).collect(),
             bandwidth: None,
             agent: Line::lossy("aitbc"),

@@ -121,6 +121,12 @@ pub(super) fn ranking(candidates: &[RankedCandidate]) {
     let narrator = Narrator::default();
     for (place, candidate) in candidates.iter().enumerate() {
         println!("{}. {}  {}", place + 1, candidate.provider, narrator.ranked(candidate));
+        if let (tier, Some(through)) = (candidate.trust.tier, candidate.trust.through) {
+            let by = candidate.trust.verifier.map(|verifier| narrator.name(&verifier));
+            let by = by.map_or_else(|| "a proof".to_owned(), |by| format!("the word of {by}"));
+            let own = matches!(through, crate::trust::Through::Own);
+            println!("   attestation {tier}, by {}", if own { "this node's own check" } else { &by });
+        }
         for ShownBy { verifier, shown } in &candidate.shown {
             let (gib, rate) = (shown.bytes as f64 / 1_073_741_824.0, shown.rate as f64 / 1e9);
             let simulated = if shown.simulated { ", SIMULATED" } else { "" };

@@ -152,6 +152,12 @@ pub(super) fn ago(then_ms: u64) -> String {
     format!("{} ago", duration(crate::clock::now_ms().saturating_sub(then_ms)))
 }
 
+/// A moment in UTC, to the minute.
+pub(super) fn utc(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| "?".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string())
+}
+
 /// A size in words.
 pub(super) fn bytes(bytes: u64) -> String {
     const MIB: u64 = 1024 * 1024;

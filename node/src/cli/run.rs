@@ -52,6 +52,9 @@ pub(super) struct Args {
     /// Only a provider that has shown as much GPU memory, in MiB, to this node or to one of `client.verifiers`
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     min_shown: u32,
+    /// Only a provider whose attestation is worth as much to this node, to one of `client.verifiers`, or by a proof
+    #[arg(long, value_name = "TIER", default_value = "none", value_parser = ["none", "warning", "affirming"])]
+    min_trust: String,
     /// Also take providers that only forward to another server
     #[arg(long)]
     allow_declared: bool,
@@ -124,6 +127,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
         provider: args.provider,
         allow_declared: args.allow_declared,
         min_shown_mib: args.min_shown,
+        min_trust: args.min_trust.parse().map_err(Exit::usage)?,
         remote_only: args.remote,
         ..Wishes::default()
     };

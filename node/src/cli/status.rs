@@ -67,6 +67,7 @@ fn people(status: &Value) {
     if let Some(shown) = status["provider"]["offer"]["shown"].as_array().filter(|shown| !shown.is_empty()) {
         println!("challenges    the offer carries {} results: `aitbc find` prints them", shown.len());
     }
+    attestation(&status["attestation"]);
     power(&status["provider"]["power"]);
     let running = status["provider"]["running"].as_array().map_or(0, Vec::len);
     println!("jobs          {running} running, {} queued", status["provider"]["queued"]);
@@ -75,6 +76,24 @@ fn people(status: &Value) {
     println!("spent         {} uc over {} jobs", totals["spent"], totals["jobs_bought"]);
     if totals["owed_to_us"].as_u64().unwrap_or_default() > 0 {
         println!("owed to us    {} uc", totals["owed_to_us"]);
+    }
+}
+
+/// What others have signed about this node's hardware.
+fn attestation(of: &Value) {
+    let policies: Vec<&str> = of["policies"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let proves =
+        if policies.is_empty() { String::new() } else { format!(", proves {} on request", policies.join(", ")) };
+    match (of["score"].as_f64(), of["verifier"].as_str()) {
+        (Some(score), Some(verifier)) => println!(
+            "attestation   {}, score {:.2}, by {verifier}, until {}{proves}",
+            text(&of["tier"]),
+            score / 1000.0,
+            super::output::utc(of["expires_ms"].as_u64().unwrap_or_default())
+        ),
+        _ => println!(
+            "attestation   none: nobody has verified this node (`aitbc attest run` shows what it could show){proves}"
+        ),
     }
 }
 

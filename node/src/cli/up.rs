@@ -193,13 +193,14 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             payment_patience: PAYMENT_PATIENCE,
         },
         simulated_memory_mib: provide.simulated_memory_mib,
+        attestation: settings.attestation(),
+        verifiers: settings.client.verifiers.clone(),
         required_bandwidth: u64::from(provide.min_bandwidth_mib) << 20,
         routing: RoutingConfig {
             network: settings.network.clone(),
             location,
             quotes: settings.client.quotes,
             enough: ENOUGH_CANDIDATES,
-            verifiers: settings.client.verifiers.clone(),
         },
         api: Some((&settings.api).into()),
     })

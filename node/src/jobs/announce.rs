@@ -16,6 +16,7 @@ use crate::{
     gpu::power::PowerState,
     network::{NetworkHandle, PeerInfo},
     storage::Store,
+    trust::Vouched,
 };
 use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
@@ -80,6 +81,7 @@ pub(super) struct Announcer {
     pub(super) load: watch::Receiver<Load>,
     pub(super) power: watch::Receiver<Arc<PowerState>>,
     pub(super) shown: watch::Receiver<Vec<Signed<Shown>>>,
+    pub(super) vouched: watch::Receiver<Vouched>,
     pub(super) line: watch::Receiver<Option<Bandwidth>>,
     pub(super) announced: watch::Sender<Announced>,
     /// The same offer with its newest heartbeat, signed, for whoever tells others.
@@ -150,6 +152,7 @@ impl Announcer {
                 changed = self.power.changed() => changed.is_ok(),
                 // Who answers challenges may end before the last job.
                 Ok(()) = self.shown.changed() => true,
+                Ok(()) = self.vouched.changed() => true,
                 Ok(()) = self.line.changed() => true,
                 () = sleep_until(wake) => true,
             };
@@ -168,7 +171,7 @@ impl Announcer {
         let (engines, power) = (self.engines.borrow_and_update(), self.power.borrow_and_update());
         let (shown, line) = (self.shown.borrow_and_update(), *self.line.borrow_and_update());
         let content = content::gather(&self.config, &self.devices, &engines, addresses, &power)?;
-        Ok(content.with_findings(&shown, line))
+        Ok(content.with_findings(&shown, &self.vouched.borrow_and_update(), line))
     }
 
     /// Makes the next offer and shows it to this process and to those who ask.

@@ -76,6 +76,8 @@ pub struct IncomingQueues {
     pub reach: mpsc::Sender<IncomingStream>,
     /// `/aitbc/challenge/1`
     pub challenge: mpsc::Sender<IncomingStream>,
+    /// `/aitbc/attest/1`
+    pub attest: mpsc::Sender<IncomingStream>,
     /// `/aitbc/bandwidth/1`
     pub bandwidth: mpsc::Sender<IncomingStream>,
 }
@@ -88,6 +90,7 @@ impl IncomingQueues {
             Protocol::Job => &self.job,
             Protocol::Reach => &self.reach,
             Protocol::Challenge => &self.challenge,
+            Protocol::Attest => &self.attest,
             Protocol::Bandwidth => &self.bandwidth,
         }
     }
@@ -136,8 +139,8 @@ impl StreamError {
 
 impl Protocol {
     /// Every protocol that runs over streams.
-    pub const ALL: [Self; 6] =
-        [Self::Offer, Self::Quote, Self::Job, Self::Reach, Self::Challenge, Self::Bandwidth];
+    pub const ALL: [Self; 7] =
+        [Self::Offer, Self::Quote, Self::Job, Self::Reach, Self::Challenge, Self::Attest, Self::Bandwidth];
 
     /// The name that is negotiated.
     pub const fn name(self) -> &'static str {
@@ -147,6 +150,7 @@ impl Protocol {
             Self::Job => wire::JOB_PROTOCOL,
             Self::Reach => wire::REACH_PROTOCOL,
             Self::Challenge => wire::CHALLENGE_PROTOCOL,
+            Self::Attest => wire::ATTEST_PROTOCOL,
             Self::Bandwidth => wire::BANDWIDTH_PROTOCOL,
         }
     }

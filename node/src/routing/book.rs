@@ -8,6 +8,7 @@ use crate::network::Verdict;
 use aitbc_crypto::SignatureError;
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
+    attestation::exchange::Revoke,
     envelope::Statement,
     geo::{Cell, FINEST_TOPIC, Location},
     offer::{
@@ -17,7 +18,7 @@ use aitbc_protocol::{
     wire,
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -30,6 +31,9 @@ const RACE_MS: u64 = 60_000;
 /// Statements of one provider: this many at once, then one every `STATEMENT_EVERY_MS`.
 const STATEMENT_BURST: f64 = 8.0;
 const STATEMENT_EVERY_MS: f64 = 4_000.0;
+/// Revocations about one provider: this many at once, then one every `REVOKE_EVERY_MS`.
+const REVOKE_BURST: f64 = 8.0;
+const REVOKE_EVERY_MS: f64 = 30_000.0;
 /// Bytes of offers that one answer tells of: with the own offer and the frame around them it stays below
 /// [`wire::MAX_OFFER_FRAME`].
 const MAX_TOLD_BYTES: usize = 32 * 1024;
@@ -42,12 +46,17 @@ pub(super) struct VerifiedOffer {
 }
 
 impl VerifiedOffer {
-    /// Verifies the signature and those of the results of challenges that it shows; nothing else is judged.
+    /// Verifies the signature and those of the results of challenges and attestation that it shows; nothing else is judged.
     pub(super) fn open(signed: Signed<Offer>, network: &NetworkId) -> Result<Self, SignatureError> {
         let offer: Arc<Offer> = Arc::new(aitbc_crypto::open(&signed, network)?);
         // What others have signed about it is about it, or the offer is not a true one.
         for shown in &offer.shown {
             if shown.signer() == signed.signer() || aitbc_crypto::open(shown, network)?.prover != signed.signer() {
+                return Err(SignatureError::Invalid);
+            }
+        }
+        for result in &offer.attested {
+            if result.signer() == signed.signer() || aitbc_crypto::open(result, network)?.peer != signed.signer() {
                 return Err(SignatureError::Invalid);
             }
         }
@@ -107,11 +116,13 @@ pub(super) struct Heard {
     pub(super) changed: bool,
     /// A provider whose newest offer is missing here.
     pub(super) wanted: Option<NodeId>,
+    /// What somebody took back.
+    pub(super) revoked: Option<(Signed<Revoke>, Revoke)>,
 }
 
 impl Heard {
     fn nothing(verdict: Verdict) -> Self {
-        Self { verdict, changed: false, wanted: None }
+        Self { verdict, changed: false, wanted: None, revoked: None }
     }
 }
 
@@ -125,6 +136,7 @@ struct Entry {
     beat: Option<VerifiedBeat>,
     searched: bool,
     pace: Pace,
+    revocations: Pace,
 }
 
 impl Entry {
@@ -140,6 +152,8 @@ pub(super) struct Book {
     here: Location,
     entries: HashMap<NodeId, Entry>,
     equivocators: BTreeSet<NodeId>,
+    /// Verifiers that this node counts on.
+    heeded: HashSet<NodeId>,
     evidence: Vec<Equivocation>,
     /// When `expire` last ran: what went silent since then is news.
     checked_ms: UnixMillis,
@@ -162,9 +176,15 @@ impl Book {
             here,
             entries: HashMap::new(),
             equivocators: equivocators.into_iter().take(MAX_EQUIVOCATORS).collect(),
+            heeded: HashSet::new(),
             evidence: Vec::new(),
             checked_ms: 0,
         }
+    }
+
+    /// Lets these verifiers take back what they said whether or not offers show it.
+    pub(super) fn heeding(self, verifiers: HashSet<NodeId>) -> Self {
+        Self { heeded: verifiers, ..self }
     }
 
     /// Judges one gossip message that came on the topic of `topic`.
@@ -172,6 +192,33 @@ impl Book {
         match wire::decode::<Gossip>(bytes, wire::MAX_GOSSIP_BYTES) {
             Ok(Gossip::Offer(signed)) => self.hear_offer(topic, signed, now_ms),
             Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, signed, now_ms),
+            Ok(Gossip::Revoke(signed)) => self.hear_revoke(topic, &signed, now_ms),
+            Err(_) => Heard::nothing(Verdict::Reject),
+        }
+    }
+
+    /// Judges what a verifier takes back: it goes on only where the offer it is about is known here, and shows a result by the
+    /// same verifier, or is one whose verifiers are not told, or is about to change for the same reason; who never said
+    /// anything can take nothing back.
+    fn hear_revoke(&mut self, topic: Cell, signed: &Signed<Revoke>, now_ms: UnixMillis) -> Heard {
+        let Ok(claimed) = signed.read_unverified() else { return Heard::nothing(Verdict::Reject) };
+        let Some(entry) = self.entries.get_mut(&claimed.peer) else { return Heard::nothing(Verdict::Ignore) };
+        let offer = &entry.known.offer;
+        let concerns = !offer.policies.is_empty()
+            || offer.attested.iter().any(|result| result.signer() == signed.signer())
+            || self.heeded.contains(&signed.signer());
+        if !topic.contains(&offer.cell) || !concerns {
+            return Heard::nothing(Verdict::Ignore);
+        }
+        // A verifier's word is rare: what one provider's verifiers say is paced like what the provider says itself.
+        if !entry.revocations.allow(now_ms) {
+            return Heard::nothing(Verdict::Ignore);
+        }
+        match aitbc_crypto::open(signed, &self.network) {
+            Ok(revoke) if revoke.is_current(now_ms) => {
+                Heard { revoked: Some((signed.clone(), revoke)), ..Heard::nothing(Verdict::Accept) }
+            }
+            Ok(_) => Heard::nothing(Verdict::Ignore),
             Err(_) => Heard::nothing(Verdict::Reject),
         }
     }
@@ -193,7 +240,7 @@ impl Book {
         let (issued_ms, expires_ms) = (offer.offer.issued_ms, offer.offer.expires_ms);
         let since_ms = self.entries.get(&provider).map(|entry| entry.since_ms);
         match self.take(offer, Source::Gossip, now_ms) {
-            Ok(changed) => Heard { verdict: Verdict::Accept, changed, wanted: None },
+            Ok(changed) => Heard { changed, ..Heard::nothing(Verdict::Accept) },
             Err(Refused::TooMany) => Heard::nothing(Verdict::Ignore),
             Err(Refused::Fault(fault)) => {
                 let excusable = match fault {
@@ -210,11 +257,8 @@ impl Book {
                     OfferFault::Equivocation => true,
                     _ => false,
                 };
-                Heard {
-                    verdict: if excusable { Verdict::Ignore } else { Verdict::Reject },
-                    changed: fault == OfferFault::Equivocation,
-                    wanted: None,
-                }
+                let verdict = if excusable { Verdict::Ignore } else { Verdict::Reject };
+                Heard { changed: fault == OfferFault::Equivocation, ..Heard::nothing(verdict) }
             }
         }
     }
@@ -235,9 +279,9 @@ impl Book {
             return Heard::nothing(Verdict::Reject);
         }
         match self.beat(beat, now_ms) {
-            Ok(changed) => Heard { verdict: Verdict::Accept, changed, wanted: None },
+            Ok(changed) => Heard { changed, ..Heard::nothing(Verdict::Accept) },
             Err(Refused::Fault(OfferFault::UnknownOffer)) => {
-                Heard { verdict: Verdict::Ignore, changed: false, wanted: Some(provider) }
+                Heard { wanted: Some(provider), ..Heard::nothing(Verdict::Ignore) }
             }
             Err(Refused::Fault(OfferFault::Future | OfferFault::Expired)) => Heard::nothing(Verdict::Reject),
             Err(_) => Heard::nothing(Verdict::Ignore),
@@ -271,7 +315,9 @@ impl Book {
             let mut pace = Pace::new(STATEMENT_BURST, STATEMENT_EVERY_MS, now_ms);
             pace.allow(now_ms);
             let searched = source == Source::Search;
-            let entry = Entry { signed, known, distance_km, since_ms: now_ms, beat: None, searched, pace };
+            let revocations = Pace::new(REVOKE_BURST, REVOKE_EVERY_MS, now_ms);
+            let entry =
+                Entry { signed, known, distance_km, since_ms: now_ms, beat: None, searched, pace, revocations };
             self.entries.insert(provider, entry);
             return Ok(true);
         };

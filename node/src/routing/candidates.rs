@@ -4,9 +4,14 @@ use super::{
     JobFailure, RankedCandidate, Shared, Wishes,
     search::{Found, SearchEnd, Searched},
 };
-use crate::{clock::now_ms, network::NetworkError};
+use crate::{
+    clock::now_ms,
+    network::NetworkError,
+    trust::{Standing, proofs::Asker},
+};
 use aitbc_protocol::{
     Digest, MicroCredits, NodeId, Signed,
+    attestation::Tier,
     geo::{EARTH_RADIUS_KM, least_round_trip_ms},
     gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
@@ -31,6 +36,7 @@ pub(super) struct Choice {
     pub(super) found: Found,
     pub(super) model: ModelOffer,
     pub(super) ranked: Ranked,
+    pub(super) trust: Standing,
 }
 
 impl Choice {
@@ -47,6 +53,7 @@ impl Choice {
             reasons: self.ranked.reasons.clone(),
             excluded: self.ranked.excluded.clone(),
             shown: shown(&self.found.known.offer.shown),
+            trust: self.trust.clone(),
         }
     }
 }
@@ -97,7 +104,7 @@ pub(super) fn policy(
         latency_budget_ms: budget_ms(wishes.latency_budget_ms),
         ceiling: wishes.max_price,
         allow_declared: wishes.allow_declared,
-        least_tier: wishes.least_tier,
+        min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical,
         exclude,
@@ -143,6 +150,26 @@ pub(super) async fn measure(
     (round_trips, unreachable)
 }
 
+/// Has those prove what they are who offer to, and are worth nothing here otherwise.
+pub(super) async fn ask_for_proofs(shared: &Shared, found: &[Found]) {
+    let Some(zk) = &shared.zero_knowledge else { return };
+    let unknown = |found: &&Found| {
+        let offer = &found.known.offer;
+        shared.trust.standing(found.known.provider, &offer.attested, now_ms()).tier == Tier::None
+            && zk.choose(&offer.policies).is_some()
+    };
+    let asked = found.iter().filter(unknown).take(MEASURED).map(|found| {
+        let asker = Asker { network: &shared.network, trust: &shared.trust, zk };
+        async move {
+            let provider = found.known.provider;
+            if let Err(error) = asker.ask(provider, found.addresses(), &found.known.offer.policies).await {
+                tracing::info!(peer = %provider.short(), %error, "it did not prove what its offer says");
+            }
+        }
+    });
+    join_all(asked).await;
+}
+
 /// Ranks everybody found; one line a provider, by the model of its offer that ranks best. Without a model in mind, the
 /// first of each offer stands for it.
 pub(super) fn choose(
@@ -163,6 +190,8 @@ pub(super) fn choose(
     };
     let lines: Vec<(&Found, usize)> =
         found.iter().flat_map(|found| models(found).into_iter().map(move |index| (found, index))).collect();
+    let standing =
+        |found: &Found| shared.trust.standing(found.known.provider, &found.known.offer.attested, now_ms);
     let candidates: Vec<Candidate<'_>> = lines
         .iter()
         .map(|(found, index)| Candidate {
@@ -170,7 +199,7 @@ pub(super) fn choose(
             offer: &found.known.offer.models[*index],
             slots: found.known.offer.slots,
             load: found.known.load,
-            tier: found.known.offer.tier,
+            tier: standing(found).tier,
             distance_km: found.distance_km,
             round_trip_ms: round_trips.get(&found.known.provider).copied(),
             offline_ms: offline.get(&found.known.provider).and_then(|since_ms| {
@@ -184,9 +213,7 @@ pub(super) fn choose(
                 found.known.offer.models[*index].weights,
                 now_ms,
             ),
-            shown_bytes: shown_bytes(&found.known.offer.shown, |signer| {
-                signer == shared.key.node_id() || shared.config.verifiers.contains(&signer)
-            }),
+            shown_bytes: shown_bytes(&found.known.offer.shown, |signer| shared.trust.believes(signer)),
         })
         .collect();
     let mut named = std::collections::HashSet::new();
@@ -195,7 +222,8 @@ pub(super) fn choose(
         .filter(|ranked| named.insert(candidates[ranked.index].provider))
         .map(|ranked| {
             let (found, index) = lines[ranked.index];
-            Choice { found: found.clone(), model: found.known.offer.models[index].clone(), ranked }
+            let model = found.known.offer.models[index].clone();
+            Choice { found: found.clone(), model, ranked, trust: standing(found) }
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use super::{
     candidates::{self, Choice},
     search::{Goal, search},
 };
-use aitbc_protocol::{geo::Location, job::ModelName, offer::TrustTier, routing::Policy};
+use aitbc_protocol::{attestation::Tier, geo::Location, job::ModelName, routing::Policy};
 use std::collections::{HashMap, HashSet};
 use tokio::sync::mpsc;
 
@@ -45,7 +45,7 @@ pub(super) async fn find(
         latency_budget_ms: budget_ms,
         ceiling: None,
         allow_declared: true,
-        least_tier: TrustTier::Declared,
+        min_trust: Tier::None,
         least_shown: 0,
         physical: !shared.config.network.is_local(),
         exclude: Vec::new(),

@@ -6,13 +6,14 @@ use crate::{
     network::{self, NetworkConfig},
     storage::Store,
     telemetry::Metrics,
+    trust::Trust,
 };
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, Signed,
     geo::{Cell, Location},
     job::{Finish, Input, JobSpec, Message, Role, Sampling},
-    offer::{Device, DeviceKind, Engine, ModelOffer, OFFER_LIFETIME_MS, Offer, TrustTier},
+    offer::{Device, DeviceKind, Engine, ModelOffer, OFFER_LIFETIME_MS, Offer},
     quote::{QUOTE_LIFETIME_MS, Quote, TokenPrice, price},
     receipt::{OutputDigest, Receipt, Timings},
     text::Line,
@@ -81,7 +82,8 @@ pub(super) fn offer(sequence: u64, now_ms: u64) -> Offer {
         devices: vec![device()],
         models: vec![model_offer()],
         slots: 4,
-        tier: TrustTier::Declared,
+        attested: Vec::new(),
+        policies: Vec::new(),
         shown: Vec::new(),
         bandwidth: None,
         agent: Line::lossy("aitbc/0.1.0"),
@@ -187,29 +189,27 @@ impl Node {
         let store = Store::open(directory.path()).expect("a new database");
         let ledger =
             Ledger::start(store.clone(), key.clone(), network(), &metrics).expect("a ledger in a new database");
+        let trust = Trust::load(&store, key.node_id(), [], []).expect("nothing is kept yet");
         let (metrics, stop) = (RoutingMetrics::new(&metrics), CancellationToken::new());
         let parts = offers::BookParts {
             id: network(),
             here: paris(),
             network: handle.clone(),
+            trust: trust.clone(),
             store,
             gossip: incoming.gossip,
             metrics: metrics.clone(),
         };
         let (book, _actor) = offers::start(parts, stop.clone());
         let shared = Shared {
-            config: RoutingConfig {
-                network: network(),
-                location: paris(),
-                quotes: 1,
-                enough: 1,
-                verifiers: Vec::new(),
-            },
+            config: RoutingConfig { network: network(), location: paris(), quotes: 1, enough: 1 },
             key,
             network: handle,
             engine: None,
             ledger,
             book,
+            trust,
+            zero_knowledge: None,
             experience: experience::Experience::default(),
             searches: search::SearchMemory::default(),
             active: active::Active::default(),

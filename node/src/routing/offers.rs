@@ -13,6 +13,7 @@ use crate::{
     clock::now_ms,
     network::{GossipMessage, NetworkHandle},
     storage::Store,
+    trust::Trust,
 };
 use aitbc_protocol::{
     NetworkId, NodeId, UnixMillis,
@@ -117,6 +118,7 @@ pub(super) struct BookParts {
     pub(super) here: Location,
     pub(super) network: NetworkHandle,
     pub(super) store: Store,
+    pub(super) trust: Trust,
     pub(super) gossip: mpsc::Receiver<GossipMessage>,
     pub(super) metrics: RoutingMetrics,
 }
@@ -133,7 +135,7 @@ pub(super) fn start(
         let (evidence, proofs) = mpsc::channel(EVIDENCE);
         let keeper = tokio::task::spawn_blocking(move || keep(&parts.store, proofs));
         let actor = Actor {
-            book: Book::new(parts.id.clone(), parts.here, caught),
+            book: Book::new(parts.id.clone(), parts.here, caught).heeding(parts.trust.heeded()),
             subscriptions: Subscriptions::new(&parts.here),
             subscribed: Vec::new(),
             heard: Vec::new(),
@@ -146,6 +148,7 @@ pub(super) fn start(
             publish_at: None,
             id: parts.id,
             network: parts.network,
+            trust: parts.trust,
             evidence,
             metrics: parts.metrics,
         };
@@ -194,6 +197,7 @@ struct Actor {
     publish_at: Option<Instant>,
     id: NetworkId,
     network: NetworkHandle,
+    trust: Trust,
     evidence: mpsc::Sender<Equivocation>,
     metrics: RoutingMetrics,
 }
@@ -261,6 +265,14 @@ impl Actor {
         let heard = self.book.hear(cell, &bytes, now_ms);
         self.metrics.gossip(heard.verdict);
         self.mark(heard.changed);
+        if let Some((signed, revoke)) = heard.revoked
+            && let verifier = signed.signer().short()
+            && self.trust.revoke(signed, &revoke)
+        {
+            let peer = revoke.peer.short();
+            warn!(%peer, %verifier, "a verifier took back what it had said of a provider");
+            self.mark(true);
+        }
         if let Some(provider) = heard.wanted
             && self.wanted.len() < WANTED
             && !self.wanted.contains(&provider)

@@ -1,11 +1,13 @@
 //! What a user asks of the client side, and what it tells as it happens.
 
 use super::ShownBy;
+use crate::trust::Standing;
 use aitbc_protocol::{
     JobId, MicroCredits, NodeId,
+    attestation::Tier,
     geo::Cell,
     job::{Finish, JobSpec, Logprobs, ModelName},
-    offer::{Device, TrustTier},
+    offer::Device,
     quote::Quote,
     receipt::{Check, Receipt},
     routing::{Exclusion, Reasons},
@@ -25,8 +27,8 @@ pub struct Wishes {
     pub weights: Option<aitbc_protocol::Digest>,
     /// Whether a provider that only forwards to another server will do.
     pub allow_declared: bool,
-    /// The least trust.
-    pub least_tier: TrustTier,
+    /// The least that the provider must have shown of its hardware to this node, to a verifier that it counts on, or in a proof.
+    pub min_trust: Tier,
     /// GPU memory in MiB that the provider must have shown to this node, or to a verifier that it counts on.
     pub min_shown_mib: u32,
     /// Only this provider.
@@ -63,6 +65,9 @@ pub struct RankedCandidate {
     /// What verifiers have signed about the memory of its GPUs, and still stands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shown: Vec<ShownBy>,
+    /// What its attestation is worth here.
+    #[serde(default)]
+    pub trust: Standing,
 }
 
 /// Why a job ended without an answer.

@@ -4,7 +4,7 @@ use aitbc_protocol::{
     MicroCredits, NetworkId,
     geo::Cell,
     job::Sampling,
-    offer::{Device, DeviceKind, Engine, Offer, TrustTier},
+    offer::{Device, DeviceKind, Engine, Offer},
     quote::TokenPrice,
     receipt::{OutputDigest, Timings, owed},
 };
@@ -205,7 +205,8 @@ fn offer(sequence: u64) -> Offer {
         devices: Vec::new(),
         models: Vec::new(),
         slots: 1,
-        tier: TrustTier::Declared,
+        attested: Vec::new(),
+        policies: Vec::new(),
         shown: Vec::new(),
         bandwidth: None,
         agent: Line::lossy("aitbc"),

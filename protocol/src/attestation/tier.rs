@@ -51,6 +51,22 @@ impl Tier {
     }
 }
 
+/// A text is not the name of a tier.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no tier: use none, warning, affirming or contraindicated")]
+pub struct ParseTierError(String);
+
+impl std::str::FromStr for Tier {
+    type Err = ParseTierError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::None, Self::Warning, Self::Affirming, Self::Contraindicated]
+            .into_iter()
+            .find(|tier| tier.as_str() == text)
+            .ok_or_else(|| ParseTierError(text.chars().take(40).collect()))
+    }
+}
+
 impl std::fmt::Display for Tier {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.pad(self.as_str())

@@ -1,5 +1,6 @@
 //! Every message of the network: round trip, unknown fields, truncation, bit flips, sizes.
 
+mod attest;
 mod challenge;
 mod offers;
 
@@ -12,7 +13,7 @@ use aitbc_protocol::{
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
     offer::{
         Device, DeviceKind, Engine, Gossip, Heartbeat, MAX_ADDRESSES, MAX_CELLS, MAX_DEVICES, MAX_MODELS,
-        ModelOffer, Offer, OfferReply, OfferRequest, Statements, TrustTier,
+        ModelOffer, Offer, OfferReply, OfferRequest, Statements,
     },
     quote::{Quote, TokenPrice},
     reach::{Dialled, MAX_CHECKED, ReachReply, ReachRequest, Refusal},
@@ -144,11 +145,12 @@ prop_compose! {
     fn offer()(
         sequence: u64, issued_ms: u64, expires_ms: u64, cell in cell(), addresses in vec(line(), 0..=8),
         devices in vec(device(), 0..4), models in vec(model_offer(), 0..4), slots: u32, agent in line(),
-        shown in vec(sealed(challenge::shown()), 0..=2), line in proptest::option::of(bandwidth()),
+        attested in vec(sealed(attest::result()), 0..=2), policies in vec(line(), 0..=2),
+        (shown, line) in (vec(sealed(challenge::shown()), 0..=2), proptest::option::of(bandwidth())),
     ) -> Offer {
         Offer {
             sequence, issued_ms, expires_ms, cell, addresses, devices, models, slots,
-            tier: TrustTier::Declared, shown, bandwidth: line, agent,
+            attested, policies, shown, bandwidth: line, agent,
         }
     }
 }
@@ -286,7 +288,11 @@ fn to_client() -> impl Strategy<Value = ToClient> {
 }
 
 fn gossip() -> impl Strategy<Value = Gossip> {
-    prop_oneof![sealed(offer()).prop_map(Gossip::Offer), sealed(heartbeat()).prop_map(Gossip::Heartbeat)]
+    prop_oneof![
+        sealed(offer()).prop_map(Gossip::Offer),
+        sealed(heartbeat()).prop_map(Gossip::Heartbeat),
+        sealed(attest::revoke()).prop_map(Gossip::Revoke),
+    ]
 }
 
 fn reach_request() -> impl Strategy<Value = ReachRequest> {
@@ -374,6 +380,11 @@ codec! {
     messages_to_the_asker: to_asker(), wire::MAX_BANDWIDTH_FRAME;
     messages_to_the_prover: challenge::to_prover(), wire::MAX_CHALLENGE_FRAME;
     messages_to_the_verifier: challenge::to_verifier(), wire::MAX_CHALLENGE_FRAME;
+    messages_to_the_attester: attest::to_attester(), wire::MAX_ATTEST_FRAME;
+    messages_of_the_attester: attest::to_verifier(), wire::MAX_ATTEST_FRAME;
+    statements_claims: attest::claims(), 8192;
+    statements_result: attest::result(), 512;
+    statements_revoke: attest::revoke(), 128;
     statements_offer: offer(), wire::MAX_OFFER_FRAME;
     statements_quote: quote(), 4096;
     statements_receipt: receipt(), 8192;

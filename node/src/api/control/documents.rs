@@ -1,5 +1,6 @@
 //! The JSON documents of the control API. Each names its schema; fields are only ever added to one.
 
+use super::attestation::OwnStatus;
 use crate::{
     bandwidth::Measurement,
     challenge::Finding,
@@ -43,6 +44,8 @@ pub(super) struct Status {
     pub(super) line: Option<Measurement>,
     /// Live offers known.
     pub(super) offers: usize,
+    /// What others have signed about its hardware: `none` where nobody did.
+    pub(super) attestation: OwnStatus,
     /// The provider side; `null` on nodes without one.
     pub(super) provider: Option<ProviderStatus>,
     pub(super) totals: Totals,

@@ -34,6 +34,13 @@ async fn lines(response: Response) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// Snapshots of documents whose fields stand in no order of meaning.
+fn sorted() -> insta::internals::SettingsBindDropGuard {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_sort_maps(true);
+    settings.bind_to_scope()
+}
+
 #[tokio::test]
 async fn a_job_is_told_line_by_line() {
     let (sender, updates) = mpsc::channel(4);
@@ -112,6 +119,7 @@ fn the_status_document() {
         traffic: TrafficRates { received: 3, sent: 4 },
         line: None,
         offers: 1,
+        attestation: super::attestation::OwnStatus::default(),
         provider: Some(ProviderStatus { jobs: Arc::new(jobs), engines: Arc::new(vec![engine]) }),
         totals: Totals::default(),
     };
@@ -138,6 +146,15 @@ fn the_status_document() {
       },
       "line": null,
       "offers": 1,
+      "attestation": {
+        "tier": "none",
+        "score": null,
+        "verifier": null,
+        "kinds": [],
+        "expires_ms": null,
+        "policies": [],
+        "ear": null
+      },
       "provider": {
         "running": [],
         "queued": 0,
@@ -206,6 +223,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         updated_ms: 20,
     };
     let summary: Value = serde_json::to_value(JobSummary::from(&record)).unwrap();
+    let _sorted = sorted();
     insta::assert_json_snapshot!(summary, @r#"
     {
       "created_ms": 10,

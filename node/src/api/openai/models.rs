@@ -146,7 +146,7 @@ mod tests {
     use aitbc_protocol::{
         Digest, NodeId,
         geo::{Cell, Location},
-        offer::{Device, DeviceKind, Engine, Load, ModelOffer, Offer, TrustTier},
+        offer::{Device, DeviceKind, Engine, Load, ModelOffer, Offer},
         text::Line,
     };
     use std::sync::Arc;
@@ -175,7 +175,8 @@ mod tests {
             devices: vec![],
             models,
             slots: 1,
-            tier: TrustTier::Declared,
+            attested: Vec::new(),
+            policies: Vec::new(),
             shown: Vec::new(),
             bandwidth: None,
             agent: Line::default(),

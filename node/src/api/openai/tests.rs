@@ -106,6 +106,13 @@ fn chat_request(more: &Value) -> Vec<u8> {
     request.to_string().into_bytes()
 }
 
+/// Snapshots of documents whose fields stand in no order of meaning.
+fn sorted() -> insta::internals::SettingsBindDropGuard {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_sort_maps(true);
+    settings.bind_to_scope()
+}
+
 #[test]
 fn a_chat_request_becomes_a_job() {
     let body = json!({
@@ -284,6 +291,7 @@ async fn a_whole_chat_answer() {
     assert_eq!(response.headers()["x-aitbc-receipt"], Digest([2; 32]).to_string());
     let mut document: Value = serde_json::from_str(&body(response).await).unwrap();
     document["aitbc"]["providers"] = json!("[providers]");
+    let _sorted = sorted();
     insta::assert_json_snapshot!(document, @r#"
     {
       "aitbc": {
@@ -329,6 +337,7 @@ async fn a_whole_completion_with_log_probabilities() {
     ];
     let document: Value =
         serde_json::from_str(&body(answer(Form::Completion, None, updates).await).await).unwrap();
+    let _sorted = sorted();
     insta::assert_json_snapshot!(document["choices"], @r#"
     [
       {
@@ -466,6 +475,7 @@ async fn vectors_come_as_numbers_or_base64() {
     let two = vec![vec![1.0, -0.5], vec![0.25, 2.0]];
     let mut floats = read(document(two.clone(), Encoding::Float, 2).await.unwrap());
     floats["aitbc"]["providers"] = json!("[providers]");
+    let _sorted = sorted();
     insta::assert_json_snapshot!(floats, @r#"
     {
       "aitbc": {

@@ -4,12 +4,14 @@ use super::super::JobsConfig;
 use crate::{
     engine::{EngineState, EngineStatus},
     gpu::power::PowerState,
+    trust::Vouched,
 };
 use aitbc_protocol::{
     Signed, UnixMillis,
+    attestation::exchange::{MAX_ATTESTED, MAX_POLICIES},
     bandwidth::Bandwidth,
     gpu::challenge::exchange::Shown,
-    offer::{Device, DeviceKind, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer, TrustTier},
+    offer::{Device, DeviceKind, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer},
     text::Line,
 };
 use libp2p::Multiaddr;
@@ -22,6 +24,7 @@ pub(super) struct Content {
     models: Vec<ModelOffer>,
     slots: u32,
     shown: Vec<Signed<Shown>>,
+    vouched: Vouched,
     bandwidth: Option<Bandwidth>,
 }
 
@@ -80,7 +83,8 @@ pub(super) fn gather(
         return Err(Obstacle::NoAddress);
     }
     let devices = devices.iter().take(MAX_DEVICES).cloned().collect();
-    Ok(Content { addresses, devices, models, slots: power.decision.offered, shown: Vec::new(), bandwidth: None })
+    let (shown, vouched) = (Vec::new(), Vouched::default());
+    Ok(Content { addresses, devices, models, slots: power.decision.offered, shown, vouched, bandwidth: None })
 }
 
 /// The device of a model with what was measured on the GPU that it is: the only one there is, or else the only one of its
@@ -113,9 +117,18 @@ impl Content {
         self.addresses == other.addresses
     }
 
-    /// With what verifiers have signed about the memory of its GPUs, and what was measured of its line.
-    pub(super) fn with_findings(self, shown: &[Signed<Shown>], bandwidth: Option<Bandwidth>) -> Self {
-        Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), bandwidth, ..self }
+    /// With what verifiers have signed about the memory of its GPUs and about its hardware, and what was measured of its line.
+    pub(super) fn with_findings(
+        self,
+        shown: &[Signed<Shown>],
+        vouched: &Vouched,
+        bandwidth: Option<Bandwidth>,
+    ) -> Self {
+        let vouched = Vouched {
+            attested: vouched.attested.iter().take(MAX_ATTESTED).cloned().collect(),
+            policies: vouched.policies.iter().take(MAX_POLICIES).cloned().collect(),
+        };
+        Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), vouched, bandwidth, ..self }
     }
 
     /// The offer with this content.
@@ -135,7 +148,8 @@ impl Content {
             devices: self.devices,
             models: self.models,
             slots: self.slots,
-            tier: TrustTier::default(),
+            attested: self.vouched.attested,
+            policies: self.vouched.policies,
             shown: self.shown,
             bandwidth: self.bandwidth,
             agent: Line::lossy(concat!("aitbc/", env!("CARGO_PKG_VERSION"))),
@@ -242,7 +256,7 @@ mod tests {
         let addresses = vec![address(); MAX_ADDRESSES + 3];
         let content = gather(&config, &[], &[engine(EngineState::Ready)], &addresses, &free()).unwrap();
         let line = Bandwidth { up: 1, down: 2, measured_ms: 3 };
-        let content = content.with_findings(&[], Some(line));
+        let content = content.with_findings(&[], &Vouched::default(), Some(line));
         let offer = content.into_offer(&config, 1, 1_000, OFFER_LIFETIME_MS);
         assert_eq!((offer.check(1_000), offer.bandwidth), (Ok(()), Some(line)));
         assert_eq!(offer.models[0].price, own);

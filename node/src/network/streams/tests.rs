@@ -21,6 +21,7 @@ struct Receivers {
     job: mpsc::Receiver<IncomingStream>,
     reach: mpsc::Receiver<IncomingStream>,
     challenge: mpsc::Receiver<IncomingStream>,
+    attest: mpsc::Receiver<IncomingStream>,
     bandwidth: mpsc::Receiver<IncomingStream>,
 }
 
@@ -30,6 +31,7 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
     let (job, jobs) = mpsc::channel(capacity);
     let (reach, reaches) = mpsc::channel(capacity);
     let (challenge, challenges) = mpsc::channel(capacity);
+    let (attest, attests) = mpsc::channel(capacity);
     let (bandwidth, bandwidths) = mpsc::channel(capacity);
     let receivers = Receivers {
         offer: offers,
@@ -37,9 +39,10 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
         job: jobs,
         reach: reaches,
         challenge: challenges,
+        attest: attests,
         bandwidth: bandwidths,
     };
-    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge, bandwidth }), receivers)
+    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge, attest, bandwidth }), receivers)
 }
 
 async fn node(limits: StreamLimits) -> (Running<Behaviour>, Receivers) {
@@ -83,6 +86,7 @@ async fn each_protocol_has_its_queue_and_both_ends_are_named() {
             Protocol::Job => &mut incoming.job,
             Protocol::Reach => &mut incoming.reach,
             Protocol::Challenge => &mut incoming.challenge,
+            Protocol::Attest => &mut incoming.attest,
             Protocol::Bandwidth => &mut incoming.bandwidth,
         };
         let mut accepted = queue.recv().await.expect("a stream");

@@ -318,3 +318,55 @@ fn an_offer_shows_only_what_others_have_signed_about_its_provider() {
     let elsewhere = NetworkId::new("elsewhere").expect("a name");
     assert_eq!(verdict(&other, about, &elsewhere), Verdict::Reject, "of another network");
 }
+
+fn gossip_revoke(signer: u8, peer: u8, issued_ms: u64) -> Vec<u8> {
+    let revoke = Revoke { peer: key(peer).node_id(), issued_before_ms: issued_ms, issued_ms };
+    let signed = seal(&key(signer), &network(), &revoke).expect("it fits");
+    wire::encode(&Gossip::Revoke(signed), wire::MAX_GOSSIP_BYTES).expect("it fits")
+}
+
+#[test]
+fn only_who_said_something_or_is_counted_on_takes_it_back() {
+    use aitbc_protocol::{
+        Digest,
+        attestation::{AttestedInputs, Kinds, Tier, exchange::AttestationResult},
+    };
+    let result = AttestationResult {
+        peer: key(2).node_id(),
+        tier: Tier::Affirming,
+        score: 1_000,
+        attested: AttestedInputs::default(),
+        kinds: Kinds::default(),
+        ear: Digest([0; 32]),
+        issued_ms: NOW,
+        expires_ms: NOW + 1_000,
+    };
+    let attested = vec![seal(&key(5), &network(), &result).expect("it fits")];
+    let shown = Offer { attested, ..offer(1, NOW) };
+    let private = Offer { policies: vec![Line::lossy("affirmed")], ..offer(1, NOW) };
+    let cases = [
+        ("by its verifier", &shown, 5, 2, NOW, home(), Verdict::Accept),
+        ("by a stranger", &shown, 6, 2, NOW, home(), Verdict::Ignore),
+        ("by somebody counted on", &shown, 7, 2, NOW, home(), Verdict::Accept),
+        ("about one who hides its verifiers", &private, 6, 2, NOW, home(), Verdict::Accept),
+        ("about nobody known", &shown, 5, 3, NOW, home(), Verdict::Ignore),
+        ("on another cell's topic", &shown, 5, 2, NOW, "9q8y".parse().expect("a cell"), Verdict::Ignore),
+        ("of the future", &shown, 5, 2, NOW + 60_000, home(), Verdict::Ignore),
+    ];
+    for (what, offer, signer, about, at_ms, topic, verdict) in cases {
+        let mut book = book().heeding([key(7).node_id()].into());
+        assert_eq!(book.hear(home(), &gossip_offer(&key(2), offer), NOW).verdict, Verdict::Accept);
+        let heard = book.hear(topic, &gossip_revoke(signer, about, at_ms), NOW);
+        assert_eq!(heard.verdict, verdict, "{what}");
+        assert_eq!(heard.revoked.is_some(), verdict == Verdict::Accept, "{what}");
+    }
+    let mut forged = gossip_revoke(5, 2, NOW);
+    *forged.last_mut().expect("not empty") ^= 1;
+    let mut book = book();
+    book.hear(home(), &gossip_offer(&key(2), &shown), NOW);
+    assert_eq!(book.hear(home(), &forged, NOW).verdict, Verdict::Reject);
+    // What one provider's verifiers say is paced.
+    let heard = |book: &mut Book| book.hear(home(), &gossip_revoke(5, 2, NOW), NOW).verdict;
+    let accepted = (0..20).filter(|_| heard(&mut book) == Verdict::Accept).count();
+    assert!(accepted < 10, "{accepted}");
+}

@@ -12,6 +12,7 @@ use crate::{
 };
 use aitbc_protocol::{
     MicroCredits, NodeId,
+    attestation::Tier,
     job::Rejection,
     routing::{Exclusion, Policy},
 };
@@ -125,6 +126,9 @@ impl Dispatch<'_> {
             self.shared.book.silent(provider).await;
             left.retain(|found| found.known.provider != provider);
             round.lost.push(Lost { provider, reason: error.to_string(), failure: false });
+        }
+        if self.wishes.min_trust.rank() > Tier::None.rank() {
+            self.unless_gone(candidates::ask_for_proofs(self.shared, &left)).await?;
         }
         let model = &self.spec.model;
         let choices = candidates::choose(self.shared, &left, Some(model), &self.policy(), &round_trips);

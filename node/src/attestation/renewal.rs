@@ -1,0 +1,90 @@
+//! Renews what this node has signed about others, and takes back what does not hold any more.
+
+use super::{Attestation, Finding};
+use crate::clock::now_ms;
+use aitbc_crypto::signing;
+use aitbc_protocol::{
+    NodeId, UnixMillis,
+    attestation::exchange::Revoke,
+    geo::{COARSEST, Cell, FINEST_TOPIC},
+    offer::Gossip,
+    wire::WireError,
+};
+use std::{collections::HashMap, time::Duration};
+use tokio::{sync::mpsc, time::sleep};
+
+/// How often it is looked what is due.
+const REVIEW: Duration = Duration::from_secs(30);
+/// A peer that could not be reached is tried again after as long, in milliseconds.
+const AGAIN_MS: u64 = 30 * 60_000;
+
+/// Goes on for as long as it is polled.
+pub(super) async fn run(attestation: Attestation) {
+    let mut tried: HashMap<NodeId, UnixMillis> = HashMap::new();
+    loop {
+        sleep(REVIEW).await;
+        let now = now_ms();
+        tried.retain(|_, at| at.saturating_add(AGAIN_MS) > now);
+        let records = match attestation.records().await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!(%error, "what this node has attested cannot be read");
+                continue;
+            }
+        };
+        for record in records {
+            let result = record.result.and_then(|signed| signed.read_unverified().ok());
+            let due = result.is_some_and(|result| result.renew_ms() <= now && now < result.expires_ms);
+            if !due || tried.contains_key(&record.peer) {
+                continue;
+            }
+            tried.insert(record.peer, now);
+            let (progress, _nobody) = mpsc::channel(1);
+            match attestation.attest(record.peer, false, &progress).await {
+                Ok(Finding::Verified { result, .. }) => {
+                    tracing::info!(peer = %record.peer.short(), tier = %result.tier, "attestation renewed");
+                }
+                // It was told of already.
+                Ok(Finding::Failed { .. }) => {}
+                Err(error) => tracing::info!(peer = %record.peer.short(), %error, "attestation not renewed yet"),
+            }
+        }
+    }
+}
+
+impl Attestation {
+    /// Tells everybody who hears of `peer`'s offers that what this node signed about it before `before_ms` does not count.
+    pub(super) async fn revoke(&self, peer: NodeId, before_ms: UnixMillis) {
+        let offers = self.0.routing.offers();
+        let known = offers.offers.iter().chain(&offers.silent).find(|known| known.provider == peer);
+        let Some(cell) = known.map(|known| known.offer.cell) else {
+            tracing::debug!(peer = %peer.short(), "it offers nothing: nobody needs to hear of it");
+            return;
+        };
+        if let Err(error) = self.tell(peer, before_ms, cell).await {
+            tracing::warn!(peer = %peer.short(), %error, "others could not be told that a result does not count any more");
+        }
+    }
+
+    async fn tell(&self, peer: NodeId, issued_before_ms: UnixMillis, cell: Cell) -> Result<(), RevokeError> {
+        let revoke = Revoke { peer, issued_before_ms, issued_ms: now_ms() };
+        let signed = signing::seal(&self.0.key, &self.0.config.network, &revoke)?;
+        let message = Gossip::Revoke(signed);
+        let mut heard = false;
+        for precision in COARSEST..=cell.precision().min(FINEST_TOPIC) {
+            heard |= self.0.network.publish(cell.coarsened(precision), &message).await?;
+        }
+        if heard { Ok(()) } else { Err(RevokeError::Nobody) }
+    }
+}
+
+/// Why nobody heard of it.
+#[derive(Debug, thiserror::Error)]
+enum RevokeError {
+    #[error("nobody who hears of its offers is connected")]
+    Nobody,
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Network(#[from] crate::network::NetworkError),
+}
