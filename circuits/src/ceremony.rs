@@ -18,6 +18,8 @@ mod share;
 pub use encoding::MAX_CEREMONY;
 
 use crate::{
+    contribution::{ContributionFile, MAX_CONTRIBUTIONS, MIN_CONTRIBUTIONS, Phase},
+    points::PointError,
     relation::Relation,
     setup::{Origin, ProvingKey, VerifyingKey},
 };
@@ -27,34 +29,9 @@ use ark_ec::AffineRepr;
 use ark_ff::{Field, UniformRand, Zero};
 use ark_std::rand::{CryptoRng, RngCore};
 use powers::Powers;
-use serde::{Deserialize, Serialize};
 use share::{Share, Transcript};
 use std::fmt;
 use zeroize::Zeroizing;
-
-use crate::{
-    parameters::{ContributionFile, MAX_CONTRIBUTIONS, MIN_CONTRIBUTIONS},
-    points::PointError,
-};
-
-/// A phase of the ceremony.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Powers of tau, with alpha and beta: of no circuit in particular.
-    Powers,
-    /// The circuit's own part: delta.
-    Circuit,
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Powers => "powers",
-            Self::Circuit => "circuit",
-        })
-    }
-}
 
 /// A secret of the ceremony.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 
 pub mod attestation;
 pub mod ceremony;
+pub mod contribution;
 pub mod encoding;
 #[cfg(test)]
 mod fixture;

@@ -10,11 +10,11 @@ use crate::{
         measurements::{AllowList, MAX_MEASUREMENTS},
         statement::{Nullifier, Statement, binding_element, network_element},
     },
-    ceremony::Phase,
+    contribution::{ContributionFile, MAX_CONTRIBUTIONS, MIN_CONTRIBUTIONS, Phase},
     presentation::{PolicyName, Request},
     setup::{Origin, ProvingKey, VerifyingKey},
 };
-use aitbc_protocol::{Digest, NetworkId, NodeId, text::Line};
+use aitbc_protocol::{Digest, NetworkId, NodeId};
 use ark_bn254::Fr;
 use serde::{Deserialize, Serialize};
 
@@ -24,10 +24,6 @@ pub const MAX_FILE: usize = 4 << 20;
 pub const MAX_POLICIES: usize = 16;
 /// The fewest verifiers of a network whose policies claim privacy: a proof says that one of so many has signed.
 pub const PRIVATE_VERIFIERS: usize = 8;
-/// The fewest contributions to each phase of a ceremony whose keys are accepted on public networks.
-pub const MIN_CONTRIBUTIONS: usize = 3;
-/// The most contributions that a file names.
-pub const MAX_CONTRIBUTIONS: usize = 1024;
 /// The shortest and the longest epoch in milliseconds: a minute, a year.
 pub const EPOCH_MS: std::ops::RangeInclusive<u64> = 60_000..=31_536_000_000;
 
@@ -63,18 +59,6 @@ pub struct Keys {
     /// Who contributed to the ceremony that they come from, in order; none for development keys.
     #[serde(default)]
     pub contributions: Vec<ContributionFile>,
-}
-
-/// One contribution to the ceremony, as [`crate::ceremony::Ceremony::verify`] reports it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ContributionFile {
-    /// To which phase.
-    pub phase: Phase,
-    /// Who says to have made it.
-    pub name: Line<64>,
-    /// What its transcript hashes to.
-    pub digest: Digest,
 }
 
 /// One policy as it is written.

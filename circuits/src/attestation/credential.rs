@@ -1,7 +1,7 @@
 //! What a verifier hands a peer after it has appraised its evidence.
 
 use crate::{
-    attestation::{attributes::Attributes, issuer::IssuerPublic},
+    attestation::attributes::Attributes,
     encoding::{Fixed, Malformed, Reader, serde_as_fixed},
     gadgets::{
         poseidon::Domain,
@@ -27,11 +27,6 @@ impl Credential {
     /// True where the signature is that of the key that it names.
     pub fn is_signed(&self) -> bool {
         self.issuer.verifies(Domain::Credential, &self.attributes.commitment(), &self.signature)
-    }
-
-    /// True where `issuer` signed it.
-    pub fn is_from(&self, issuer: &IssuerPublic) -> bool {
-        *issuer.key() == self.issuer && self.is_signed()
     }
 }
 

@@ -8,11 +8,9 @@
 //! ```
 
 use crate::{
-    ceremony::{
-        Ceremony, CeremonyError, CircuitPart, Contribution, POWERS, Phase, derive, powers::Powers, share::Share,
-    },
+    ceremony::{Ceremony, CeremonyError, CircuitPart, Contribution, POWERS, derive, powers::Powers, share::Share},
+    contribution::{MAX_CONTRIBUTIONS, Phase},
     encoding::Reader,
-    parameters::MAX_CONTRIBUTIONS,
     points::{G1_BYTES, G2_BYTES, write},
     relation::Relation,
     setup::{Points, write_many},

@@ -5,7 +5,8 @@ use crate::trust::zero_knowledge::{PARAMETERS, PROVING_KEY, VERIFYING_KEY};
 use aitbc_circuits::{
     Fixed, IssuerKey, IssuerPublic, ProvingKey, VerifyingKey,
     ceremony::{Ceremony, MAX_CEREMONY},
-    parameters::{ContributionFile, File, Keys, PolicyFile},
+    contribution::ContributionFile,
+    parameters::{File, Keys, PolicyFile},
     rand::rngs::OsRng,
     setup,
 };
