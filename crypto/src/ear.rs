@@ -8,7 +8,7 @@ use crate::keys::SecretKey;
 use aitbc_protocol::{
     Digest, NodeId, UnixMillis,
     attestation::{
-        Appraisal, EvidenceKind, IntegrityInputs, Tier, TrustVector,
+        Appraisal, IntegrityInputs, Tier, TrustVector,
         exchange::{AttestationResult, MAX_EAR_BYTES},
     },
 };
@@ -214,15 +214,10 @@ pub fn open(token: &str, now_ms: UnixMillis) -> Result<(NodeId, Ear), EarError> 
     Ok((header.kid, ear))
 }
 
-/// The kinds of evidence that an EAR's submodules name.
-pub fn kinds(ear: &Ear) -> impl Iterator<Item = EvidenceKind> {
-    ear.submods.keys().filter_map(|name| name.split('-').next()?.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aitbc_protocol::attestation::{AttestedInputs, Input, Kinds, Measurement};
+    use aitbc_protocol::attestation::{AttestedInputs, EvidenceKind, Input, Kinds, Measurement};
     use proptest::prelude::*;
 
     const NOW: UnixMillis = 1_800_000_000_000;
@@ -291,7 +286,6 @@ mod tests {
             "eat_nonce": Digest([9; 32]),
         });
         assert_eq!(serde_json::to_value(&ear).unwrap(), expected, "as the crate ear reads it");
-        assert_eq!(kinds(&ear).collect::<Vec<_>>(), [EvidenceKind::Tpm]);
     }
 
     #[test]

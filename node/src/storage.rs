@@ -422,17 +422,6 @@ impl Store {
         self.columns.write(edits, Durability::Synced)
     }
 
-    /// Forgets what was found about `peer`, with what was measured there; false where nothing was kept.
-    pub fn forget_attestation(&self, peer: &NodeId) -> Result<bool, StorageError> {
-        if self.attestation(peer)?.is_none() {
-            return Ok(false);
-        }
-        self.columns.ready()?;
-        let edit = Edit::Delete(Column::Settings, attestation_key(peer));
-        self.columns.write(vec![edit], Durability::Synced)?;
-        Ok(true)
-    }
-
     /// What verifiers have issued to this node, newest first.
     pub fn issued(&self) -> Result<Vec<Issued>, StorageError> {
         let kept = self.columns.get(Column::Settings, ISSUED)?;

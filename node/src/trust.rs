@@ -88,6 +88,16 @@ struct Proved {
     shared: bool,
 }
 
+/// Who has shown a nullifier.
+#[derive(Clone, Copy, Debug)]
+struct Holders {
+    first: NodeId,
+    /// The first other one: from then on all are flagged.
+    other: Option<NodeId>,
+    /// When it is forgotten.
+    forget_ms: UnixMillis,
+}
+
 /// What a verifier took back.
 #[derive(Clone, Debug)]
 struct Revoked {
@@ -103,8 +113,8 @@ struct Known {
     /// By peer and verifier: what was issued before does not count.
     revoked: HashMap<(NodeId, NodeId), Revoked>,
     proved: HashMap<NodeId, Proved>,
-    /// Who has shown a nullifier, by policy, epoch and nullifier, and when it is forgotten.
-    nullifiers: HashMap<(u64, [u8; 32]), (NodeId, UnixMillis)>,
+    /// Who has shown a nullifier, by epoch and nullifier.
+    nullifiers: HashMap<(u64, [u8; 32]), Holders>,
 }
 
 #[derive(Debug)]
@@ -224,21 +234,21 @@ impl Trust {
         expires_ms: UnixMillis,
     ) -> Option<NodeId> {
         let mut known = self.known();
-        make_room(&mut known.nullifiers, |(_, forget_ms)| *forget_ms);
+        make_room(&mut known.nullifiers, |holders| holders.forget_ms);
         make_room(&mut known.proved, |proved| proved.expires_ms);
         let forget_ms = at_ms.saturating_add(RESULT_LIFETIME_MS);
-        let (first, _) = *known.nullifiers.entry(nullifier).or_insert((peer, forget_ms));
-        let other = (first != peer).then_some(first);
+        let holders = known.nullifiers.entry(nullifier).or_insert(Holders { first: peer, other: None, forget_ms });
+        let other = if holders.first == peer {
+            holders.other
+        } else {
+            holders.other.get_or_insert(peer);
+            Some(holders.first)
+        };
         known.proved.insert(peer, Proved { at_ms, expires_ms, shared: other.is_some() });
         if let Some(other) = other.and_then(|other| known.proved.get_mut(&other)) {
             other.shared = true;
         }
         other
-    }
-
-    /// Whether a proof of `peer` is believed at `now_ms`, so that none needs to be asked for.
-    pub fn has_proved(&self, peer: NodeId, now_ms: UnixMillis) -> bool {
-        self.known().proved.get(&peer).is_some_and(|proved| proved.expires_ms > now_ms)
     }
 
     /// What the attestation of `peer` is worth here at `now_ms`, of whom offers show `attested`. Their signatures were verified

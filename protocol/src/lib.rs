@@ -32,5 +32,13 @@ pub use money::MicroCredits;
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type UnixMillis = u64;
 
+/// Whether a statement of `issued_ms` to `expires_ms` stands at `now_ms`: its time is not over, it is not from the future
+/// beyond what clocks may differ, and it claims no longer than `longest_ms`.
+pub(crate) fn stands(issued_ms: UnixMillis, expires_ms: UnixMillis, longest_ms: u64, now_ms: UnixMillis) -> bool {
+    issued_ms <= now_ms.saturating_add(CLOCK_TOLERANCE_MS)
+        && now_ms < expires_ms
+        && expires_ms.saturating_sub(issued_ms) <= longest_ms
+}
+
 /// How far two honest clocks may differ, in milliseconds.
 pub const CLOCK_TOLERANCE_MS: u64 = 30_000;

@@ -90,7 +90,10 @@ mod with_a_tpm {
     use super::*;
     use aitbc_crypto::tee::tpm::EventLog;
     use aitbc_tests::swtpm::Swtpm;
-    use std::path::Path;
+    use aitbc_tests::wait::eventually;
+    use std::{path::Path, time::Duration};
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     /// A machine whose firmware started with Secure Boot on, as it was recorded.
     fn machine() -> (Swtpm, std::path::PathBuf) {
@@ -146,12 +149,7 @@ mod with_a_tpm {
         assert_eq!(events(&updates, "finished").len(), 1, "{updates:?}");
         // The offer carries the result to those who believe its signer.
         let affirmed = |offers: &Value| offers.to_string().contains("attested");
-        for _ in 0..200 {
-            if affirmed(&believer.get("offers").await) {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        hears(&believer, affirmed).await;
         let updates = collect(believer.job(&trusted_question("affirming")).await).await;
         assert_eq!(events(&updates, "finished").len(), 1, "{updates:?}");
         let updates = collect(stranger.job(&trusted_question("affirming")).await).await;
@@ -170,16 +168,25 @@ mod with_a_tpm {
         let failed = events(&updates, "failed");
         assert!(failed[0]["message"].to_string().contains("not what it should be"), "{updates:?}");
         // And whoever believed it hears so.
-        let started = std::time::Instant::now();
-        loop {
-            let updates = collect(believer.job(&trusted_question("affirming")).await).await;
-            if !events(&updates, "failed").is_empty() {
-                break;
-            }
-            assert!(started.elapsed().as_secs() < 60, "downgraded everywhere within a minute: {updates:?}");
-        }
+        is_refused_to(&believer).await;
         let status = provider.until("is none again", |status| status["attestation"]["score"].is_null()).await;
         assert_eq!(status["attestation"]["tier"], "none");
+    }
+
+    /// Waits until a node hears of offers that meet `condition`.
+    async fn hears(node: &Process, condition: impl Fn(&Value) -> bool) {
+        let what = format!("{}: hears of the new offer", node.name);
+        eventually(&what, MINUTE, || async { condition(&node.get("offers").await).then_some(()) }).await;
+    }
+
+    /// Waits until nobody is affirmed to a node: a minute at most, wherever it heard of the provider.
+    async fn is_refused_to(node: &Process) {
+        let what = format!("{}: nobody is affirmed any more", node.name);
+        eventually(&what, MINUTE, || async {
+            let updates = collect(node.job(&trusted_question("affirming")).await).await;
+            (!events(&updates, "failed").is_empty()).then_some(())
+        })
+        .await;
     }
 
     /// Everything that a client keeps.
@@ -283,11 +290,7 @@ mod with_a_tpm {
             provider.until("names its policy", |status| status["attestation"]["policies"][0] == "affirmed").await;
         assert_eq!(status["provider"]["offer"]["attested"], Value::Null, "{status}");
         let named = |offers: &Value| offers.to_string().contains("\"affirmed\"");
-        let started = std::time::Instant::now();
-        while !named(&client.get("offers").await) {
-            assert!(started.elapsed().as_secs() < 60, "the client hears of the new offer");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        hears(&client, named).await;
         let updates = collect(client.job(&trusted_question("affirming")).await).await;
         assert_eq!(events(&updates, "finished").len(), 1, "{updates:?}");
         let ranked = events(&updates, "ranked")[0].to_string();
@@ -309,14 +312,7 @@ mod with_a_tpm {
         tpm.extend(4, &[1; 32]).expect("extended");
         let (found, _) = attest(&verifier, &provider).await;
         assert_eq!((&found["finding"], &found["revoked"]), (&"failed".into(), &true.into()), "{found}");
-        let started = std::time::Instant::now();
-        loop {
-            let updates = collect(client.job(&trusted_question("affirming")).await).await;
-            if !events(&updates, "failed").is_empty() {
-                break;
-            }
-            assert!(started.elapsed().as_secs() < 60, "downgraded everywhere within a minute: {updates:?}");
-        }
+        is_refused_to(&client).await;
     }
 
     fn hex(text: &str) -> Vec<u8> {

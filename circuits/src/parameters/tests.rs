@@ -5,6 +5,7 @@ use crate::{
     fixture::{FIXTURE, POLICY, file, rng},
     setup,
 };
+use aitbc_protocol::text::Line;
 
 fn good() -> File {
     file(&FIXTURE.key, &FIXTURE.issuers)

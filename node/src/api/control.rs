@@ -7,7 +7,7 @@ use super::{
     error::Failure,
 };
 use crate::{
-    challenge::{ChallengeError, Finding, Progress},
+    challenge::{ChallengeError, Finding},
     market,
     routing::{JobRequest, JobUpdate, RankedCandidate, RunningRequest},
 };
@@ -20,10 +20,10 @@ use axum::{
     routing::{get, post},
 };
 use documents::{
-    Bandwidth, ChallengeFailed, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, OfferList, OfferSummary,
+    Bandwidth, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound, OfferList, OfferSummary,
     PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList, Status, Stopping,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::future::Future;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -240,15 +240,16 @@ async fn challenge(State(state): State<ApiState>, body: Payload) -> Result<Respo
         found
     };
     Ok(ndjson(streamed(tracing::info_span!("api_challenge"), |writer| {
-        write_challenge(writer, exchange, steps, place)
+        write_exchange(writer, "aitbc.challenge/1", exchange, steps, place)
     })))
 }
 
-/// Writes where a challenge stands, then what it found. Dropping it ends the challenge.
-async fn write_challenge(
+/// Writes where an exchange with a peer stands, then what it found, under `schema`. Dropping it ends the exchange.
+async fn write_exchange<F: Serialize, E: std::fmt::Display>(
     writer: Writer,
-    exchange: impl Future<Output = Result<Finding, ChallengeError>>,
-    mut steps: mpsc::Receiver<Progress>,
+    schema: &'static str,
+    exchange: impl Future<Output = Result<F, E>>,
+    mut steps: mpsc::Receiver<impl Serialize>,
     _place: OwnedSemaphorePermit,
 ) -> Result<(), Gone> {
     let forward = async {
@@ -259,10 +260,8 @@ async fn write_challenge(
     };
     let (found, ()) = tokio::try_join!(async { Ok(exchange.await) }, forward)?;
     match found {
-        Ok(finding) => {
-            writer.line(&FindingFooter { event: "finding", schema: "aitbc.challenge/1", finding }).await
-        }
-        Err(error) => writer.line(&ChallengeFailed { event: "failed", message: error.to_string() }).await,
+        Ok(finding) => writer.line(&FindingFooter { event: "finding", schema, finding }).await,
+        Err(error) => writer.line(&NothingFound { event: "failed", message: error.to_string() }).await,
     }
 }
 

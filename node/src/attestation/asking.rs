@@ -1,22 +1,22 @@
 //! Has others show what they are: the verifier.
 
-use super::{Attestation, Shared, blocking, issuing};
+use super::{
+    Attestation, Shared, blocking,
+    issuing::{self, SignError},
+};
 use crate::{
     clock::now_ms,
     network::{FramedStream, NetworkError, Protocol, StreamError},
     storage::{AttestationRecord, StorageError},
 };
-use aitbc_crypto::{
-    ear::EarError,
-    tee::{
-        appraise::{self, EvidenceError, Findings, Question},
-        tpm::Pending,
-    },
+use aitbc_crypto::tee::{
+    appraise::{self, EvidenceError, Findings, Question},
+    tpm::Pending,
 };
 use aitbc_protocol::{
     Digest, NodeId, Signed,
     attestation::{
-        AttestedInputs, IntegrityInputs, Kinds, Tier,
+        IntegrityInputs, Tier,
         exchange::{AttestationResult, Claims, EVIDENCE_PATIENCE_MS, Piece, ToAttester, ToVerifier},
     },
     bytes::BoundedBytes,
@@ -58,8 +58,8 @@ pub enum AttestError {
     #[error("it said something else than what was asked")]
     OutOfTurn,
     /// The result could not be signed.
-    #[error(transparent)]
-    Ear(#[from] EarError),
+    #[error("the result cannot be signed: {0}")]
+    Sign(#[from] SignError),
     /// Nothing could be written.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -164,29 +164,30 @@ impl Attestation {
         progress: &mpsc::Sender<Progress>,
     ) -> Result<Finding, AttestError> {
         let _place = self.0.asking.try_acquire().map_err(|_| AttestError::Busy)?;
-        if anew {
-            let store = self.0.store.clone();
-            blocking(move || store.forget_attestation(&peer)).await?;
-        }
-        match self.attempt(peer, progress).await {
+        match self.attempt(peer, anew, progress).await {
             // A path that breaks in the middle says nothing about the peer.
             Err(error) if error.is_passing() => {
                 tracing::debug!(peer = %peer.short(), %error, "attestation tried once more");
                 sleep(PAUSE).await;
-                self.attempt(peer, progress).await
+                self.attempt(peer, anew, progress).await
             }
             done => done,
         }
     }
 
-    async fn attempt(&self, peer: NodeId, progress: &mpsc::Sender<Progress>) -> Result<Finding, AttestError> {
+    async fn attempt(
+        &self,
+        peer: NodeId,
+        anew: bool,
+        progress: &mpsc::Sender<Progress>,
+    ) -> Result<Finding, AttestError> {
         let mut stream = self.0.network.open(peer, Vec::new(), Protocol::Attest).await?;
         let shown = match ask(&self.0, &mut stream, progress).await? {
             Ok(shown) => shown,
             Err(error) => return self.fail(peer, &mut stream, &error).await,
         };
         let shared = Arc::clone(&self.0);
-        let appraised = blocking(move || appraise(&shared, peer, shown)).await?;
+        let appraised = blocking(move || appraise(&shared, peer, anew, shown)).await?;
         match appraised {
             Ok((nonce, findings)) => self.issue(peer, nonce, *findings, &mut stream).await,
             Err(error) => self.fail(peer, &mut stream, &error).await,
@@ -284,7 +285,8 @@ async fn ask(
     progress: &mpsc::Sender<Progress>,
 ) -> Result<Result<Shown, EvidenceError>, AttestError> {
     say(stream, &ToAttester::Begin).await?;
-    let tpm = match receive(stream, MESSAGE).await? {
+    // A TPM may take seconds to make a key.
+    let tpm = match receive(stream, EVIDENCE).await? {
         ToVerifier::Identity { tpm } => tpm,
         ToVerifier::Refused(reason) => return Err(AttestError::Refused(reason)),
         _ => return Err(AttestError::OutOfTurn),
@@ -320,8 +322,8 @@ async fn ask(
 type Appraised = Result<(Digest, Box<Findings>), EvidenceError>;
 
 /// Judges what came. Blocks.
-fn appraise(shared: &Shared, peer: NodeId, shown: Shown) -> Result<Appraised, StorageError> {
-    let before = shared.store.attestation(&peer)?;
+fn appraise(shared: &Shared, peer: NodeId, anew: bool, shown: Shown) -> Result<Appraised, StorageError> {
+    let before = if anew { None } else { shared.store.attestation(&peer)? };
     let measured = before.map(|record| record.measured).unwrap_or_default();
     let Shown { nonce, claims, pieces, tpm } = shown;
     let question = Question {
@@ -337,22 +339,6 @@ fn appraise(shared: &Shared, peer: NodeId, shown: Shown) -> Result<Appraised, St
         now_ms: now_ms(),
     };
     Ok(appraise::appraise(&question).map(|findings| (nonce, Box::new(findings))))
-}
-
-/// A result about `peer` that follows from `findings`, without the digest of its EAR.
-pub(super) fn result(peer: NodeId, findings: &Findings, now_ms: u64) -> AttestationResult {
-    let kinds: Kinds = findings.appraisals.iter().map(|(appraisal, _)| appraisal.kind).collect();
-    let attested: AttestedInputs = findings.inputs.attested();
-    AttestationResult {
-        peer,
-        tier: findings.tier,
-        score: findings.score,
-        attested,
-        kinds,
-        ear: Digest([0; 32]),
-        issued_ms: now_ms,
-        expires_ms: findings.expires_ms.min(now_ms + aitbc_protocol::attestation::exchange::RESULT_LIFETIME_MS),
-    }
 }
 
 fn tell(progress: &mpsc::Sender<Progress>, step: Progress) {

@@ -122,6 +122,8 @@ enum CollectError {
     #[cfg(feature = "tpm")]
     #[error(transparent)]
     Tpm(#[from] tpm::CollectError),
+    #[error("switched off (attestation.tpm)")]
+    TpmOff,
     #[cfg(not(feature = "tpm"))]
     #[error("this aitbc was built without TPM support: build with --features tpm (libtss2-dev)")]
     NoTpmSupport,
@@ -158,20 +160,14 @@ fn settings(config: &AttestationConfig) -> Option<tpm::Settings> {
 
 /// What the TPM says of itself, or why it says nothing.
 #[cfg(feature = "tpm")]
-fn tpm_identity(config: &AttestationConfig) -> Result<Vec<u8>, String> {
-    let settings = settings(config).ok_or_else(|| "switched off (attestation.tpm)".to_owned())?;
-    let identity = tpm::identity(&settings).map_err(|error| error.to_string())?;
-    wire::encode_payload(&identity, MAX_IDENTITY_BYTES).map_err(|error| error.to_string())
+fn tpm_identity(config: &AttestationConfig) -> Result<Vec<u8>, CollectError> {
+    let identity = tpm::identity(&settings(config).ok_or(CollectError::TpmOff)?)?;
+    Ok(wire::encode_payload(&identity, MAX_IDENTITY_BYTES)?)
 }
 
 #[cfg(not(feature = "tpm"))]
-fn tpm_identity(config: &AttestationConfig) -> Result<Vec<u8>, String> {
-    let _ = MAX_IDENTITY_BYTES;
-    Err(if config.tpm.is_some() {
-        CollectError::NoTpmSupport.to_string()
-    } else {
-        "switched off (attestation.tpm)".to_owned()
-    })
+fn tpm_identity(config: &AttestationConfig) -> Result<Vec<u8>, CollectError> {
+    Err(if config.tpm.is_some() { CollectError::NoTpmSupport } else { CollectError::TpmOff })
 }
 
 #[cfg(feature = "tpm")]
@@ -181,7 +177,7 @@ fn tpm_evidence(
     binding: &[u8; 32],
 ) -> Result<Vec<u8>, CollectError> {
     let challenge = wire::decode_payload(credential, MAX_IDENTITY_BYTES)?;
-    let settings = settings(config).unwrap_or_default();
+    let settings = settings(config).ok_or(CollectError::TpmOff)?;
     let tpm::Collected { evidence, missing } = tpm::answer(&settings, &challenge, binding)?;
     for problem in missing {
         tracing::debug!(%problem, "a log that would explain the PCRs is missing");
@@ -196,10 +192,6 @@ fn tpm_evidence(_: &AttestationConfig, _: &[u8], _: &[u8; 32]) -> Result<Vec<u8>
 
 /// What this machine can show, kind by kind, for its owner. Nothing of it is verified. Blocks.
 pub fn look(config: &AttestationConfig) -> Vec<Seen> {
-    let seen = |kind, found: Result<String, String>| match found {
-        Ok(state) => Seen { kind, available: true, state },
-        Err(state) => Seen { kind, available: false, state },
-    };
     let nothing = [0; 64];
     let tsm = tsm::report(Path::new(tsm::REPORTS), &nothing);
     let confidential = |provider: &str| match &tsm {
@@ -210,18 +202,18 @@ pub fn look(config: &AttestationConfig) -> Vec<Seen> {
     let sgx = sgx::quote(Path::new(sgx::ATTESTATION), &nothing);
     let gpus = nvidia::report(&[0; 32], None, config.nvidia_references.as_deref());
     let claims = software::claims(Digest([0; 32]), Vec::new(), crate::clock::now_ms());
+    let itself = format!("{}; binary {}; worth no tier", claims.system, claims.binary);
     vec![
         seen(EvidenceKind::Tpm, tpm_identity(config).map(|_| "a TPM that answers".to_owned())),
-        seen(
-            EvidenceKind::Sgx,
-            sgx.map(|_| "a quote of this enclave".to_owned()).map_err(|error| error.to_string()),
-        ),
+        seen(EvidenceKind::Sgx, sgx.map(|_| "a quote of this enclave".to_owned())),
         seen(EvidenceKind::Tdx, confidential("tdx")),
         seen(EvidenceKind::SevSnp, confidential("sev")),
-        seen(
-            EvidenceKind::Nvidia,
-            gpus.map(|gpus| format!("reports of {} GPUs", gpus.len())).map_err(|reason| reason.to_string()),
-        ),
-        seen(EvidenceKind::Software, Ok(format!("{}; binary {}; worth no tier", claims.system, claims.binary))),
+        seen(EvidenceKind::Nvidia, gpus.map(|gpus| format!("reports of {} GPUs", gpus.len()))),
+        Seen { kind: EvidenceKind::Software, available: true, state: itself },
     ]
+}
+
+fn seen<E: fmt::Display>(kind: EvidenceKind, found: Result<String, E>) -> Seen {
+    let available = found.is_ok();
+    Seen { kind, available, state: found.unwrap_or_else(|error| error.to_string()) }
 }

@@ -1,9 +1,6 @@
 //! What a verifier signs: results for everybody, and credentials where it belongs to the network's set of issuers.
 
-use super::{
-    Shared,
-    asking::{self, AttestError},
-};
+use super::Shared;
 use crate::{clock::now_ms, trust::zero_knowledge::ZeroKnowledge};
 use aitbc_circuits::{
     Attributes, Fixed, IssuerKey, IssuerPublic, Measurement, encoding::Malformed, hw_tag, rand::rngs::OsRng,
@@ -14,19 +11,31 @@ use aitbc_crypto::{
     tee::appraise::Findings,
 };
 use aitbc_protocol::{
-    Digest, NodeId,
+    Digest, NodeId, UnixMillis,
     attestation::{
         Appraisal, EvidenceKind, Tier,
         exchange::{AttestationResult, Issued, MAX_CREDENTIAL_BYTES, MAX_EAR_BYTES},
     },
     bytes::BoundedBytes,
     text::Line,
+    wire::WireError,
 };
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
+
+/// Why a result cannot be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// It is too long for an EAR.
+    #[error(transparent)]
+    Ear(#[from] EarError),
+    /// It is too long for a statement.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
 
 /// Why the keys of a verifier of the set are not used.
 #[derive(Debug, thiserror::Error)]
@@ -136,14 +145,28 @@ impl Issuer {
     }
 }
 
+/// A result about `peer` that follows from `findings`, without the digest of its EAR.
+fn result(peer: NodeId, findings: &Findings, issued_ms: UnixMillis) -> AttestationResult {
+    AttestationResult {
+        peer,
+        tier: findings.tier,
+        score: findings.score,
+        attested: findings.inputs.attested(),
+        kinds: findings.appraisals.iter().map(|(appraisal, _)| appraisal.kind).collect(),
+        ear: Digest([0; 32]),
+        issued_ms,
+        expires_ms: findings.expires_ms,
+    }
+}
+
 /// Signs what follows from `findings` about `peer`.
 pub(super) fn issue(
     shared: &Shared,
     peer: NodeId,
     nonce: Digest,
     findings: &Findings,
-) -> Result<Issued, AttestError> {
-    let result = asking::result(peer, findings, now_ms());
+) -> Result<Issued, SignError> {
+    let result = result(peer, findings, now_ms());
     let said = ear::Findings {
         result: &result,
         nonce: &nonce,

@@ -1,7 +1,7 @@
 //! Renews what this node has signed about others, and takes back what does not hold any more.
 
 use super::{Attestation, Finding};
-use crate::clock::now_ms;
+use crate::{clock::now_ms, storage::AttestationRecord};
 use aitbc_crypto::signing;
 use aitbc_protocol::{
     NodeId, UnixMillis,
@@ -33,9 +33,7 @@ pub(super) async fn run(attestation: Attestation) {
             }
         };
         for record in records {
-            let result = record.result.and_then(|signed| signed.read_unverified().ok());
-            let due = result.is_some_and(|result| result.renew_ms() <= now && now < result.expires_ms);
-            if !due || tried.contains_key(&record.peer) {
+            if !is_due(&record, now) || tried.contains_key(&record.peer) {
                 continue;
             }
             tried.insert(record.peer, now);
@@ -50,6 +48,12 @@ pub(super) async fn run(attestation: Attestation) {
             }
         }
     }
+}
+
+/// Whether what was found is to be found anew: after 80 % of its time, and as long as it stands.
+fn is_due(record: &AttestationRecord, now_ms: UnixMillis) -> bool {
+    let result = record.result.as_ref().and_then(|signed| signed.read_unverified().ok());
+    result.is_some_and(|result| result.renew_ms() <= now_ms && result.stands(now_ms))
 }
 
 impl Attestation {

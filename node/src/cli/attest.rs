@@ -1,10 +1,6 @@
 //! `aitbc attest`: has a peer show what hardware and firmware it runs on, and shows and verifies results.
 
-use super::{
-    Exit, Global, Outcome,
-    client::{Client, Line},
-    output,
-};
+use super::{Exit, Global, Outcome, client::Client, output};
 use aitbc_crypto::ear;
 use aitbc_protocol::NodeId;
 use serde_json::Value;
@@ -53,26 +49,14 @@ pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
 }
 
 async fn attest(global: &Global, peer: NodeId, anew: bool) -> Outcome {
-    let client = Client::new(global)?;
     let json = global.json;
-    let mut last = None;
-    client
-        .stream("attest", &serde_json::json!({"peer": peer, "anew": anew}), |line| {
-            if let Line::Other(value) = line {
-                match value["event"].as_str() {
-                    Some("finding" | "failed") => last = Some(value),
-                    _ if !json => progress(&value),
-                    _ => {}
-                }
-            }
-            Ok(())
-        })
-        .await?;
-    let found = last.ok_or_else(|| Exit::message("the node ended the attestation without a finding"))?;
-    if found["event"] == "failed" {
-        let why = found["message"].as_str().unwrap_or("the node did not say why");
-        return Err(Exit::message(format_args!("nothing was found out about {}: {why}", peer.short())));
-    }
+    let told = |step: &Value| {
+        if !json {
+            progress(step);
+        }
+    };
+    let body = serde_json::json!({"peer": peer, "anew": anew});
+    let found = Client::new(global)?.finding("attest", &peer, &body, told).await?;
     output::print(json, &found, || finding(&found))?;
     match found["finding"].as_str() {
         Some("verified") if found["result"]["tier"] == "contraindicated" => {

@@ -1,10 +1,6 @@
 //! `aitbc challenge`: has a provider show the memory that it says it has.
 
-use super::{
-    Exit, Global, Outcome,
-    client::{Client, Line},
-    output,
-};
+use super::{Exit, Global, Outcome, client::Client, output};
 use aitbc_protocol::{
     NodeId,
     gpu::classify::{Classified, Reported, classify},
@@ -20,26 +16,14 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
-    let client = Client::new(global)?;
     let json = global.json;
-    let mut last = None;
-    client
-        .stream("challenge", &serde_json::json!({"peer": args.peer}), |line| {
-            if let Line::Other(value) = line {
-                match value["event"].as_str() {
-                    Some("finding" | "failed") => last = Some(value),
-                    _ if !json => progress(&value),
-                    _ => {}
-                }
-            }
-            Ok(())
-        })
-        .await?;
-    let found = last.ok_or_else(|| Exit::message("the node ended the challenge without a finding"))?;
-    if found["event"] == "failed" {
-        let why = found["message"].as_str().unwrap_or("the node did not say why");
-        return Err(Exit::message(format_args!("nothing was found out about {}: {why}", args.peer.short())));
-    }
+    let told = |step: &Value| {
+        if !json {
+            progress(step);
+        }
+    };
+    let body = serde_json::json!({"peer": args.peer});
+    let found = Client::new(global)?.finding("challenge", &args.peer, &body, told).await?;
     output::print(json, &found, || people(&found))?;
     match found["finding"].as_str() {
         Some("shown") => Ok(()),

@@ -2,6 +2,7 @@
 
 use super::{Exit, Global};
 use crate::routing::JobUpdate;
+use aitbc_protocol::NodeId;
 use futures::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
@@ -116,6 +117,33 @@ impl Client {
             .json(&serde_json::json!({}))
             .timeout(Duration::from_secs(30));
         self.send(request).await.map(drop)
+    }
+
+    /// Posts `body`, hands every step to `progress`, and returns what was found about `peer`.
+    pub(super) async fn finding(
+        &self,
+        path: &str,
+        peer: &NodeId,
+        body: &impl Serialize,
+        progress: impl Fn(&serde_json::Value),
+    ) -> Result<serde_json::Value, Exit> {
+        let mut last = None;
+        self.stream(path, body, |line| {
+            if let Line::Other(value) = line {
+                match value["event"].as_str() {
+                    Some("finding" | "failed") => last = Some(value),
+                    _ => progress(&value),
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        let found = last.ok_or_else(|| Exit::message("the node ended the exchange without a finding"))?;
+        if found["event"] == "failed" {
+            let why = found["message"].as_str().unwrap_or("the node did not say why");
+            return Err(Exit::message(format_args!("nothing was found out about {}: {why}", peer.short())));
+        }
+        Ok(found)
     }
 
     /// Posts `body` and hands every line of the answer to `each`, until the node ends the stream.

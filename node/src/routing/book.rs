@@ -204,14 +204,16 @@ impl Book {
         let Ok(claimed) = signed.read_unverified() else { return Heard::nothing(Verdict::Reject) };
         let Some(entry) = self.entries.get_mut(&claimed.peer) else { return Heard::nothing(Verdict::Ignore) };
         let offer = &entry.known.offer;
-        let concerns = !offer.policies.is_empty()
-            || offer.attested.iter().any(|result| result.signer() == signed.signer())
-            || self.heeded.contains(&signed.signer());
+        let heeded = self.heeded.contains(&signed.signer());
+        let concerns = heeded
+            || !offer.policies.is_empty()
+            || offer.attested.iter().any(|result| result.signer() == signed.signer());
         if !topic.contains(&offer.cell) || !concerns {
             return Heard::nothing(Verdict::Ignore);
         }
-        // A verifier's word is rare: what one provider's verifiers say is paced like what the provider says itself.
-        if !entry.revocations.allow(now_ms) {
+        // A verifier's word is rare. Strangers share one pace, and cannot use up that of those who are counted on here: what
+        // a forwarder may make this node verify is bounded before.
+        if !heeded && !entry.revocations.allow(now_ms) {
             return Heard::nothing(Verdict::Ignore);
         }
         match aitbc_crypto::open(signed, &self.network) {

@@ -190,8 +190,11 @@ pub(super) fn choose(
     };
     let lines: Vec<(&Found, usize)> =
         found.iter().flat_map(|found| models(found).into_iter().map(move |index| (found, index))).collect();
-    let standing =
-        |found: &Found| shared.trust.standing(found.known.provider, &found.known.offer.attested, now_ms);
+    let standing = |found: &Found| {
+        let provider = found.known.provider;
+        (provider, shared.trust.standing(provider, &found.known.offer.attested, now_ms))
+    };
+    let standings: HashMap<NodeId, Standing> = found.iter().map(standing).collect();
     let candidates: Vec<Candidate<'_>> = lines
         .iter()
         .map(|(found, index)| Candidate {
@@ -199,7 +202,7 @@ pub(super) fn choose(
             offer: &found.known.offer.models[*index],
             slots: found.known.offer.slots,
             load: found.known.load,
-            tier: standing(found).tier,
+            tier: standings[&found.known.provider].tier,
             distance_km: found.distance_km,
             round_trip_ms: round_trips.get(&found.known.provider).copied(),
             offline_ms: offline.get(&found.known.provider).and_then(|since_ms| {
@@ -223,7 +226,7 @@ pub(super) fn choose(
         .map(|ranked| {
             let (found, index) = lines[ranked.index];
             let model = found.known.offer.models[index].clone();
-            Choice { found: found.clone(), model, ranked, trust: standing(found) }
+            Choice { found: found.clone(), model, ranked, trust: standings[&found.known.provider].clone() }
         })
         .collect()
 }

@@ -94,6 +94,8 @@ fn one_tpm_that_two_peers_show_flags_both() {
     assert_eq!(trust.proved(third, (1, [2; 32]), now, now + HOUR), None);
     let tiers = [first, second, third].map(|peer| trust.standing(peer, &[], now).tier);
     assert_eq!(tiers, [Tier::Warning, Tier::Warning, Tier::Affirming]);
+    assert_eq!(trust.proved(first, (1, [1; 32]), now, now + HOUR), Some(second), "the first is asked again");
+    assert_eq!(trust.standing(first, &[], now).tier, Tier::Warning, "and stays flagged");
     assert_eq!(trust.standing(third, &[], now + HOUR).tier, Tier::None, "it is asked anew after a while");
 }
 
@@ -101,9 +103,8 @@ fn one_tpm_that_two_peers_show_flags_both() {
 fn any_issuer_ends_a_proof() {
     let (trust, now, peer) = (trust(), now_ms(), key(2).node_id());
     trust.proved(peer, (1, [1; 32]), now - 1, now + HOUR);
-    assert!(trust.has_proved(peer, now));
+    assert_eq!(trust.standing(peer, &[], now).tier, Tier::Affirming);
     assert!(takes_back(&trust, 5, &Revoke { peer, issued_before_ms: now, issued_ms: now }));
-    assert!(!trust.has_proved(peer, now));
     assert_eq!(trust.standing(peer, &[], now).tier, Tier::None);
 }
 

@@ -202,9 +202,7 @@ impl Statement for AttestationResult {
 impl AttestationResult {
     /// Whether it stands at `now_ms`: no longer than a day, and not from the future.
     pub fn stands(&self, now_ms: UnixMillis) -> bool {
-        self.issued_ms <= now_ms.saturating_add(CLOCK_TOLERANCE_MS)
-            && now_ms < self.expires_ms
-            && self.expires_ms.saturating_sub(self.issued_ms) <= RESULT_LIFETIME_MS
+        crate::stands(self.issued_ms, self.expires_ms, RESULT_LIFETIME_MS, now_ms)
     }
 
     /// When it is to be renewed: after 80 % of its time.

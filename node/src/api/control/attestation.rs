@@ -1,18 +1,14 @@
 //! Attestation on the control API: having peers show what they are, and what is known.
 
-use super::{ApiState, Failure, Payload, UPDATES, ndjson};
-use crate::{
-    api::body::{Gone, Writer, streamed},
-    attestation::{AttestError, Finding, Progress},
-    storage::AttestationRecord,
-};
+use super::{ApiState, Failure, Payload, UPDATES, ndjson, streamed, write_exchange};
+use crate::storage::AttestationRecord;
 use aitbc_protocol::{
     Digest, NodeId, Signed, UnixMillis,
     attestation::{EvidenceKind, Measurement, Tier, exchange::AttestationResult},
 };
 use axum::{Json, extract::State, response::Response};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 /// The body of `POST /aitbc/v1/attest`.
 #[derive(Deserialize)]
@@ -30,43 +26,9 @@ pub(super) async fn attest(State(state): State<ApiState>, body: Payload) -> Resu
     let attestation = state.parts().attestation.clone();
     let (sender, steps) = mpsc::channel(UPDATES);
     let exchange = async move { attestation.attest(peer, anew, &sender).await };
-    Ok(ndjson(streamed(tracing::info_span!("api_attest"), move |writer| write(writer, exchange, steps, place))))
-}
-
-/// Writes where an attestation stands, then what it found. Dropping it ends the attestation.
-async fn write(
-    writer: Writer,
-    exchange: impl Future<Output = Result<Finding, AttestError>>,
-    mut steps: mpsc::Receiver<Progress>,
-    _place: OwnedSemaphorePermit,
-) -> Result<(), Gone> {
-    let forward = async {
-        while let Some(step) = steps.recv().await {
-            writer.line(&step).await?;
-        }
-        Ok(())
-    };
-    let (found, ()) = tokio::try_join!(async { Ok(exchange.await) }, forward)?;
-    match found {
-        Ok(finding) => writer.line(&Footer { event: "finding", schema: "aitbc.attest/1", finding }).await,
-        Err(error) => writer.line(&Failed { event: "failed", message: error.to_string() }).await,
-    }
-}
-
-/// Last line of an attestation.
-#[derive(Serialize)]
-struct Footer {
-    event: &'static str,
-    schema: &'static str,
-    #[serde(flatten)]
-    finding: Finding,
-}
-
-/// Last line of an attestation that found nothing out.
-#[derive(Serialize)]
-struct Failed {
-    event: &'static str,
-    message: String,
+    Ok(ndjson(streamed(tracing::info_span!("api_attest"), move |writer| {
+        write_exchange(writer, "aitbc.attest/1", exchange, steps, place)
+    })))
 }
 
 /// `aitbc.attestations/1`

@@ -3,7 +3,6 @@
 use super::attestation::OwnStatus;
 use crate::{
     bandwidth::Measurement,
-    challenge::Finding,
     engine::EngineStatus,
     jobs::JobsSnapshot,
     market::Totals,
@@ -211,18 +210,18 @@ pub(super) struct RankingFooter {
     pub(super) candidates: Vec<RankedCandidate>,
 }
 
-/// Last line of a challenge.
+/// Last line of a challenge or an attestation.
 #[derive(Debug, Serialize)]
-pub(super) struct FindingFooter {
+pub(super) struct FindingFooter<F> {
     pub(super) event: &'static str,
     pub(super) schema: &'static str,
     #[serde(flatten)]
-    pub(super) finding: Finding,
+    pub(super) finding: F,
 }
 
 /// The same where nothing was found out.
 #[derive(Debug, Serialize)]
-pub(super) struct ChallengeFailed {
+pub(super) struct NothingFound {
     pub(super) event: &'static str,
     pub(super) message: String,
 }

@@ -369,4 +369,10 @@ fn only_who_said_something_or_is_counted_on_takes_it_back() {
     let heard = |book: &mut Book| book.hear(home(), &gossip_revoke(5, 2, NOW), NOW).verdict;
     let accepted = (0..20).filter(|_| heard(&mut book) == Verdict::Accept).count();
     assert!(accepted < 10, "{accepted}");
+    let mut book = book.heeding([key(7).node_id()].into());
+    assert_eq!(
+        book.hear(home(), &gossip_revoke(7, 2, NOW), NOW).verdict,
+        Verdict::Accept,
+        "strangers crowd nobody out"
+    );
 }

@@ -347,9 +347,7 @@ impl Statement for Shown {
 impl Shown {
     /// Whether it stands, dated as it may be.
     pub fn stands(&self, now_ms: UnixMillis) -> bool {
-        self.issued_ms <= now_ms.saturating_add(crate::CLOCK_TOLERANCE_MS)
-            && self.expires_ms > now_ms
-            && self.expires_ms.saturating_sub(self.issued_ms) <= SHOWN_LIFETIME_MS
+        crate::stands(self.issued_ms, self.expires_ms, SHOWN_LIFETIME_MS, now_ms)
     }
 }
 
