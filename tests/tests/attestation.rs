@@ -2,6 +2,9 @@
 
 #![cfg(unix)]
 
+use aitbc_crypto::{SecretKey, seal};
+use aitbc_node::storage::Store;
+use aitbc_protocol::NetworkId;
 use aitbc_tests::process::{Process, ProcessBuilder, collect, events, question};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -82,6 +85,33 @@ async fn a_peer_that_is_not_there_is_named() {
     assert!(String::from_utf8_lossy(&shown.stdout).contains("this node     none"), "{shown:?}");
     let unknown = client.cli(&["attest", "show", nobody]).await;
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("attest run"), "{unknown:?}");
+}
+
+/// A result is renewed by whoever signed it; here one is made old while its verifier sleeps.
+#[tokio::test]
+async fn a_result_is_renewed_before_its_time_is_over() {
+    const HOUR_MS: u64 = 3_600_000;
+    let quiet = || home("[attestation]\ntpm = \"off\"\n");
+    let provider = ProcessBuilder::new("provider", "48.85,2.35").start_in(quiet()).await;
+    let mut verifier = ProcessBuilder::new("verifier", "48.9,2.3").bootstrap(&provider).start_in(quiet()).await;
+    verifier.connected().await;
+    let (found, _) = attest(&verifier, &provider).await;
+    let first = found["result"]["issued_ms"].as_u64().expect("a time");
+    verifier.stop().await;
+    let data = verifier.home.path().join(".local/share/aitbc");
+    {
+        let store = Store::open(&data.join("db")).expect("the verifier's database");
+        let key = SecretKey::load(&data.join("key")).expect("its key");
+        let mut record = store.attestation(&provider.id).expect("reads").expect("it was kept");
+        let mut result = record.result.expect("signed").read_unverified().expect("its own");
+        (result.issued_ms, result.expires_ms) = (first - 20 * HOUR_MS, first + 4 * HOUR_MS);
+        let network = NetworkId::new(NetworkId::LOCAL).expect("a name");
+        record.result = Some(seal(&key, &network, &result).expect("it fits"));
+        store.put_attestation(&record).expect("written");
+    }
+    verifier.restart().await;
+    let newer = |status: &Value| status["attestation"]["expires_ms"].as_u64() > Some(first + 24 * HOUR_MS);
+    provider.until("was attested again, unasked", newer).await;
 }
 
 #[cfg(feature = "tpm")]
@@ -219,6 +249,37 @@ mod with_a_tpm {
         assert!(made.status.success(), "{made:?}");
         let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
         made["public"].as_str().expect("a public key").to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_change_on_purpose_is_accepted_when_asked_for() {
+        let (tpm, log) = machine();
+        // Nobody shows a log: the PCRs themselves are compared.
+        let provider = home(&format!(
+            "[attestation]\ntpm = {:?}\nevent_log = {:?}\n",
+            tpm.tcti(),
+            log.with_extension("absent")
+        ));
+        let provider = ProcessBuilder::new("provider", "48.85,2.35").start_in(provider).await;
+        let client =
+            ProcessBuilder::new("client", "48.9,2.3").bootstrap(&provider).start_in(trusts(&tpm, "")).await;
+        client.connected().await;
+        let (found, _) = attest(&client, &provider).await;
+        assert_eq!(found["result"]["tier"], "warning", "Secure Boot is unknown: {found}");
+        tpm.extend(4, &[1; 32]).expect("extended");
+        let (found, code) = attest(&client, &provider).await;
+        assert_eq!((&found["finding"], code), (&"failed".into(), Some(6)), "{found}");
+        assert!(found["reason"].as_str().is_some_and(|why| why.contains("the PCRs changed")), "{found}");
+        let shown = client.cli(&["attest", "show", &provider.id.to_string()]).await;
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("contraindicated"), "{shown:?}");
+        let output = client.cli(&["attest", "run", &provider.id.to_string(), "--anew", "--json"]).await;
+        assert!(output.status.success(), "{output:?}");
+        let (found, code) = attest(&client, &provider).await;
+        assert_eq!(
+            (&found["result"]["tier"], code),
+            (&"warning".into(), Some(0)),
+            "it is the first of its kind: {found}"
+        );
     }
 
     #[tokio::test]

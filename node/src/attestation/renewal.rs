@@ -92,3 +92,47 @@ enum RevokeError {
     #[error(transparent)]
     Network(#[from] crate::network::NetworkError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aitbc_crypto::{SecretKey, seal};
+    use aitbc_protocol::{
+        Digest, NetworkId,
+        attestation::{
+            AttestedInputs, Kinds, Tier,
+            exchange::{AttestationResult, RESULT_LIFETIME_MS},
+        },
+    };
+
+    #[test]
+    fn what_stands_is_due_after_four_fifths_of_its_time() {
+        let (key, network) = (SecretKey::from_bytes(&[1; 32]), NetworkId::new("main").expect("a name"));
+        let issued_ms = 1_800_000_000_000;
+        let result = AttestationResult {
+            peer: NodeId([2; 32]),
+            tier: Tier::Affirming,
+            score: 1_000,
+            attested: AttestedInputs::default(),
+            kinds: Kinds::default(),
+            ear: Digest([0; 32]),
+            issued_ms,
+            expires_ms: issued_ms + RESULT_LIFETIME_MS,
+        };
+        let record = AttestationRecord {
+            peer: result.peer,
+            at_ms: issued_ms,
+            result: Some(seal(&key, &network, &result).expect("it fits")),
+            ear: None,
+            failure: None,
+            against: false,
+            measured: Vec::new(),
+        };
+        let due = |after_ms: u64| is_due(&record, issued_ms + after_ms);
+        let renewed = RESULT_LIFETIME_MS / 100 * 80;
+        assert!(!due(0) && !due(renewed - 1));
+        assert!(due(renewed) && due(RESULT_LIFETIME_MS - 1));
+        assert!(!due(RESULT_LIFETIME_MS), "what is over is nobody's to renew");
+        assert!(!is_due(&AttestationRecord { result: None, ..record }, issued_ms + renewed), "what failed is not");
+    }
+}

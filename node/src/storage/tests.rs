@@ -1,3 +1,5 @@
+mod attestation;
+
 use super::*;
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
