@@ -37,7 +37,7 @@ fn file(key: &ProvingKey, issuers: &[IssuerKey]) -> File {
             contributions: Vec::new(),
         },
         verifiers: issuers.iter().map(|issuer| issuer.public(&mut OsRng)).collect(),
-        nodes: Vec::new(),
+        nodes: (0..issuers.len()).map(|index| NodeId([index as u8 + 1; 32])).collect(),
         policies: vec![PolicyFile {
             name: Line::new("standard").expect("a line"),
             private: true,

@@ -230,8 +230,8 @@ impl Ceremony {
         Ok(self.inspect()?.contributions)
     }
 
-    /// Verifies the ceremony and takes its keys.
-    pub fn keys(&self) -> Result<(ProvingKey, VerifyingKey), CeremonyError> {
+    /// Verifies the ceremony and takes its keys; tells who contributed, as [`Self::verify`] does.
+    pub fn keys(&self) -> Result<(ProvingKey, VerifyingKey, Vec<ContributionFile>), CeremonyError> {
         let state = self.inspect()?;
         let (Some(mut key), Some(circuit)) = (state.key, &self.circuit) else {
             return Err(CeremonyError::Phase(Phase::Powers));
@@ -245,7 +245,7 @@ impl Ceremony {
         key.l_query.clone_from(&circuit.l_query);
         let proving = ProvingKey { key, origin: Origin::Ceremony };
         let verifying = proving.verifying_key();
-        Ok((proving, verifying))
+        Ok((proving, verifying, state.contributions))
     }
 
     fn inspect(&self) -> Result<State, CeremonyError> {

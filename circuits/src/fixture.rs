@@ -61,7 +61,7 @@ pub(crate) fn file(key: &ProvingKey, issuers: &[IssuerKey]) -> File {
             contributions: Vec::new(),
         },
         verifiers: issuers.iter().map(|issuer| issuer.public(&mut rng)).collect(),
-        nodes: Vec::new(),
+        nodes: (0..issuers.len()).map(|index| NodeId([index as u8 + 1; 32])).collect(),
         policies: vec![PolicyFile {
             name: Line::new(POLICY).unwrap(),
             private: true,
@@ -120,9 +120,13 @@ pub(crate) fn assert_proves(key: &ProvingKey) {
     let mut file = file(key, &FIXTURE.issuers);
     file.keys.development = key.origin() == setup::Origin::Development;
     if !file.keys.development {
-        let contribution = |phase| ContributionFile { phase, name: Line::lossy("a"), digest: Digest([1; 32]) };
-        file.keys.contributions =
-            [Phase::Powers, Phase::Circuit].into_iter().flat_map(|it| [it; 3]).map(contribution).collect();
+        let phases = [Phase::Powers, Phase::Circuit].into_iter().flat_map(|phase| [phase; 3]);
+        let contributions = phases.zip(1..).map(|(phase, number)| ContributionFile {
+            phase,
+            name: Line::lossy("a"),
+            digest: Digest([number; 32]),
+        });
+        file.keys.contributions = contributions.collect();
     }
     let parameters = Arc::new(Parameters::new(file).unwrap());
     let prover = Prover::new(parameters.clone(), key.clone()).unwrap();

@@ -6,7 +6,7 @@
 use crate::{
     attestation::{
         attributes::{MAX_SCORE, Measurement},
-        issuer::{IssuerPublic, MAX_VERIFIERS, SetError, VerifierSet},
+        issuer::{IssuerPublic, SetError, VerifierSet},
         measurements::{AllowList, MAX_MEASUREMENTS},
         statement::{Nullifier, Statement, binding_element, network_element},
     },
@@ -17,6 +17,7 @@ use crate::{
 use aitbc_protocol::{Digest, NetworkId, NodeId};
 use ark_bn254::Fr;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// The most bytes that a parameters file has.
 pub const MAX_FILE: usize = 4 << 20;
@@ -39,8 +40,7 @@ pub struct File {
     pub keys: Keys,
     /// Whose credentials count: public keys with proofs of possession.
     pub verifiers: Vec<IssuerPublic>,
-    /// The same verifiers as nodes of the network: what one of them takes back ends proofs.
-    #[serde(default)]
+    /// The same verifiers as nodes of the network, in any order: what one of them takes back ends proofs.
     pub nodes: Vec<NodeId>,
     /// What may be asked.
     pub policies: Vec<PolicyFile>,
@@ -270,8 +270,11 @@ impl Parameters {
         }
         check_keys(&file.keys, &file.network)?;
         let verifiers = VerifierSet::new(file.verifiers)?;
-        if file.nodes.len() > MAX_VERIFIERS {
-            return Err(field("nodes", format!("{} of them: a set has up to {MAX_VERIFIERS}", file.nodes.len())));
+        let nodes: HashSet<NodeId> = file.nodes.iter().copied().collect();
+        if nodes.len() != verifiers.len() || nodes.len() != file.nodes.len() {
+            let problem =
+                format!("{} nodes for {} verifiers: name the node of each once", nodes.len(), verifiers.len());
+            return Err(field("nodes", problem));
         }
         if file.policies.is_empty() || file.policies.len() > MAX_POLICIES {
             return Err(field(
@@ -365,6 +368,10 @@ impl Parameters {
 fn check_keys(keys: &Keys, network: &NetworkId) -> Result<(), ParametersError> {
     if keys.contributions.len() > MAX_CONTRIBUTIONS {
         return Err(field("keys.contributions", format!("a file names up to {MAX_CONTRIBUTIONS}")));
+    }
+    let mut digests = HashSet::new();
+    if let Some(twice) = keys.contributions.iter().position(|contribution| !digests.insert(contribution.digest)) {
+        return Err(field(format!("keys.contributions[{twice}]"), "the same contribution as one before"));
     }
     if keys.development {
         return if network.is_local() { Ok(()) } else { Err(ParametersError::Development) };

@@ -4,15 +4,12 @@ use crate::{
     attestation::statement::Nullifier,
     encoding::{self, Fixed, Malformed, Reader, serde_as_fixed},
 };
-use aitbc_protocol::text::Line;
+pub use aitbc_protocol::attestation::exchange::PolicyName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Bytes of a proof: A, B and C, compressed.
 pub const PROOF_BYTES: usize = 128;
-
-/// The name of a policy, one line of up to 32 bytes.
-pub type PolicyName = Line<32>;
 
 /// What a client wants to see. Everything else that a proof is about follows from the network's parameters and from the
 /// connection: a client that chose the thresholds could read the attributes by halving intervals.

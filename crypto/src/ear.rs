@@ -1,15 +1,15 @@
 //! EAT attestation results (draft-ietf-rats-ear-04) as compact JWTs, signed with a node's key.
 //!
-//! The claims are the draft's in JSON (its crate `ear` writes and reads the same, but builds with OpenSSL and an HTTP client).
+//! The claims are the draft's in JSON (its crate `ear` reads the same, but what it depends on builds with an HTTP client over OpenSSL).
 //! The signature is EdDSA over Ed25519 (RFC 7515 and RFC 8037) by the node's own key, whose PeerId is the header's `kid`. So any
 //! JWT tool that has the key can verify one, and a token needs no other file.
 
 use crate::keys::SecretKey;
 use aitbc_protocol::{
-    Digest, NodeId, UnixMillis,
+    CLOCK_TOLERANCE_MS, Digest, NodeId, UnixMillis,
     attestation::{
         Appraisal, IntegrityInputs, Tier, TrustVector,
-        exchange::{AttestationResult, MAX_EAR_BYTES},
+        exchange::{AttestationResult, MAX_EAR_BYTES, RESULT_LIFETIME_MS},
     },
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -38,6 +38,9 @@ pub enum EarError {
     /// The claims are no EAR.
     #[error("not an EAT attestation result: {0}")]
     Claims(String),
+    /// From the future, or for longer than results stand.
+    #[error("the attestation result is dated in the future, or for longer than a day")]
+    Dates,
     /// Its time is over.
     #[error("the attestation result has expired")]
     Expired,
@@ -211,6 +214,10 @@ pub fn open(token: &str, now_ms: UnixMillis) -> Result<(NodeId, Ear), EarError> 
     if ear.exp <= seconds(now_ms) {
         return Err(EarError::Expired);
     }
+    let tolerated = seconds(now_ms.saturating_add(CLOCK_TOLERANCE_MS));
+    if ear.iat > tolerated || ear.exp.saturating_sub(ear.iat) > seconds(RESULT_LIFETIME_MS) {
+        return Err(EarError::Dates);
+    }
     Ok((header.kid, ear))
 }
 
@@ -293,6 +300,10 @@ mod tests {
         let key = SecretKey::from_bytes(&[1; 32]);
         let good = token(&key);
         assert_eq!(open(&good, NOW + 1_000).unwrap_err(), EarError::Expired);
+        assert_eq!(open(&good, NOW - CLOCK_TOLERANCE_MS - 1_000).unwrap_err(), EarError::Dates);
+        let (_, mut long) = open(&good, NOW).unwrap();
+        long.exp = long.iat + 86_401;
+        assert_eq!(open(&sign(&key, &long).unwrap(), NOW).unwrap_err(), EarError::Dates);
         let mut parts: Vec<&str> = good.split('.').collect();
         let none = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"none","kid":"{}","typ":"JWT"}}"#, key.node_id()));
         parts[0] = &none;

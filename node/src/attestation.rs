@@ -38,11 +38,8 @@ use aitbc_crypto::{
     },
 };
 use aitbc_protocol::{
-    NetworkId,
-    attestation::{
-        Measurement,
-        exchange::{Issued, MAX_ATTESTED},
-    },
+    NetworkId, NodeId,
+    attestation::{Measurement, exchange::Issued},
 };
 use std::{path::PathBuf, sync::Arc};
 use tokio::{
@@ -70,6 +67,8 @@ pub struct AttestationConfig {
     pub nvidia_references: Option<PathBuf>,
     /// Certificates of makers of TPMs that count beside those that come with aitbc.
     pub roots: Vec<PathBuf>,
+    /// AMD's revocation lists.
+    pub amd_revocations: Vec<PathBuf>,
     /// Measurements that count; what was measured first of each peer if empty.
     pub measurements: Vec<Measurement>,
     /// Directory of parameters and keys for proofs.
@@ -90,6 +89,7 @@ impl AttestationConfig {
             collateral: None,
             nvidia_references: None,
             roots: Vec::new(),
+            amd_revocations: Vec::new(),
             measurements: Vec::new(),
             parameters: None,
             private: false,
@@ -204,10 +204,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-/// Those that still stand, newest first, as many as an offer holds.
+/// Those that still stand.
 fn standing(mut issued: Vec<Issued>, now_ms: u64) -> Vec<Issued> {
     issued.retain(|issued| issued.result.read_unverified().is_ok_and(|result| result.stands(now_ms)));
-    issued.truncate(MAX_ATTESTED);
     issued
 }
 
@@ -242,7 +241,7 @@ fn references(directory: &PathBuf) -> Result<Vec<ReferenceFile>, SetupError> {
 }
 
 /// Reads what the settings name, before anything is started with it. Blocks.
-pub fn prepare(config: AttestationConfig) -> Result<Prepared, SetupError> {
+pub fn prepare(config: AttestationConfig, me: NodeId) -> Result<Prepared, SetupError> {
     let mut anchors = Anchors::default();
     for path in &config.roots {
         let text = read("attestation.roots", path)?;
@@ -259,14 +258,18 @@ pub fn prepare(config: AttestationConfig) -> Result<Prepared, SetupError> {
         }
         None => None,
     };
+    for path in &config.amd_revocations {
+        anchors.snp.revocations.push(read("attestation.amd_revocations", path)?);
+    }
     anchors.intel.collateral.extend(collateral.clone());
     if let Some(directory) = &config.nvidia_references {
         anchors.nvidia.references = references(directory)?;
     }
-    let zero_knowledge = config.parameters.as_ref().map(|path| ZeroKnowledge::load(path, &config.network));
+    let zero_knowledge =
+        config.parameters.as_ref().map(|path| ZeroKnowledge::load(path, &config.network, config.private));
     let zero_knowledge = zero_knowledge.transpose()?.map(Arc::new);
     let issuer = match (&config.issuer, &zero_knowledge) {
-        (Some((key, set)), Some(zk)) => Some(Issuer::load(key, set, zk)?),
+        (Some((key, set)), Some(zk)) => Some(Issuer::load(me, key, set, zk)?),
         _ => None,
     };
     Ok(Prepared { config, anchors, collateral, zero_knowledge, issuer })

@@ -150,8 +150,8 @@ impl Node {
         let guard = stop.clone().drop_guard();
         let store = open_store(&config.database).await?;
         let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
-        let attesting = config.attestation;
-        let prepared = tokio::task::spawn_blocking(move || attestation::prepare(attesting)).await;
+        let (attesting, me) = (config.attestation, config.key.node_id());
+        let prepared = tokio::task::spawn_blocking(move || attestation::prepare(attesting, me)).await;
         let prepared = prepared.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         let zero_knowledge = prepared.zero_knowledge.clone();
         let issuers = zero_knowledge.as_ref().map(|zk| zk.issuers()).unwrap_or_default();

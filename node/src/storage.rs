@@ -136,6 +136,9 @@ pub struct AttestationRecord {
     /// Whether that speaks against the peer: not where only its vendor is unknown here.
     #[serde(default)]
     pub against: bool,
+    /// Before when what this node had signed about the peer does not count any more, where it had signed something.
+    #[serde(default)]
+    pub revoked_ms: Option<UnixMillis>,
     /// What was measured when it was verified first, by kind: evidence that shows another measurement fails.
     pub measured: Vec<(EvidenceKind, Measurement)>,
 }

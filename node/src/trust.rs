@@ -81,8 +81,6 @@ struct Own {
 /// A proof that held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Proved {
-    /// When.
-    at_ms: UnixMillis,
     expires_ms: UnixMillis,
     /// Whether another peer has shown the same hardware in this epoch.
     shared: bool,
@@ -113,6 +111,8 @@ struct Known {
     /// By peer and verifier: what was issued before does not count.
     revoked: HashMap<(NodeId, NodeId), Revoked>,
     proved: HashMap<NodeId, Proved>,
+    /// Who did not prove what its offer says, and until when it is not asked again.
+    unproved: HashMap<NodeId, UnixMillis>,
     /// Who has shown a nullifier, by epoch and nullifier.
     nullifiers: HashMap<(u64, [u8; 32]), Holders>,
 }
@@ -216,9 +216,8 @@ impl Trust {
         make_room(&mut known.revoked, |revoked| revoked.forget_ms);
         let forget_ms = revoke.issued_before_ms.saturating_add(RESULT_LIFETIME_MS);
         known.revoked.insert(key, Revoked { before_ms: revoke.issued_before_ms, forget_ms, signed });
-        if self.0.issuers.contains(&signer)
-            && known.proved.get(&revoke.peer).is_some_and(|proved| proved.at_ms < revoke.issued_before_ms)
-        {
+        // Whoever was attested anew proves it anew: two clocks need not agree on which came first.
+        if self.0.issuers.contains(&signer) {
             known.proved.remove(&revoke.peer);
         }
         true
@@ -244,11 +243,23 @@ impl Trust {
             holders.other.get_or_insert(peer);
             Some(holders.first)
         };
-        known.proved.insert(peer, Proved { at_ms, expires_ms, shared: other.is_some() });
+        known.proved.insert(peer, Proved { expires_ms, shared: other.is_some() });
         if let Some(other) = other.and_then(|other| known.proved.get_mut(&other)) {
             other.shared = true;
         }
         other
+    }
+
+    /// Takes down that `peer` did not prove what its offer says: jobs do not wait for it again before `until_ms`.
+    pub fn unproved(&self, peer: NodeId, until_ms: UnixMillis) {
+        let mut known = self.known();
+        make_room(&mut known.unproved, |until_ms| *until_ms);
+        known.unproved.insert(peer, until_ms);
+    }
+
+    /// Whether `peer` may be asked for a proof at `now_ms`.
+    pub fn may_prove(&self, peer: NodeId, now_ms: UnixMillis) -> bool {
+        self.known().unproved.get(&peer).is_none_or(|until_ms| *until_ms <= now_ms)
     }
 
     /// What the attestation of `peer` is worth here at `now_ms`, of whom offers show `attested`. Their signatures were verified

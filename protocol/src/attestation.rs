@@ -9,7 +9,7 @@ mod score;
 mod tier;
 
 pub use findings::{Appraisal, EvidenceKind, Kinds, Measurement, ParseKindError, TooLong};
-pub use score::{AttestedInputs, FULL_SCORE, Input, IntegrityInputs, OLD_FIRMWARE_DAYS, integrity_score};
+pub use score::{AttestedInputs, Input, IntegrityInputs, integrity_score};
 pub use tier::{ParseTierError, Tier, TrustVector};
 
 use crate::{NetworkId, NodeId};

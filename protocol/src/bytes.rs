@@ -122,7 +122,7 @@ impl Digest {
 }
 
 /// At most `MAX` bytes: a longer byte string is refused while it is read, before it is held. Hexadecimal digits in text.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct BoundedBytes<const MAX: usize>(Vec<u8>);
 
 /// More bytes than a [`BoundedBytes`] holds.
@@ -144,11 +144,6 @@ impl<const MAX: usize> BoundedBytes<MAX> {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &self.0
-    }
-
-    /// The bytes, owned.
-    pub fn into_vec(self) -> Vec<u8> {
-        self.0
     }
 }
 

@@ -78,7 +78,7 @@ impl Machine {
     fn attest(&self, measurement: Option<Measurement>) -> Result<Appraisal, TpmError> {
         let (challenge, pending) = challenge(&self.identity(), &self.roots(), now_ms())?;
         let collected = answer(&self.settings, &challenge, &BINDING).unwrap();
-        pending.verify(&collected.evidence, &Expected { binding: BINDING, measurement })
+        pending.verify(&collected.evidence, &Expected { binding: BINDING, approved: measurement.as_slice() })
     }
 }
 
@@ -159,7 +159,7 @@ fn a_restart_between_the_messages_is_found() {
     let (question, pending) = challenge(&machine.identity(), &machine.roots(), now_ms()).unwrap();
     machine.boot();
     let collected = answer(&machine.settings, &question, &BINDING).unwrap();
-    let expected = Expected { binding: BINDING, measurement: None };
+    let expected = Expected { binding: BINDING, approved: &[] };
     assert_eq!(pending.verify(&collected.evidence, &expected), Err(TpmError::Restarted));
 }
 
@@ -170,7 +170,7 @@ fn an_answer_fits_one_challenge_and_one_tpm() {
     let (first, pending) = challenge(&identity, &machine.roots(), now_ms()).unwrap();
     let (_, later) = challenge(&identity, &machine.roots(), now_ms()).unwrap();
     let collected = answer(&machine.settings, &first, &BINDING).unwrap();
-    let expected = Expected { binding: BINDING, measurement: None };
+    let expected = Expected { binding: BINDING, approved: &[] };
     assert!(pending.verify(&collected.evidence, &expected).is_ok());
     assert_eq!(later.verify(&collected.evidence, &expected), Err(TpmError::WrongSecret));
     let elsewhere = Expected { binding: [8; 32], ..expected };

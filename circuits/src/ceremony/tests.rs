@@ -45,7 +45,7 @@ fn circuit(ceremony: &mut Ceremony) -> &mut CircuitPart {
 
 #[test]
 fn keys_of_a_ceremony_prove_and_verify() {
-    let (proving, verifying) = WHOLE.keys().unwrap();
+    let (proving, verifying, _) = WHOLE.keys().unwrap();
     assert_eq!(verifying.origin(), Origin::Ceremony);
     let x = Fr::from(3);
     let y = Fr::from(35);

@@ -29,7 +29,12 @@ fn contributions(powers: usize, circuit: usize) -> Vec<ContributionFile> {
     [vec![Phase::Powers; powers], vec![Phase::Circuit; circuit]]
         .concat()
         .into_iter()
-        .map(|phase| ContributionFile { phase, name: Line::new("a").unwrap(), digest: Digest([1; 32]) })
+        .zip(1..)
+        .map(|(phase, number)| ContributionFile {
+            phase,
+            name: Line::new("a").unwrap(),
+            digest: Digest([number; 32]),
+        })
         .collect()
 }
 
@@ -66,13 +71,29 @@ fn faults_name_their_field() {
 
 #[test]
 fn privacy_needs_eight_verifiers() {
-    let error = changed(|file| file.verifiers.truncate(7)).unwrap_err();
+    let error = changed(|file| {
+        file.verifiers.truncate(7);
+        file.nodes.truncate(7);
+    })
+    .unwrap_err();
     assert!(matches!(error, ParametersError::Privacy { index: 0, verifiers: 7 }));
     let open = changed(|file| {
         file.verifiers.truncate(1);
+        file.nodes.truncate(1);
         file.policies[0].private = false;
     });
     assert!(!open.unwrap().policies()[0].is_private());
+}
+
+#[test]
+fn every_verifier_is_a_node_and_every_contribution_another() {
+    assert_eq!(field_of(|file| file.nodes.truncate(3)), "nodes");
+    assert_eq!(field_of(|file| file.nodes[1] = file.nodes[0]), "nodes");
+    let twice = field_of(|file| {
+        file.keys.contributions = contributions(3, 3);
+        file.keys.contributions[4].digest = file.keys.contributions[1].digest;
+    });
+    assert_eq!(twice, "keys.contributions[4]");
 }
 
 #[test]
@@ -133,6 +154,7 @@ fn verifiers_must_be_a_set() {
     assert_eq!(reversed.verifiers().root(), FIXTURE.parameters.verifiers().root());
     let fewer = changed(|file| {
         file.verifiers.pop();
+        file.nodes.pop();
         file.policies[0].private = false;
     });
     assert_ne!(fewer.unwrap().verifiers().root(), FIXTURE.parameters.verifiers().root());

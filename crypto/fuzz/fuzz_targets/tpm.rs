@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = challenge(&identity, &ROOTS, NOW_MS);
     }
     if let Ok(evidence) = wire::decode_payload::<TpmEvidence>(bytes, 3 * 1024 * 1024) {
-        let expected = Expected { binding: [7; 32], measurement: None };
+        let expected = Expected { binding: [7; 32], approved: &[] };
         let _ = PENDING.verify(&evidence, &expected);
     }
 });

@@ -63,6 +63,9 @@ pub enum EvidenceError {
         /// What is measured now.
         now: Measurement,
     },
+    /// A kind that was shown when the node was verified first is not shown any more.
+    #[error("{0} evidence was shown before and is not now: verify it anew if it is gone for good")]
+    Withheld(EvidenceKind),
     /// What is measured is not on the verifier's list.
     #[error("what the {kind} measures, {now}, is not on the list of measurements that count here")]
     NotAllowed {
@@ -77,23 +80,28 @@ impl EvidenceError {
     /// Whether the node showed something wrong. Where its vendor is unknown here, or a file of the vendor's is missing or out
     /// of date, nothing was found out, for or against it.
     pub fn speaks_against(&self) -> bool {
-        use super::x509::CertificateError::UnknownRoot;
-        !matches!(
-            self,
-            Self::Tpm(TpmError::Certificate(UnknownRoot(_)))
-                | Self::Intel(
-                    IntelError::Certificate(UnknownRoot(_))
-                        | IntelError::NoCollateral
-                        | IntelError::Expired(_)
-                        | IntelError::OldEvaluation { .. }
-                )
-                | Self::Snp(SnpError::Certificate(UnknownRoot(_)))
-                | Self::Nvidia(
-                    NvidiaError::Chain(UnknownRoot(_))
-                        | NvidiaError::NoReference(_)
-                        | NvidiaError::Reference { .. }
-                )
-        )
+        match self {
+            Self::Tpm(TpmError::Certificate(error)) | Self::Snp(SnpError::Certificate(error)) => error.speaks_against(),
+            Self::Intel(IntelError::Certificate(error)) | Self::Nvidia(NvidiaError::Chain(error)) => {
+                error.speaks_against()
+            }
+            // The verifier's randomness, a restart in between, an old log: another try, or another setting, may do.
+            Self::Tpm(TpmError::Randomness | TpmError::Restarted | TpmError::OldEventLog)
+            // Collateral and reference files may be the verifier's own.
+            | Self::Intel(
+                IntelError::NoCollateral
+                | IntelError::OtherPlatform
+                | IntelError::Collateral(_)
+                | IntelError::StatementSignature(_)
+                | IntelError::NotYetValid(_)
+                | IntelError::Expired(_)
+                | IntelError::OldEvaluation { .. },
+            )
+            | Self::Nvidia(NvidiaError::NoReference(_) | NvidiaError::Reference { .. })
+            // Nobody has to show anything: what was said before is taken back, and no more.
+            | Self::Withheld(_) => false,
+            _ => true,
+        }
     }
 }
 
@@ -196,26 +204,25 @@ pub fn appraise(question: &Question<'_>) -> Result<Findings, EvidenceError> {
         if again && piece.kind != EvidenceKind::Nvidia {
             return Err(EvidenceError::Twice(piece.kind));
         }
-        appraisals.push((verify(piece, &bound, question)?, Digest::of(piece.bytes.as_slice())));
+        let appraisal = verify(piece, &bound, question)?;
+        // One GPU that is shown twice is one.
+        let shown = |(other, _): &(Appraisal, Digest)| {
+            other.kind == appraisal.kind && other.hardware == appraisal.hardware
+        };
+        if appraisals.iter().any(shown) {
+            return Err(EvidenceError::Twice(piece.kind));
+        }
+        appraisals.push((appraisal, Digest::of(piece.bytes.as_slice())));
     }
     let measured = remembered(question, &appraisals)?;
     let inputs = inputs(&claims, &appraisals, question.now_ms);
     let vectors = appraisals.iter().map(|(appraisal, _)| appraisal.tier());
-    let tier = vectors.fold(Tier::None, worse);
+    let tier = vectors.fold(Tier::None, Tier::worse);
     let lifetime = question.now_ms.saturating_add(RESULT_LIFETIME_MS);
     let ends = appraisals.iter().filter_map(|(appraisal, _)| appraisal.expires_ms);
     let expires_ms = ends.fold(lifetime, UnixMillis::min);
     let score = integrity_score(&inputs);
     Ok(Findings { claims, appraisals, inputs, score, tier, measured, expires_ms })
-}
-
-/// The worse of two tiers, where none says nothing.
-fn worse(one: Tier, other: Tier) -> Tier {
-    match (one, other) {
-        (Tier::None, told) | (told, Tier::None) => told,
-        (one, other) if other.rank() < one.rank() => other,
-        (one, _) => one,
-    }
 }
 
 fn verify(piece: &Piece, bound: &[u8; 32], question: &Question<'_>) -> Result<Appraisal, EvidenceError> {
@@ -226,9 +233,10 @@ fn verify(piece: &Piece, bound: &[u8; 32], question: &Question<'_>) -> Result<Ap
         EvidenceKind::Tpm => {
             let evidence: TpmEvidence = read(piece)?;
             let pending = question.tpm.ok_or(EvidenceError::Unasked(kind))?;
-            let before = question.measured.iter().find(|(known, _)| *known == kind).map(|(_, measured)| *measured);
-            let measurement = before.filter(|_| question.allowed.is_empty());
-            pending.verify(&evidence, &Expected { binding: *bound, measurement })?
+            let first = question.measured.iter().find(|(known, _)| *known == kind).map(|(_, measured)| measured);
+            let approved =
+                if question.allowed.is_empty() { first.map(std::slice::from_ref) } else { Some(question.allowed) };
+            pending.verify(&evidence, &Expected { binding: *bound, approved: approved.unwrap_or_default() })?
         }
         EvidenceKind::Sgx | EvidenceKind::Tdx => {
             let evidence: QuoteEvidence = read(piece)?;
@@ -283,7 +291,8 @@ fn remembered(
     let mut measured = Vec::new();
     for (appraisal, _) in appraisals {
         let (kind, now) = (appraisal.kind, appraisal.measurement);
-        if now.as_bytes().is_empty() {
+        // The same GPU model runs the same firmware on every card.
+        if now.as_bytes().is_empty() || measured.contains(&(kind, now)) {
             continue;
         }
         let before = question.measured.iter().filter(|(known, _)| *known == kind).map(|(_, measured)| *measured);
@@ -299,9 +308,14 @@ fn remembered(
         }
         measured.push((kind, now));
     }
-    // What is not shown this time is remembered all the same.
-    let unseen = question.measured.iter().filter(|(kind, _)| !measured.iter().any(|(seen, _)| seen == kind));
-    let unseen: Vec<_> = unseen.copied().collect();
+    // Of a kind that is not shown any more nothing is known, and it was a reason to believe.
+    if let Some((kind, _)) =
+        question.measured.iter().find(|(kind, _)| !measured.iter().any(|(seen, _)| seen == kind))
+    {
+        return Err(EvidenceError::Withheld(*kind));
+    }
+    // A second GPU may be away this time.
+    let unseen: Vec<_> = question.measured.iter().filter(|before| !measured.contains(before)).copied().collect();
     measured.extend(unseen);
     Ok(measured)
 }
@@ -416,22 +430,6 @@ mod tests {
         assert_eq!(unasked, EvidenceError::Unasked(EvidenceKind::Software));
     }
 
-    #[test]
-    fn the_worst_of_what_says_something_counts() {
-        use Tier::{Affirming, Contraindicated, None, Warning};
-        for (one, other, expected) in [
-            (None, None, None),
-            (None, Affirming, Affirming),
-            (Affirming, None, Affirming),
-            (Affirming, Warning, Warning),
-            (Warning, Affirming, Warning),
-            (Contraindicated, Affirming, Contraindicated),
-            (Warning, Contraindicated, Contraindicated),
-        ] {
-            assert_eq!(worse(one, other), expected);
-        }
-    }
-
     fn measuring(kind: EvidenceKind, measurement: u8) -> (Appraisal, Digest) {
         let measurement = Measurement::from([measurement; 32]);
         (Appraisal { kind, measurement, ..software(&claims(7)) }, Digest([0; 32]))
@@ -453,8 +451,20 @@ mod tests {
         assert_eq!(check(&[], &[], &first).unwrap(), [tpm(1)]);
         assert_eq!(check(&[tpm(1)], &[], &first).unwrap(), [tpm(1)]);
         assert!(matches!(check(&[tpm(2)], &[], &first), Err(EvidenceError::Changed { .. })));
-        assert_eq!(check(&[tpm(2)], &[], &[]).unwrap(), [tpm(2)], "what is not shown stays remembered");
-        assert_eq!(check(&[tpm(2)], &[tpm(1).1], &first).unwrap(), [tpm(1)], "a list outweighs the first time");
+        assert_eq!(check(&[tpm(2)], &[], &[]).unwrap_err(), EvidenceError::Withheld(EvidenceKind::Tpm));
+        let gpu = |n: u8| (EvidenceKind::Nvidia, Measurement::from([n; 32]));
+        let shown = [measuring(EvidenceKind::Nvidia, 1), measuring(EvidenceKind::Nvidia, 2)];
+        assert_eq!(
+            check(&[gpu(1), gpu(2)], &[], &shown[..1]).unwrap(),
+            [gpu(1), gpu(2)],
+            "one is away for a while"
+        );
+        assert_eq!(check(&[gpu(1), gpu(2)], &[], &shown).unwrap(), [gpu(1), gpu(2)]);
+        assert_eq!(
+            check(&[tpm(2)], &[tpm(1).1], &first).unwrap(),
+            [tpm(1), tpm(2)],
+            "a list outweighs the first time"
+        );
         assert!(matches!(check(&[], &[tpm(2).1], &first), Err(EvidenceError::NotAllowed { .. })));
     }
 
@@ -468,5 +478,35 @@ mod tests {
         assert_eq!(inputs.firmware_age_days.attested, Some(400));
         assert_eq!(inputs.attested().mask(), 0b011);
         assert_eq!(integrity_score(&inputs), 500);
+    }
+
+    #[test]
+    fn what_the_verifier_lacks_does_not_speak_against_a_node() {
+        use crate::tee::x509::CertificateError;
+        let who = || "somebody".to_owned();
+        for (error, against) in [
+            (EvidenceError::StaleNonce, true),
+            (EvidenceError::OtherPeer, true),
+            (EvidenceError::Withheld(EvidenceKind::Tpm), false),
+            (TpmError::Signature.into(), true),
+            (TpmError::WrongSecret.into(), true),
+            (TpmError::Randomness.into(), false),
+            (TpmError::Restarted.into(), false),
+            (TpmError::Certificate(CertificateError::UnknownRoot(who())).into(), false),
+            (TpmError::Certificate(CertificateError::Expired(who())).into(), false),
+            (TpmError::Certificate(CertificateError::Signature(who())).into(), true),
+            (SnpError::Certificate(CertificateError::Crl).into(), false),
+            (SnpError::Certificate(CertificateError::Revoked(who())).into(), true),
+            (SnpError::Debug.into(), true),
+            (IntelError::OtherPlatform.into(), false),
+            (IntelError::NoCollateral.into(), false),
+            (IntelError::Collateral("tcb_info").into(), false),
+            (IntelError::RevokedTcb.into(), true),
+            (IntelError::Signature.into(), true),
+            (NvidiaError::NoReference(who()).into(), false),
+            (NvidiaError::Signature.into(), true),
+        ] {
+            assert_eq!(error.speaks_against(), against, "{error}");
+        }
     }
 }

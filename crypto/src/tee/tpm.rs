@@ -117,7 +117,7 @@ pub enum TpmError {
         "the PCRs changed: {expected} was expected and {found} found; approve the new value if the change was yours"
     )]
     PcrsChanged {
-        /// What was approved.
+        /// What was approved, the first where there are several.
         expected: Measurement,
         /// What is there.
         found: Measurement,
@@ -184,11 +184,11 @@ impl std::fmt::Debug for TpmEvidence {
 
 /// What evidence must show.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected {
+pub struct Expected<'a> {
     /// The user data of the quote: [`aitbc_protocol::attestation::binding`].
     pub binding: [u8; 32],
-    /// The measurement that was approved: the first one seen of this TPM, or one of the owner's choice.
-    pub measurement: Option<Measurement>,
+    /// The measurements that are approved: what was measured first of this node, or the verifier's list; all if empty.
+    pub approved: &'a [Measurement],
 }
 
 /// The verifier's half of an attestation that waits for its answer. It owns the secret, which is wiped with it.
@@ -258,14 +258,8 @@ pub fn challenge(
 }
 
 impl Pending {
-    /// What lasts of the TPM: SHA-256 over the endorsement key as a `SubjectPublicKeyInfo`. By it a measurement that was
-    /// approved earlier is found before the evidence is judged; it is proved only once [`Self::verify`] succeeds.
-    pub fn hardware(&self) -> Option<Digest> {
-        self.hardware
-    }
-
     /// Judges the answer.
-    pub fn verify(&self, evidence: &TpmEvidence, expected: &Expected) -> Result<Appraisal, TpmError> {
+    pub fn verify(&self, evidence: &TpmEvidence, expected: &Expected<'_>) -> Result<Appraisal, TpmError> {
         if !bool::from(self.secret.ct_eq(&evidence.secret.0)) {
             return Err(TpmError::WrongSecret);
         }
@@ -282,7 +276,7 @@ impl Pending {
         if ring::digest::digest(algorithm, &all).as_ref() != quote.pcr_digest {
             return Err(TpmError::PcrDigest);
         }
-        appraise::appraise(self, evidence, expected.measurement)
+        appraise::appraise(self, evidence, expected.approved)
     }
 }
 

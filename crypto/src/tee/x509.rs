@@ -57,6 +57,14 @@ pub enum CertificateError {
     Crl,
 }
 
+impl CertificateError {
+    /// Whether it says something about who showed the certificate. Dates may be a wrong clock's, roots may be missing here,
+    /// and the revocation list is the verifier's own.
+    pub fn speaks_against(&self) -> bool {
+        !matches!(self, Self::NotYetValid(_) | Self::Expired(_) | Self::UnknownRoot(_) | Self::Crl)
+    }
+}
+
 /// Reads one certificate, which must be all of `der`.
 pub fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
     if der.len() > MAX_CERTIFICATE_BYTES {
@@ -258,7 +266,6 @@ mod tests {
         let mut changed = chain.clone();
         *changed[0].last_mut().unwrap() ^= 1;
         assert!(matches!(check(&changed, ROOT, NOW_MS), Err(CertificateError::Signature(_))));
-        // A leaf may not issue: the chain is turned over and renamed nowhere.
         assert_eq!(check(&vec![chain[0].clone(); MAX_CHAIN + 2], ROOT, NOW_MS), Err(CertificateError::TooLarge));
     }
 
@@ -273,6 +280,31 @@ mod tests {
         let salt = der.windows(3).rposition(|bytes| bytes == [2, 1, 48]).unwrap();
         der[salt + 2] = 49;
         assert!(matches!(check_issued(&parse(&der).unwrap(), &ask, 0), Err(CertificateError::Signature(_))));
+    }
+
+    #[test]
+    fn only_who_may_issue_does() {
+        macro_rules! der {
+            ($($name:literal),*) => {
+                [$(include_bytes!(concat!("../../../tests/fixtures/attestation/x509/", $name, ".der")).to_vec()),*]
+            };
+        }
+        let [root] = der!["root"];
+        // 2027-01-15.
+        let check = |chain: &[Vec<u8>]| {
+            let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+            check_chain(&chain, &[&root], 1_800_000_000_000)
+        };
+        assert_eq!(check(&der!["leaf_of_issuer", "issuer"]), Ok(()));
+        for chain in [
+            &der!["leaf_of_not_ca", "not_ca"][..],
+            &der!["leaf_of_no_constraints", "no_constraints"],
+            &der!["leaf_of_no_usage", "no_usage"],
+            &der!["leaf_of_below_shallow", "below_shallow", "shallow"],
+        ] {
+            assert!(matches!(check(chain), Err(CertificateError::NotAnIssuer(_))), "{:?}", check(chain));
+        }
+        assert_eq!(check(&der!["below_shallow", "shallow"]), Ok(()), "as deep as it may");
     }
 
     #[test]

@@ -17,7 +17,9 @@ use aitbc_protocol::{
     Digest, NodeId, Signed,
     attestation::{
         IntegrityInputs, Tier,
-        exchange::{AttestationResult, Claims, EVIDENCE_PATIENCE_MS, Piece, ToAttester, ToVerifier},
+        exchange::{
+            AttestationResult, Claims, EVIDENCE_PATIENCE_MS, Piece, RESULT_LIFETIME_MS, ToAttester, ToVerifier,
+        },
     },
     bytes::BoundedBytes,
     text::Line,
@@ -211,6 +213,7 @@ impl Attestation {
             ear: Some(issued.ear.as_str().to_owned()),
             failure: None,
             against: false,
+            revoked_ms: None,
             measured: findings.measured.clone(),
         };
         let store = self.0.store.clone();
@@ -245,23 +248,33 @@ impl Attestation {
         let store = self.0.store.clone();
         let failure = error.to_string();
         let (reason, against) = (failure.clone(), error.speaks_against());
-        let revoked = blocking(move || {
+        let record = blocking(move || {
             let before = store.attestation(&peer)?;
-            let had_result = before.as_ref().is_some_and(|record| record.result.is_some());
-            let measured = before.map(|record| record.measured).unwrap_or_default();
-            let failure = Some(failure);
-            let (result, ear) = (None, None);
-            store.put_attestation(&AttestationRecord { peer, at_ms, result, ear, failure, against, measured })?;
-            Ok::<_, StorageError>(had_result)
+            // Showing nothing at all does not mend what was shown before.
+            let standing =
+                before.as_ref().filter(|record| at_ms.saturating_sub(record.at_ms) < RESULT_LIFETIME_MS);
+            let record = AttestationRecord {
+                peer,
+                at_ms,
+                result: None,
+                ear: None,
+                failure: Some(failure),
+                against: against || standing.is_some_and(|record| record.against),
+                revoked_ms: standing
+                    .and_then(|record| record.result.as_ref().map(|_| at_ms).or(record.revoked_ms)),
+                measured: before.map(|record| record.measured).unwrap_or_default(),
+            };
+            store.put_attestation(&record).map(|()| record)
         })
         .await?;
-        if against {
+        if record.against {
             self.0.trust.failed(peer, at_ms);
         } else {
             self.0.trust.forget(peer);
         }
-        if revoked {
-            self.revoke(peer, at_ms).await;
+        let revoked = record.revoked_ms.is_some();
+        if let Some(before_ms) = record.revoked_ms {
+            self.revoke(peer, before_ms).await;
         }
         // Whoever does not read it has its answer all the same.
         let _ = say(stream, &ToAttester::Failed(Line::lossy(&reason))).await;

@@ -67,8 +67,8 @@ pub enum IssuerError {
         path: PathBuf,
     },
     /// The network's parameters do not name it.
-    #[error("attestation.issuer_key: the network's parameters do not name this key among their verifiers")]
-    NotInSet,
+    #[error("attestation.issuer_key: the network's parameters do not name this {0}: ask whoever publishes them")]
+    NotInSet(&'static str),
 }
 
 /// The keys of a verifier that belongs to the network's set.
@@ -102,15 +102,18 @@ fn secret(setting: &'static str, path: &Path) -> Result<Zeroizing<[u8; 32]>, Iss
 }
 
 impl Issuer {
-    /// Reads both keys; the first must be one of the network's. Blocks.
-    pub fn load(key: &Path, set: &Path, zk: &ZeroKnowledge) -> Result<Self, IssuerError> {
+    /// Reads both keys; the first must be one of the network's, and so must this node. Blocks.
+    pub fn load(me: NodeId, key: &Path, set: &Path, zk: &ZeroKnowledge) -> Result<Self, IssuerError> {
         let setting = "attestation.issuer_key";
         let bytes = secret(setting, key)?;
         let malformed = |_: Malformed| IssuerError::Malformed { setting, path: key.to_owned() };
         let key = IssuerKey::from_bytes(&bytes).map_err(malformed)?;
         let public: IssuerPublic = key.public(&mut OsRng);
         if !zk.parameters().verifiers().contains(public.key()) {
-            return Err(IssuerError::NotInSet);
+            return Err(IssuerError::NotInSet("key among their verifiers"));
+        }
+        if !zk.parameters().nodes().contains(&me) {
+            return Err(IssuerError::NotInSet("node"));
         }
         Ok(Self { key, set: secret("attestation.set_key", set)? })
     }
@@ -121,8 +124,8 @@ impl Issuer {
             return None;
         }
         let of = |kind| findings.appraisals.iter().map(|(of, _)| of).find(|of: &&Appraisal| of.kind == kind);
-        let machine = [EvidenceKind::Tpm, EvidenceKind::Tdx, EvidenceKind::SevSnp, EvidenceKind::Sgx];
-        let base = machine.into_iter().find_map(of)?;
+        // The tag is a TPM's, or a machine with two kinds of hardware would have two.
+        let base = of(EvidenceKind::Tpm)?;
         let age = &findings.inputs.firmware_age_days;
         let attributes = Attributes {
             kinds: result.kinds.mask(),
@@ -134,7 +137,7 @@ impl Issuer {
             gpu_class: u16::from(of(EvidenceKind::Nvidia).is_some()),
             hw_tag: hw_tag(&self.set, &base.hardware?.0),
             holder: result.peer,
-            issued_s: result.issued_ms.div_ceil(1000),
+            issued_s: result.issued_ms / 1000,
             expires_s: result.expires_ms / 1000,
         };
         let issued = self.key.issue(&attributes, &mut OsRng);

@@ -5,7 +5,7 @@ use crate::{clock::now_ms, storage::AttestationRecord};
 use aitbc_crypto::signing;
 use aitbc_protocol::{
     NodeId, UnixMillis,
-    attestation::exchange::Revoke,
+    attestation::exchange::{RESULT_LIFETIME_MS, Revoke},
     geo::{COARSEST, Cell, FINEST_TOPIC},
     offer::Gossip,
     wire::WireError,
@@ -15,16 +15,20 @@ use tokio::{sync::mpsc, time::sleep};
 
 /// How often it is looked what is due.
 const REVIEW: Duration = Duration::from_secs(30);
+/// What was taken back is said again after as long, in milliseconds.
+const TELL_AGAIN_MS: u64 = 60_000;
 /// A peer that could not be reached is tried again after as long, in milliseconds.
 const AGAIN_MS: u64 = 30 * 60_000;
 
 /// Goes on for as long as it is polled.
 pub(super) async fn run(attestation: Attestation) {
     let mut tried: HashMap<NodeId, UnixMillis> = HashMap::new();
+    let mut told: HashMap<NodeId, UnixMillis> = HashMap::new();
     loop {
         sleep(REVIEW).await;
         let now = now_ms();
         tried.retain(|_, at| at.saturating_add(AGAIN_MS) > now);
+        told.retain(|_, at| at.saturating_add(TELL_AGAIN_MS) > now);
         let records = match attestation.records().await {
             Ok(records) => records,
             Err(error) => {
@@ -33,6 +37,13 @@ pub(super) async fn run(attestation: Attestation) {
             }
         };
         for record in records {
+            // Whoever comes to the neighbourhood later hears of it too.
+            if let Some(before_ms) = record.revoked_ms.filter(|before_ms| counts(*before_ms, now))
+                && !told.contains_key(&record.peer)
+            {
+                told.insert(record.peer, now);
+                attestation.revoke(record.peer, before_ms).await;
+            }
             if !is_due(&record, now) || tried.contains_key(&record.peer) {
                 continue;
             }
@@ -48,6 +59,11 @@ pub(super) async fn run(attestation: Attestation) {
             }
         }
     }
+}
+
+/// Whether something that was signed before `before_ms` could still stand.
+fn counts(before_ms: UnixMillis, now_ms: UnixMillis) -> bool {
+    now_ms < before_ms.saturating_add(RESULT_LIFETIME_MS)
 }
 
 /// Whether what was found is to be found anew: after 80 % of its time, and as long as it stands.
@@ -99,10 +115,7 @@ mod tests {
     use aitbc_crypto::{SecretKey, seal};
     use aitbc_protocol::{
         Digest, NetworkId,
-        attestation::{
-            AttestedInputs, Kinds, Tier,
-            exchange::{AttestationResult, RESULT_LIFETIME_MS},
-        },
+        attestation::{AttestedInputs, Kinds, Tier, exchange::AttestationResult},
     };
 
     #[test]
@@ -126,6 +139,7 @@ mod tests {
             ear: None,
             failure: None,
             against: false,
+            revoked_ms: None,
             measured: Vec::new(),
         };
         let due = |after_ms: u64| is_due(&record, issued_ms + after_ms);

@@ -55,13 +55,18 @@ enum ServeError {
 /// Shows what this node is.
 pub(super) struct Server {
     shared: Arc<Shared>,
-    /// One TPM, one proof at a time.
-    place: Arc<Semaphore>,
+    /// One TPM: held while it works, and not while a verifier is waited for.
+    tpm: Arc<Semaphore>,
+    /// One proof at a time.
+    proof: Arc<Semaphore>,
+    /// Held from reading what was issued until the change is on disk.
+    keeping: tokio::sync::Mutex<()>,
 }
 
 impl Server {
     pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, place: Arc::new(Semaphore::new(1)) })
+        let one = || Arc::new(Semaphore::new(1));
+        Arc::new(Self { shared, tpm: one(), proof: one(), keeping: tokio::sync::Mutex::default() })
     }
 
     /// Puts what was issued before a restart, and still stands, into the offer again.
@@ -122,10 +127,8 @@ impl Server {
                 "this node shows its hardware to verifiers of the network's set alone, and proofs to everybody";
             return Err(ServeError::Refused(reason.to_owned()));
         }
-        let too_busy = || ServeError::Refused("another attestation runs: try again in a minute".to_owned());
-        let place = Arc::clone(&self.place).try_acquire_owned().map_err(|_| too_busy())?;
         let config = self.shared.config.clone();
-        let session = blocking(move || collect::Session::begin(config)).await;
+        let session = at(&self.tpm, move || collect::Session::begin(config)).await?;
         let identity = session.identity().map(BoundedBytes::<MAX_IDENTITY_BYTES>::new).transpose();
         let identity = identity.map_err(|error| ServeError::Refused(format!("the TPM's keys: {error}")))?;
         say(stream, &ToVerifier::Identity { tpm: identity }).await?;
@@ -135,17 +138,9 @@ impl Server {
             _ => return Err(ServeError::OutOfTurn),
         };
         let shared = Arc::clone(&self.shared);
-        let collected = timeout(
-            WORK,
-            blocking(move || {
-                // The place is given back when the TPM is free, and not when somebody stops waiting for it.
-                let _place = place;
-                collect(&shared, &session, nonce, credential.as_ref().map(BoundedBytes::as_slice))
-            }),
-        )
-        .await;
-        let evidence =
-            collected.map_err(|_| ServeError::Refused("collecting evidence took too long".to_owned()))??;
+        let collecting =
+            move || collect(&shared, &session, nonce, credential.as_ref().map(BoundedBytes::as_slice));
+        let evidence = at(&self.tpm, collecting).await??;
         say(stream, &evidence).await?;
         match receive(stream, VERDICT).await? {
             ToAttester::Issued(issued) => self.keep(peer, *issued).await,
@@ -175,20 +170,25 @@ impl Server {
             return Err(ServeError::OutOfTurn);
         }
         tracing::info!(peer = %peer.short(), tier = %result.tier, score = result.score, "this node was attested");
-        let mut kept = self.shared.issued.borrow().clone();
-        kept.retain(|known| known.result.signer() != peer);
-        kept.insert(0, issued);
-        self.store(standing(kept, now_ms())).await
+        self.change(|kept| {
+            kept.retain(|known| known.result.signer() != peer);
+            kept.insert(0, issued);
+        })
+        .await
     }
 
     /// Forgets what a verifier has said, which it has taken back.
     async fn drop_word_of(&self, peer: NodeId) -> Result<(), ServeError> {
-        let mut kept = self.shared.issued.borrow().clone();
-        kept.retain(|known| known.result.signer() != peer);
-        self.store(kept).await
+        self.change(|kept| kept.retain(|known| known.result.signer() != peer)).await
     }
 
-    async fn store(&self, mut kept: Vec<Issued>) -> Result<(), ServeError> {
+    /// Changes what was issued, on disk and in the offer. Where it is too much, strangers' words go before those of verifiers
+    /// that this node counts on.
+    async fn change(&self, change: impl FnOnce(&mut Vec<Issued>)) -> Result<(), ServeError> {
+        let _keeping = self.keeping.lock().await;
+        let mut kept = standing(self.shared.issued.borrow().clone(), now_ms());
+        change(&mut kept);
+        kept.sort_by_key(|issued| !self.shared.trust.heeds(issued.result.signer()));
         kept.truncate(MAX_ATTESTED);
         let (store, records) = (self.shared.store.clone(), kept.clone());
         let written = blocking(move || store.put_issued(&records)).await;
@@ -196,31 +196,45 @@ impl Server {
         Ok(written?)
     }
 
-    /// Proves that this node meets a policy.
+    /// Proves that this node meets a policy that its offer names. Why it does not is nobody else's business: a client that asks
+    /// for one policy after the other would read the credential.
     async fn prove(
         &self,
         peer: NodeId,
         stream: &mut FramedStream,
         request: ProofRequest,
     ) -> Result<(), ServeError> {
-        let nothing =
-            || ServeError::Refused("this node proves nothing: it has no parameters for proofs".to_owned());
-        let zk = self.shared.zero_knowledge.clone().ok_or_else(nothing)?;
+        let refused = || ServeError::Refused("this node does not prove that now".to_owned());
+        let offered = self.shared.vouched.borrow().policies.contains(&request.policy);
+        let zk = self.shared.zero_knowledge.clone().filter(|_| offered).ok_or_else(refused)?;
         let issued = standing(self.shared.issued.borrow().clone(), now_ms());
         let me = self.shared.key.node_id();
-        // Clients that come at the same time wait for each other.
-        let place = timeout(WORK, Arc::clone(&self.place).acquire_owned()).await;
-        let too_busy = || ServeError::Refused("too many proofs are asked for: try again in a minute".to_owned());
-        let place = place.map_err(|_| too_busy())?.map_err(|_| too_busy())?;
-        let proved = blocking(move || {
-            let _place = place;
-            zk.prove(&issued, me, peer, &request, now_ms())
-        })
-        .await;
-        let presentation = proved.map_err(|error| ServeError::Refused(error.to_string()))?;
+        let proved = at(&self.proof, move || zk.prove(&issued, me, peer, &request, now_ms())).await?;
+        let presentation = proved.map_err(|error| {
+            tracing::info!(peer = %peer.short(), %error, "nothing is proved");
+            refused()
+        })?;
         say(stream, &ToVerifier::Proof(presentation)).await?;
         Ok(())
     }
+}
+
+/// Does blocking work at a place, when it is free. The place is given back when the work is done, and not when somebody
+/// stops waiting for it.
+async fn at<T: Send + 'static>(
+    place: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ServeError> {
+    let too_busy = || ServeError::Refused("too many ask at the same time: try again in a minute".to_owned());
+    let working = async {
+        let place = Arc::clone(place).acquire_owned().await.map_err(|_| too_busy())?;
+        Ok(blocking(move || {
+            let _place = place;
+            work()
+        })
+        .await)
+    };
+    timeout(WORK, working).await.unwrap_or_else(|_| Err(too_busy()))
 }
 
 /// Collects evidence that is bound to `nonce` and this node. Blocks.

@@ -70,7 +70,7 @@ struct SetupArgs {
     #[arg(long, required = true)]
     issuer: Vec<String>,
     /// PeerId of a verifier of the set, whose revocations count; once for each
-    #[arg(long)]
+    #[arg(long, required = true)]
     node: Vec<NodeId>,
     /// Name of the policy
     #[arg(long, default_value = "affirmed")]
@@ -234,19 +234,17 @@ fn verify(json: bool, file: &Path, keys: Option<&Path>) -> Outcome {
         eprintln!("verifying every contribution: up to some minutes");
     }
     let failed = |error| Exit::verification(format_args!("{}: {error}", file.display()));
-    let contributions = ceremony.verify().map_err(failed)?;
-    let mut pins = None;
-    if let Some(directory) = keys {
-        let (proving, verifying) = ceremony.keys().map_err(failed)?;
-        std::fs::create_dir_all(directory).map_err(about(directory))?;
-        write_keys(directory, &proving, &verifying)?;
-        pins = Some(Keys {
-            proving: proving.digest(),
-            verifying: verifying.digest(),
-            development: false,
-            contributions: contributions.clone(),
-        });
-    }
+    let (contributions, pins) = match keys {
+        None => (ceremony.verify().map_err(failed)?, None),
+        Some(directory) => {
+            let (proving, verifying, contributions) = ceremony.keys().map_err(failed)?;
+            std::fs::create_dir_all(directory).map_err(about(directory))?;
+            write_keys(directory, &proving, &verifying)?;
+            let (proving, verifying) = (proving.digest(), verifying.digest());
+            let pins = Keys { proving, verifying, development: false, contributions: contributions.clone() };
+            (contributions, Some(pins))
+        }
+    };
     let document = serde_json::json!({
         "schema": "aitbc.circuits.verify/1", "phase": ceremony.phase(), "contributions": contributions, "keys": pins,
     });

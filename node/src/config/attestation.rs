@@ -24,6 +24,8 @@ pub struct AttestationSettings {
     pub nvidia_references: Option<PathBuf>,
     /// As verifier: files with certificates (PEM) of makers of TPMs that count beside those that come with aitbc.
     pub roots: Vec<PathBuf>,
+    /// As verifier: files with AMD's revocation lists (DER) for SEV-SNP.
+    pub amd_revocations: Vec<PathBuf>,
     /// As verifier: measurements that count; what was measured first of each peer if empty.
     pub measurements: Vec<Measurement>,
     /// Directory with the network's parameters for proofs in zero knowledge, and their keys.
@@ -50,6 +52,7 @@ impl Settings {
             collateral: of.collateral,
             nvidia_references: of.nvidia_references,
             roots: of.roots,
+            amd_revocations: of.amd_revocations,
             measurements: of.measurements,
             parameters: of.parameters,
             private: of.private,

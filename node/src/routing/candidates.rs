@@ -27,6 +27,8 @@ use tokio::time::timeout;
 pub(super) const DEFAULT_BUDGET_MS: u32 = 400;
 /// Candidates whose round trip is measured before they are ranked.
 const MEASURED: usize = 8;
+/// A provider that did not prove what its offer says is not waited for again for as long, in milliseconds.
+const ASK_AGAIN_MS: u64 = 60_000;
 /// How long that may take; whoever has not answered by then ranks by the least for its distance.
 const MEASURE_PATIENCE: Duration = Duration::from_millis(800);
 
@@ -155,8 +157,9 @@ pub(super) async fn ask_for_proofs(shared: &Shared, found: &[Found]) {
     let Some(zk) = &shared.zero_knowledge else { return };
     let unknown = |found: &&Found| {
         let offer = &found.known.offer;
-        shared.trust.standing(found.known.provider, &offer.attested, now_ms()).tier == Tier::None
-            && zk.choose(&offer.policies).is_some()
+        zk.choose(&offer.policies).is_some()
+            && shared.trust.may_prove(found.known.provider, now_ms())
+            && shared.trust.standing(found.known.provider, &offer.attested, now_ms()).tier == Tier::None
     };
     let asked = found.iter().filter(unknown).take(MEASURED).map(|found| {
         let asker = Asker { network: &shared.network, trust: &shared.trust, zk };
@@ -164,6 +167,7 @@ pub(super) async fn ask_for_proofs(shared: &Shared, found: &[Found]) {
             let provider = found.known.provider;
             if let Err(error) = asker.ask(provider, found.addresses(), &found.known.offer.policies).await {
                 tracing::info!(peer = %provider.short(), %error, "it did not prove what its offer says");
+                shared.trust.unproved(provider, now_ms().saturating_add(ASK_AGAIN_MS));
             }
         }
     });

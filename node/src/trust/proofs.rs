@@ -18,8 +18,8 @@ use libp2p::Multiaddr;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// How long a proof may take: half a second of work, and those that wait before.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a proof may take: half a second of work, and those that wait before. Jobs wait for it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a proof is believed without another, in milliseconds. What is taken back meanwhile comes by gossip.
 pub const BELIEVED_MS: u64 = 10 * 60_000;
 
@@ -41,6 +41,9 @@ pub enum AskError {
     /// It said something else.
     #[error("it said something else than what was asked")]
     OutOfTurn,
+    /// Something was taken back meanwhile.
+    #[error("a verifier took its word about it back in the meantime")]
+    Overtaken,
     /// The proof does not hold.
     #[error(transparent)]
     Proof(#[from] ProofError),
@@ -68,12 +71,17 @@ impl Asker<'_> {
         let policy = self.zk.choose(policies).ok_or(AskError::NoPolicy)?;
         let mut stream = self.network.open(provider, addresses, Protocol::Attest).await?;
         let at_ms = now_ms();
-        let request = self.zk.ask(policy, self.trust.taken_back(provider), at_ms);
+        let request = self.zk.ask(policy, self.trust.taken_back(provider, at_ms), at_ms);
+        let asked = request.revoked.clone();
         let exchange = exchange(&mut stream, ToAttester::Prove(request.clone()));
         let shown = timeout(PATIENCE, exchange).await.map_err(|_| StreamError::Timeout(PATIENCE))??;
         let (zk, client) = (Arc::clone(self.zk), self.network.local_id());
         let verified = tokio::task::spawn_blocking(move || zk.verify(&request, client, provider, &shown)).await;
         let nullifier = verified.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        // A provider that is about to be found out could hold its proof back until that was known.
+        if self.trust.taken_back(provider, now_ms()) != asked {
+            return Err(AskError::Overtaken);
+        }
         if let Some(other) = self.trust.proved(provider, nullifier, at_ms, at_ms.saturating_add(BELIEVED_MS)) {
             let (peer, other) = (provider.short(), other.short());
             tracing::warn!(%peer, %other, "two providers show one TPM: both count as less");

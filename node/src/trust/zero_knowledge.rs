@@ -7,7 +7,7 @@
 use super::Trust;
 use aitbc_circuits::{
     Credential, Fixed, Parameters, Presentation as Shown, Prover, ProvingKey, Request, Verifier, VerifyingKey,
-    parameters::{KeyRefused, MAX_FILE, ParametersError},
+    parameters::{KeyRefused, MAX_FILE, ParametersError, Policy},
     prover::{Moment, ProveError},
     rand::rngs::OsRng,
     setup::{KeyError, MAX_PROVING_KEY},
@@ -76,7 +76,7 @@ pub enum SetupError {
 #[derive(Debug, thiserror::Error)]
 pub enum ProvingError {
     /// There is nothing to prove with.
-    #[error("this node has no proving key: put proving.key into the directory of attestation.parameters")]
+    #[error("this node proves nothing: it is no provider with attestation.private")]
     NoKey,
     /// There is no credential.
     #[error("this node has no credential that stands: a verifier of the network's set has to attest it first")]
@@ -144,8 +144,9 @@ fn request(asked: &ProofRequest, revoke: Option<&Revoke>, client: NodeId, provid
 }
 
 impl ZeroKnowledge {
-    /// Reads parameters and keys. Blocks.
-    pub fn load(directory: &Path, network: &NetworkId) -> Result<Self, SetupError> {
+    /// Reads parameters and keys; the proving key, every point of which is checked for some seconds, only where this node
+    /// `proves`. Blocks.
+    pub fn load(directory: &Path, network: &NetworkId, proves: bool) -> Result<Self, SetupError> {
         let path = directory.join(PARAMETERS);
         let parameters = Parameters::parse(&read(&path, MAX_FILE)?)
             .map_err(|source| SetupError::Parameters { path, source })?;
@@ -158,9 +159,8 @@ impl ZeroKnowledge {
         let key = VerifyingKey::from_bytes(&read(&path, MAX_PROVING_KEY)?)
             .map_err(|source| SetupError::Key { path, source })?;
         let verifier = Verifier::new(Arc::clone(&parameters), &key)?;
-        let path = directory.join(PROVING_KEY);
-        // A client that proves nothing needs none.
-        let prover = if path.exists() {
+        let prover = if proves {
+            let path = directory.join(PROVING_KEY);
             let key = ProvingKey::from_bytes(&read(&path, MAX_PROVING_KEY)?)
                 .map_err(|source| SetupError::Key { path, source })?;
             Some(Prover::new(Arc::clone(&parameters), key)?)
@@ -180,9 +180,10 @@ impl ZeroKnowledge {
         self.parameters.nodes().to_vec()
     }
 
-    /// The first of a provider's `policies` that this network has.
+    /// The first policy of the parameters that a provider names among `policies`: the file's order is the network's, and not
+    /// the provider's to choose.
     pub fn choose(&self, policies: &[PolicyName]) -> Option<PolicyName> {
-        policies.iter().find(|name| self.parameters.policy(name.as_str()).is_some()).cloned()
+        self.parameters.policies().iter().map(Policy::name).find(|name| policies.contains(name)).cloned()
     }
 
     /// What is asked of a provider, of whom `revoked` was taken back last.
@@ -253,7 +254,7 @@ impl ZeroKnowledge {
             return Vec::new();
         }
         let credentials: Vec<Credential> = credentials(issued).collect();
-        let meets = |policy: &aitbc_circuits::parameters::Policy| {
+        let meets = |policy: &Policy| {
             credentials.iter().any(|credential| {
                 let of = &credential.attributes;
                 of.score >= policy.least_score()
@@ -276,11 +277,13 @@ fn credentials(issued: &[Issued]) -> impl Iterator<Item = Credential> {
 }
 
 impl Trust {
-    /// The newest word of an issuer of credentials that took something back about `peer`.
-    pub fn taken_back(&self, peer: NodeId) -> Option<Signed<Revoke>> {
+    /// The newest word of an issuer of credentials that took something back about `peer`, for as long as something issued
+    /// before could stand.
+    pub fn taken_back(&self, peer: NodeId, now_ms: UnixMillis) -> Option<Signed<Revoke>> {
         let known = self.known();
-        let about =
-            known.revoked.iter().filter(|((of, signer), _)| *of == peer && self.0.issuers.contains(signer));
+        let about = known.revoked.iter().filter(|((of, signer), revoked)| {
+            *of == peer && self.0.issuers.contains(signer) && revoked.forget_ms > now_ms
+        });
         about.max_by_key(|(_, revoked)| revoked.before_ms).map(|(_, revoked)| revoked.signed.clone())
     }
 }

@@ -184,7 +184,7 @@ pub struct AttestationResult {
     pub score: u16,
     /// Which inputs of the score were attested.
     pub attested: AttestedInputs,
-    /// Kinds of evidence that were verified.
+    /// Kinds of evidence that were looked at, the node's own word among them.
     pub kinds: Kinds,
     /// SHA-256 of the EAR.
     pub ear: Digest,

@@ -101,11 +101,6 @@ impl Kinds {
         self.0 & kind.bit() != 0
     }
 
-    /// Whether all of `required` are in it.
-    pub fn include(self, required: Self) -> bool {
-        self.0 & required.0 == required.0
-    }
-
     /// The kinds in it that are known here.
     pub fn known(self) -> impl Iterator<Item = EvidenceKind> {
         EvidenceKind::ALL.into_iter().filter(move |kind| self.contains(*kind))
@@ -247,14 +242,6 @@ mod tests {
             assert_eq!(Kinds::default().with(kind).known().collect::<Vec<_>>(), [kind]);
         }
         assert!("tmp".parse::<EvidenceKind>().is_err());
-    }
-
-    #[test]
-    fn what_is_required_must_be_there_whole() {
-        let both: Kinds = [EvidenceKind::Tpm, EvidenceKind::Nvidia].into_iter().collect();
-        let one = Kinds::default().with(EvidenceKind::Tpm);
-        assert!(both.include(one) && both.include(both) && both.include(Kinds::default()));
-        assert!(!one.include(both));
     }
 
     #[test]

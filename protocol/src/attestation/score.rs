@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The score of a node of which nothing bad is known, in thousandths.
-pub const FULL_SCORE: u16 = 1_000;
+const FULL_SCORE: u16 = 1_000;
 /// What a known vulnerability costs, in thousandths.
 const VULNERABLE: u16 = 300;
 /// What old firmware costs, in thousandths.
@@ -11,7 +11,7 @@ const OLD_FIRMWARE: u16 = 200;
 /// What suspicious processes cost, in thousandths.
 const SUSPICIOUS: u16 = 400;
 /// Days after which firmware is old.
-pub const OLD_FIRMWARE_DAYS: u32 = 365;
+const OLD_FIRMWARE_DAYS: u32 = 365;
 
 /// One thing that is known, by whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

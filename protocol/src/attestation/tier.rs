@@ -40,6 +40,16 @@ impl Tier {
         }
     }
 
+    /// The worse of two, where none says nothing.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, told) | (told, Self::None) => told,
+            (one, other) if other.rank() < one.rank() => other,
+            (one, _) => one,
+        }
+    }
+
     /// Its name.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,16 +129,7 @@ impl TrustVector {
 
     /// The worst tier of all claims that say something; none where no claim does.
     pub fn tier(&self) -> Tier {
-        let mut worst = Tier::None;
-        for tier in self.claims().map(Tier::of) {
-            worst = match (worst, tier) {
-                (known, Tier::None) => known,
-                (Tier::None, told) => told,
-                (known, told) if told.rank() < known.rank() => told,
-                (known, _) => known,
-            };
-        }
-        worst
+        self.claims().map(Tier::of).into_iter().fold(Tier::None, Tier::worse)
     }
 }
 
@@ -166,5 +167,21 @@ mod tests {
         assert_eq!(affirmed.tier(), Tier::Affirming);
         assert_eq!(TrustVector { configuration: 32, ..affirmed }.tier(), Tier::Warning);
         assert_eq!(TrustVector { configuration: 32, executables: 99, ..affirmed }.tier(), Tier::Contraindicated);
+    }
+
+    #[test]
+    fn the_worst_of_what_says_something_counts() {
+        use Tier::{Affirming, Contraindicated, None, Warning};
+        for (one, other, expected) in [
+            (None, None, None),
+            (None, Affirming, Affirming),
+            (Affirming, None, Affirming),
+            (Affirming, Warning, Warning),
+            (Warning, Affirming, Warning),
+            (Contraindicated, Affirming, Contraindicated),
+            (Warning, Contraindicated, Contraindicated),
+        ] {
+            assert_eq!(one.worse(other), expected);
+        }
     }
 }

@@ -142,7 +142,8 @@ impl<'a> Statements<'a> {
         ];
         for (statement, chain, text, signature) in signed {
             let certificates = super::check_issuers(chain, root.as_raw())?;
-            let signer = certificates.first().ok_or(x509::CertificateError::Empty)?;
+            // The root signs this signer and no other below it: a platform's own certificate leads to the same root.
+            let [signer, _] = &certificates[..] else { return Err(IntelError::StatementSignature(statement)) };
             super::check_signature(&signer.public_key().subject_public_key.data, text, signature)
                 .map_err(|()| IntelError::StatementSignature(statement))?;
         }

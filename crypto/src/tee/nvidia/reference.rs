@@ -61,6 +61,13 @@ pub enum ReferenceError {
     },
 }
 
+/// Most tags of a file, of both kinds; NVIDIA's have 99.
+const MAX_TAGS: usize = 2_048;
+/// Most declarations of namespaces; NVIDIA's have 6.
+const MAX_NAMESPACES: usize = 32;
+/// Most attributes, with the padding of base64; NVIDIA's have under 500.
+const MAX_ATTRIBUTES: usize = 4_096;
+
 /// What a reference file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
@@ -97,6 +104,12 @@ pub(super) fn read(xml: &[u8], roots: &[Vec<u8>], now_ms: UnixMillis) -> Result<
     // `<!` begins nothing else that a reference file has: neither comments nor CDATA are in any.
     if text.contains("<!") {
         return Err(ReferenceError::Dtd);
+    }
+    // The canonical form carries all namespaces in scope from element to element: many of both would take a processor for
+    // minutes before any signature is looked at.
+    let counted = [("<", MAX_TAGS), ("xmlns", MAX_NAMESPACES), ("=", MAX_ATTRIBUTES)];
+    if counted.iter().any(|(what, most)| text.matches(what).nth(*most).is_some()) {
+        return Err(ReferenceError::Malformed("it has more elements, attributes or namespaces than any"));
     }
     let parser = Parser::new().with_forbid_dtd(true).with_forbid_entities(true).with_max_depth(MAX_DEPTH);
     let document = parser.parse(text).map_err(|_| ReferenceError::Malformed("it is not well-formed"))?;

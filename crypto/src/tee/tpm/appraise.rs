@@ -37,16 +37,16 @@ pub(super) fn measurement(pcrs: &[Digest; 9]) -> Measurement {
 pub(super) fn appraise(
     pending: &Pending,
     evidence: &TpmEvidence,
-    expected: Option<Measurement>,
+    approved: &[Measurement],
 ) -> Result<Appraisal, TpmError> {
     let mut notes = Vec::new();
     let policy = explain_boot(evidence, &mut notes)?;
     explain_ima(evidence, &mut notes)?;
     let measurement = measurement(&evidence.pcrs);
-    if let Some(expected) = expected
-        && expected != measurement
+    if let Some(first) = approved.first()
+        && !approved.contains(&measurement)
     {
-        return Err(TpmError::PcrsChanged { expected, found: measurement });
+        return Err(TpmError::PcrsChanged { expected: *first, found: measurement });
     }
     let (instance_identity, hardware) = if let Some(endorsed) = &pending.endorsed {
         notes.push(format!("The vendor vouches for the TPM: {}.", endorsed.root));
@@ -58,14 +58,14 @@ pub(super) fn appraise(
         notes.push("The TPM has no endorsement certificate: it may be software.".into());
         (claim::UNKNOWN, 0)
     };
-    let executables = match expected {
+    let executables = match approved {
         // All but the locality that the TPM was started from.
         _ if evidence.pcrs[0].0[..31] == [0; 31] => {
             notes.push("The firmware measured nothing into PCR 0.".into());
             claim::UNKNOWN
         }
-        Some(_) => claim::APPROVED_BOOT,
-        None => {
+        [_, ..] => claim::APPROVED_BOOT,
+        [] => {
             notes.push("No measurement was approved for this machine yet.".into());
             0
         }
@@ -112,7 +112,10 @@ fn explain_ima(evidence: &TpmEvidence, notes: &mut Vec<String>) -> Result<(), Tp
     match &evidence.ima_log {
         Some(log) => {
             let covered = ima::covered_prefix(log, &quoted)?;
-            notes.push(format!("The IMA log explains PCR 10 with {} entries.", covered.entries));
+            notes.push(format!(
+                "The IMA log explains PCR 10 with {} entries; {} came after the quote.",
+                covered.entries, covered.later
+            ));
             if covered.only_sha1 {
                 notes.push(
                     "The kernel fills the SHA-256 bank with SHA-1 digests: IMA's entries prove nothing.".into(),

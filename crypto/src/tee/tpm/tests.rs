@@ -13,7 +13,7 @@ pub(in crate::tee::tpm) const FIXTURES: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/attestation/tpm");
 /// The binding of the recorded quotes.
 pub(in crate::tee::tpm) const BINDING: [u8; 32] = [7; 32];
-pub(in crate::tee::tpm) const EXPECTED: Expected = Expected { binding: BINDING, measurement: None };
+pub(in crate::tee::tpm) const EXPECTED: Expected<'static> = Expected { binding: BINDING, approved: &[] };
 pub(in crate::tee::tpm) const RECORDED: [&str; 4] = ["p256", "p384", "rsassa", "rsapss"];
 
 pub(in crate::tee::tpm) fn read(name: &str) -> Vec<u8> {
@@ -44,7 +44,7 @@ impl Recorded {
         Self {
             identity: serde_json::from_value(take("identity")).unwrap(),
             evidence,
-            roots: Roots::none().with(root.into_vec()).unwrap(),
+            roots: Roots::none().with(root.to_vec()).unwrap(),
             now_ms: take("now_ms").as_u64().unwrap(),
         }
     }
@@ -77,11 +77,11 @@ fn a_measurement_is_the_digest_of_the_first_eight_pcrs() {
     let recorded = Recorded::load("p256");
     let values: Vec<u8> = recorded.evidence.pcrs[..8].iter().flat_map(|value| value.0).collect();
     let measurement = Measurement::from(Digest::of(&values).0);
-    let approved = Expected { measurement: Some(measurement), ..EXPECTED };
+    let approved = Expected { approved: &[measurement], ..EXPECTED };
     let appraisal = recorded.pending().verify(&recorded.evidence, &approved).unwrap();
     assert_eq!((appraisal.measurement, appraisal.vector.executables), (measurement, 3));
     let other = Measurement::from([1; 32]);
-    let expected = Expected { measurement: Some(other), ..EXPECTED };
+    let expected = Expected { approved: &[other], ..EXPECTED };
     assert_eq!(
         recorded.pending().verify(&recorded.evidence, &expected),
         Err(TpmError::PcrsChanged { expected: other, found: measurement })

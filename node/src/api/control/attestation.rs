@@ -81,7 +81,7 @@ struct Other {
 
 impl From<AttestationRecord> for Other {
     fn from(record: AttestationRecord) -> Self {
-        let AttestationRecord { peer, at_ms, result: signed, ear, failure, against, measured } = record;
+        let AttestationRecord { peer, at_ms, result: signed, ear, failure, against, measured, .. } = record;
         let result = signed.as_ref().and_then(|signed| signed.read_unverified().ok());
         let standing = result.as_ref().filter(|result| result.stands(crate::clock::now_ms()));
         let tier = match standing {

@@ -13,6 +13,7 @@ fn record(number: u64, at_ms: UnixMillis) -> AttestationRecord {
         ear: None,
         failure: Some("forged".to_owned()),
         against: true,
+        revoked_ms: None,
         measured: Vec::new(),
     }
 }

@@ -226,3 +226,19 @@ fn measurements_say_exactly_what_may_be() {
         assert!(matches!(payload(&wrong), Err(ReferenceError::Malformed(_))), "{wrong}");
     }
 }
+
+#[test]
+fn a_file_that_would_take_long_to_canonicalise_is_not_read() {
+    let many = |what: &dyn Fn(usize) -> String, count: usize| (0..count).map(what).collect::<String>();
+    let namespaces = many(&|n| format!(" xmlns:n{n}=\"x\""), 4_000);
+    let elements = many(&|_| "<a/>".to_owned(), 12_000);
+    let attributes = many(&|n| format!(" a{n}=\"\""), 10_000);
+    for xml in [format!("<a{namespaces}/>"), format!("<a>{elements}</a>"), format!("<a{attributes}/>")] {
+        assert!(xml.len() <= MAX_REFERENCE_BYTES);
+        let started = std::time::Instant::now();
+        assert!(
+            matches!(read(&xml).unwrap_err(), ReferenceError::Malformed(why) if why.contains("more elements"))
+        );
+        assert!(started.elapsed().as_secs() < 1);
+    }
+}

@@ -158,7 +158,7 @@ fn what_the_firmware_admits_counts_in_the_appraisal() {
         recorded.evidence.pcrs = pcrs;
         recorded.evidence.ima_log = None;
         recorded.evidence.event_log = Some(log.0.try_into().unwrap());
-        appraise::appraise(&recorded.pending(), &recorded.evidence, None).unwrap()
+        appraise::appraise(&recorded.pending(), &recorded.evidence, &[]).unwrap()
     };
     let start = || Log::new().proved(0, 8, b"version");
     assert_eq!(judge(start().proved(7, VARIABLE, &on)).tier(), Tier::Affirming);
