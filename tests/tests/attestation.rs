@@ -197,8 +197,13 @@ mod with_a_tpm {
         let updates = collect(client.job(&trusted_question("none")).await).await;
         let failed = events(&updates, "failed");
         assert!(failed[0]["message"].to_string().contains("not what it should be"), "{updates:?}");
-        // And whoever believed it hears so.
+        // And whoever believed it hears so, by gossip: the provider's offer might still show the result.
         is_refused_to(&believer).await;
+        let log = believer.home.path().join("log");
+        eventually("a word that was taken back is heard", MINUTE, || async {
+            std::fs::read_to_string(&log).is_ok_and(|log| log.contains("took back what it had said")).then_some(())
+        })
+        .await;
         let status = provider.until("is none again", |status| status["attestation"]["score"].is_null()).await;
         assert_eq!(status["attestation"]["tier"], "none");
     }
@@ -272,6 +277,23 @@ mod with_a_tpm {
         assert!(found["reason"].as_str().is_some_and(|why| why.contains("the PCRs changed")), "{found}");
         let shown = client.cli(&["attest", "show", &provider.id.to_string()]).await;
         assert!(String::from_utf8_lossy(&shown.stdout).contains("contraindicated"), "{shown:?}");
+        // Showing nothing does not mend it.
+        let mut provider = provider;
+        let path = provider.home.path().join(".config/aitbc/config.toml");
+        let settings = std::fs::read_to_string(&path).expect("its settings");
+        std::fs::write(&path, "[attestation]\ntpm = \"off\"\n").expect("written");
+        provider.stop().await;
+        provider.restart().await;
+        let (found, _) = attest(&client, &provider).await;
+        assert!(
+            found["reason"].as_str().is_some_and(|why| why.contains("tpm evidence was shown before")),
+            "{found}"
+        );
+        let shown = client.cli(&["attest", "show", &provider.id.to_string()]).await;
+        assert!(String::from_utf8_lossy(&shown.stdout).contains("contraindicated"), "{shown:?}");
+        std::fs::write(&path, settings).expect("written");
+        provider.stop().await;
+        provider.restart().await;
         let output = client.cli(&["attest", "run", &provider.id.to_string(), "--anew", "--json"]).await;
         assert!(output.status.success(), "{output:?}");
         let (found, code) = attest(&client, &provider).await;
@@ -358,16 +380,14 @@ mod with_a_tpm {
         assert!(ranked.contains("\"proof\""), "{ranked}");
 
         // What the client keeps tells nothing of the hardware; the verifier's does.
-        let secrets: Vec<Vec<u8>> = [&hardware, &measurement]
-            .iter()
-            .map(|text| hex(text))
-            .chain([hardware.clone().into_bytes()])
-            .collect();
+        let secrets: Vec<Vec<u8>> =
+            [&hardware, &measurement].iter().flat_map(|text| [hex(text), text.clone().into_bytes()]).collect();
         let kept_by_client = kept(&client);
         for secret in &secrets {
             assert!(!contains(&kept_by_client, secret), "the client keeps an identifier of the hardware");
         }
-        assert!(contains(&kept(&verifier), measurement.as_bytes()), "the search finds what is there");
+        let kept_by_verifier = kept(&verifier);
+        assert!(contains(&kept_by_verifier, measurement.as_bytes()), "the search finds what is there");
 
         // The machine changes: the verifier takes its word back, and no proof counts any more.
         tpm.extend(4, &[1; 32]).expect("extended");

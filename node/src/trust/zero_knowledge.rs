@@ -287,3 +287,6 @@ impl Trust {
         about.max_by_key(|(_, revoked)| revoked.before_ms).map(|(_, revoked)| revoked.signed.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;
