@@ -194,7 +194,7 @@ impl ProvingKey {
         out
     }
 
-    /// The key behind its bytes, every point checked: about a second of two cores.
+    /// The key behind its bytes, every point checked, which takes two cores some seconds.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
         let relation = Relation::attestation();
         let (origin, mut points) = open(bytes, PROVING_HEADER, Self::size())?;
