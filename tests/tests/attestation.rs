@@ -381,7 +381,7 @@ mod with_a_tpm {
 
         // What the client keeps tells nothing of the hardware; the verifier's does.
         let secrets: Vec<Vec<u8>> =
-            [&hardware, &measurement].iter().flat_map(|text| [hex(text), text.clone().into_bytes()]).collect();
+            [&hardware, &measurement].iter().flat_map(|text| [hex(text), text.as_bytes().to_vec()]).collect();
         let kept_by_client = kept(&client);
         for secret in &secrets {
             assert!(!contains(&kept_by_client, secret), "the client keeps an identifier of the hardware");
