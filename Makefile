@@ -23,7 +23,7 @@ export CMAKE_C_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export CMAKE_CXX_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help setup packages tpm-packages lab-packages venv build model demo testnet test lint bench docs clean
+.PHONY: help setup packages tpm-packages lab-packages venv build model demo testnet test lint bench concrete docs clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -123,7 +123,17 @@ OPTIMISED := --profile dev --config profile.dev.package.aitbc-node.opt-level=3
 bench: setup ## Speed and memory next to their goals
 	cargo build $(OPTIMISED) --package aitbc-node --bin aitbc $(if $(TPM),--features aitbc-node/tpm)
 	export AITBC_TEST_MODEL="$$($(AITBC) --json models show smollm2:135m | python3 -c 'import json,sys; print(json.load(sys.stdin)["installed"])')"; \
+	export AITBC_BENCH_CONCRETE_PYTHON="$$($(MAKE) --silent --no-print-directory concrete)"; \
 	cargo bench $(OPTIMISED) --workspace $(TPM)
+
+# Says where Concrete ML is installed, and nothing where it cannot be: it wants an old Python and some gigabytes.
+CONCRETE := $(CACHE)/concrete-ml
+concrete:
+	@if ! $(CONCRETE)/bin/python -c 'import concrete.ml' >/dev/null 2>&1; then \
+		python3 -c 'import sys; sys.exit(not (3, 8) <= sys.version_info < (3, 13))' && python3 -m venv $(CONCRETE) \
+			&& $(CONCRETE)/bin/pip install --quiet "concrete-ml==1.9.0" >&2 || true; \
+	fi; \
+	if $(CONCRETE)/bin/python -c 'import concrete.ml' >/dev/null 2>&1; then echo $(CONCRETE)/bin/python; fi
 
 docs: $(TOOLS)/bin/mdbook ## Build the book and the API documentation
 	mdbook build docs

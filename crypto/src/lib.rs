@@ -1,6 +1,7 @@
 //! Identities, signatures, and evidence of trusted hardware.
 
 pub mod ear;
+pub mod fhe;
 pub mod keys;
 pub mod signing;
 pub mod tee;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server   accepts connections, bounded and timed      gate      token, Host, Origin
+//! private  /v1/private/… values that nobody else reads
 //! openai   /v1/…   requests to jobs, updates to        control   /aitbc/v1/…   status, lists, jobs and
 //!          documents or server-sent events                       searches as NDJSON, shutdown
 //! body     bodies read within bounds, streams that     error     refusals and failures in OpenAI's shape
@@ -13,7 +14,7 @@
 
 use crate::{
     attestation::Attestation, bandwidth::Meter, challenge::Challenger, engine::EngineHandle, jobs::JobsHandle,
-    market::Ledger, network::NetworkHandle, routing::Routing, telemetry::Metrics,
+    market::Ledger, network::NetworkHandle, private::Private, routing::Routing, telemetry::Metrics,
 };
 use aitbc_protocol::NetworkId;
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
@@ -38,6 +39,7 @@ mod error;
 mod gate;
 mod metrics;
 mod openai;
+mod private;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,8 @@ pub struct ApiParts {
     pub network: NetworkHandle,
     /// Jobs as client.
     pub routing: Routing,
+    /// Private jobs.
+    pub private: Private,
     /// Has others show their memory.
     pub challenger: Challenger,
     /// Has others show what they are.
@@ -185,6 +189,7 @@ pub async fn start(
     let routes = Router::new()
         .merge(openai::routes())
         .merge(control::routes())
+        .merge(private::routes())
         .route("/metrics", get(metrics::page))
         .with_state(state);
     let serving = tokio::spawn(server::serve(listener, guarded(routes, gate, metrics), closing, server::DRAIN));

@@ -23,6 +23,7 @@ mod open_files;
 mod output;
 mod peers;
 mod ping;
+mod private;
 mod receipts;
 mod run;
 mod status;
@@ -122,6 +123,8 @@ enum Command {
     Bench(bench::Args),
     /// Fetch, list, show and remove models
     Models(models::Args),
+    /// Compile models for private jobs, and ask them: their provider cannot read input and answer
+    Private(private::Args),
     /// Show or back up the node's key
     Key(key::Args),
     /// Start four nodes on this machine and run one job between them
@@ -180,6 +183,7 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Gpus(args) => gpus::run(&global, &args).await,
         Command::Bench(args) => bench::run(&global, &args).await,
         Command::Models(args) => models::run(&global, args).await,
+        Command::Private(args) => private::run(&global, args).await,
         Command::Key(args) => key::run(&global, args),
         Command::Demo(args) => demo::run(&global, args).await,
         Command::Completions { shell } => {

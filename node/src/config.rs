@@ -205,8 +205,12 @@ pub struct ProvideSettings {
     pub simulated_memory_mib: Option<u32>,
     /// MiB a second, each way, below which the owner is told that the line is slow.
     pub min_bandwidth_mib: u32,
+    /// MiB on the disk for evaluation keys of clients.
+    pub evaluation_keys_mib: u32,
     /// Price of models that have none of their own.
     pub price: PriceSettings,
+    /// Price of private models that have none of their own: for a thousand values, and a thousand bootstraps.
+    pub private_price: PriceSettings,
     /// Prices of single models.
     pub prices: BTreeMap<ModelName, PriceSettings>,
     /// Other OpenAI-compatible servers of the owner's to offer, such as an Ollama.
@@ -225,7 +229,9 @@ impl Default for ProvideSettings {
             memory_mib: None,
             simulated_memory_mib: None,
             min_bandwidth_mib: (REQUIRED >> 20) as u32,
+            evaluation_keys_mib: 2048,
             price: PriceSettings::default(),
+            private_price: PriceSettings::private(),
             prices: BTreeMap::new(),
             upstream: Vec::new(),
         }
@@ -245,6 +251,13 @@ pub struct PriceSettings {
 impl Default for PriceSettings {
     fn default() -> Self {
         Self { prompt: 200, completion: 1000 }
+    }
+}
+
+impl PriceSettings {
+    /// A bootstrap takes a processor about as long as twenty tokens of a small model.
+    fn private() -> Self {
+        Self { prompt: 200, completion: 20_000 }
     }
 }
 
@@ -352,6 +365,10 @@ impl Settings {
                 return range("provide.simulated_memory_mib", mib.to_string(), "allowed is 1 to 4096");
             }
         }
+        let mib = self.provide.evaluation_keys_mib;
+        if !(64..=1_048_576).contains(&mib) {
+            return range("provide.evaluation_keys_mib", mib.to_string(), "allowed is 64 to 1048576");
+        }
         let mib = self.provide.min_bandwidth_mib;
         if mib > 100_000 {
             return range("provide.min_bandwidth_mib", mib.to_string(), "allowed is 0 to 100000");
@@ -419,6 +436,16 @@ impl Directories {
         self.data.join("peers.json")
     }
 
+    /// Evaluation keys of clients of this node.
+    pub fn evaluation_keys(&self) -> PathBuf {
+        self.data.join("evaluation-keys")
+    }
+
+    /// Secret keys of this node's own private jobs.
+    pub fn private(&self) -> PathBuf {
+        self.data.join("private")
+    }
+
     /// What `aitbc bench gpu` measured.
     pub fn gpu_rates(&self) -> PathBuf {
         self.data.join("gpu-rates.json")
@@ -468,6 +495,7 @@ mod tests {
         let simulated = "[provide]\nsimulated_memory_mib";
         assert!(check(&format!("{simulated} = 4")).contains("earns no trust"));
         assert!(check(&format!("network = \"local\"\n{simulated} = 0")).contains("1 to 4096"));
+        assert!(check("[provide]\nevaluation_keys_mib = 1").contains("provide.evaluation_keys_mib is 1"));
         assert!(check("[client]\nquotes = 0").contains("client.quotes"));
         assert!(check("[provide]\nenabled = true").contains("--model"));
         assert!(check("bootstrap = [\"/ip4/1.2.3.4/tcp/4101\"]").contains("/p2p/"));

@@ -1,16 +1,19 @@
 //! What runs a model.
 //!
 //! llama.cpp runs in child processes of this same binary, one a model; an OpenAI-compatible server elsewhere on the
-//! machine ([`upstream`]) is the other kind. Both are reached through [`EngineHandle`].
+//! machine ([`upstream`]) is another kind, and models that compute on encrypted values ([`fhe`]) the third. All are
+//! reached through [`EngineHandle`].
 //!
 //! ```text
 //!   EngineHandle --requests--> supervisor --frames--> child: reader, tokenizer, batcher, llama.cpp
 //!        |                          \--status--> board (watch)
 //!        +--------------------> upstream: HTTP
+//!        +--------------------> fhe: a thread a job
 //! ```
 
 mod batch;
 mod child;
+pub mod fhe;
 mod frames;
 mod llama;
 mod mailbox;
@@ -25,16 +28,21 @@ mod worker;
 
 use self::{
     child::Spawner,
+    fhe::{Fhe, PrivateConfig, Workshop, keys::KeyStore},
     frames::Load,
     metrics::EngineMetrics,
     supervisor::{Hardware, INBOX, Request, Settings, Supervisor},
     upstream::Upstream,
 };
-use crate::{models::Installed, telemetry::Metrics};
+use crate::{
+    models::{Installed, Kind},
+    telemetry::Metrics,
+};
 use aitbc_protocol::{
-    bytes::Digest,
+    bytes::{BoundedBytes, Digest},
     job::{Finish, JobSpec, Logprobs, MAX_TOKENS, ModelName},
     offer::{Device, Engine},
+    private::{MAX_SEALED_OUTPUT, PrivateOffer},
     text::Line,
 };
 use serde::Serialize;
@@ -54,7 +62,7 @@ pub const WORKER_COMMAND: &str = "engine-worker";
 /// How engines are started.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Models to load in the llama.cpp child.
+    /// Models to load: in llama.cpp's children, or for private jobs.
     pub models: Vec<Installed>,
     /// Context tokens of each sequence.
     pub context: u32,
@@ -64,8 +72,10 @@ pub struct EngineConfig {
     pub threads: Option<u32>,
     /// Layers to put on the GPU; `None` for all that fit, 0 for none.
     pub gpu_layers: Option<u32>,
-    /// Most memory of the child in bytes, beyond the model files.
+    /// Most memory of a child in bytes, beyond the model files, and of evaluation keys.
     pub memory_limit: Option<u64>,
+    /// Where evaluation keys of clients are kept.
+    pub private: PrivateConfig,
     /// OpenAI-compatible servers that the owner offers.
     pub upstreams: Vec<UpstreamConfig>,
     /// The binary whose command `engine-worker` is the child; `None` for the running one.
@@ -106,12 +116,16 @@ pub struct EngineModel {
     pub device: Device,
     /// Context tokens of a sequence.
     pub context: u32,
-    /// Decoding speed of one stream, measured when it was loaded, in milli-tokens a second; 0 where unknown.
+    /// Decoding speed of one stream, measured when it was loaded, in milli-tokens a second, or milli-bootstraps; 0 where
+    /// unknown.
     pub speed: u32,
     /// True for upstream servers.
     pub declared: bool,
     /// Jobs at a time.
     pub slots: u32,
+    /// Set where it computes on encrypted values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private: Option<PrivateOffer>,
 }
 
 /// How one engine is doing.
@@ -142,7 +156,7 @@ pub enum EngineState {
 /// One engine with its models and warnings.
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineStatus {
-    /// `llama.cpp` with its model, such as `llama.cpp smollm2:135m`, or the URL of an upstream.
+    /// `llama.cpp` or `tfhe` with its model, such as `llama.cpp smollm2:135m`, or the URL of an upstream.
     pub name: String,
     /// How it is doing.
     #[serde(flatten)]
@@ -182,6 +196,17 @@ pub enum EngineError {
     /// All sequences and the queue are taken.
     #[error("the engine is full")]
     Full,
+    /// The request breaks a rule of this model.
+    #[error("{0}")]
+    Request(String),
+    /// There is no memory for another client's key.
+    #[error("an evaluation key takes {needed} bytes of memory, {free} are free")]
+    Memory {
+        /// What it takes.
+        needed: u64,
+        /// What there is.
+        free: u64,
+    },
     /// Anything else that ends this job only.
     #[error("{0}")]
     Failed(String),
@@ -192,7 +217,7 @@ pub enum EngineError {
 pub enum EngineEvent {
     /// The prompt is being read.
     Started,
-    /// One token of the answer.
+    /// One token of the answer, or one bootstrap of a private job.
     Token {
         /// Its id; `None` from upstream servers.
         id: Option<u32>,
@@ -203,6 +228,8 @@ pub enum EngineEvent {
     },
     /// Vectors, for embedding jobs.
     Embeddings(Vec<Vec<f32>>),
+    /// The encrypted answer of a private job.
+    Sealed(BoundedBytes<MAX_SEALED_OUTPUT>),
     /// The end; the last event. `text` was held back for a stop sequence that did not come.
     Finished {
         /// Why.
@@ -280,6 +307,7 @@ impl Board {
 enum Backend {
     Child { model: ModelName, weights: Digest, requests: mpsc::Sender<Request> },
     Upstream(Upstream),
+    Private(Fhe),
 }
 
 #[derive(Debug)]
@@ -288,6 +316,7 @@ struct Shared {
     /// In the order of the status.
     backends: Vec<Backend>,
     pace: watch::Sender<u8>,
+    evaluation_keys: KeyStore,
     tasks: TaskTracker,
     cancel: CancellationToken,
     _cancel_on_drop: DropGuard,
@@ -310,10 +339,13 @@ impl EngineHandle {
         self.find(name, weights).map(|(_, model)| model)
     }
 
-    /// Prompt tokens of a request as the model's own tokenizer and chat template count them, without the prefix.
+    /// Prompt tokens of a request as the model's own tokenizer and chat template count them, without the prefix; the values
+    /// of a private job.
     pub async fn count_tokens(&self, spec: &JobSpec) -> Result<u32, EngineError> {
         check(spec)?;
         match self.backend(spec)? {
+            Backend::Private(model) => model.count(spec),
+            _ if spec.input.sealed().is_some() => Err(encrypted()),
             Backend::Upstream(upstream) => Ok(upstream.count_tokens(spec)),
             Backend::Child { requests, .. } => {
                 let (reply, answer) = oneshot::channel();
@@ -327,6 +359,8 @@ impl EngineHandle {
     pub async fn generate(&self, spec: JobSpec, credit: u32) -> Result<Generation, EngineError> {
         check(&spec)?;
         match self.backend(&spec)? {
+            _ if spec.input.sealed().is_some() => Err(encrypted()),
+            Backend::Private(model) => model.compute(spec, credit, None),
             Backend::Upstream(upstream) => upstream.generate(&spec, credit),
             Backend::Child { requests, .. } => {
                 let (reply, answer) = oneshot::channel();
@@ -377,6 +411,9 @@ impl EngineHandle {
             Backend::Child { model, weights, .. } => {
                 *model == spec.model && spec.weights.is_none_or(|wanted| wanted == *weights)
             }
+            Backend::Private(Fhe { model, weights, .. }) => {
+                *model == spec.model && spec.weights.is_none_or(|wanted| wanted == *weights)
+            }
             Backend::Upstream(_) => false,
         });
         waiting.ok_or_else(|| EngineError::UnknownModel(spec.model.clone()))
@@ -385,6 +422,10 @@ impl EngineHandle {
 
 fn check(spec: &JobSpec) -> Result<(), EngineError> {
     spec.validate().map_err(|error| EngineError::Failed(error.to_string()))
+}
+
+fn encrypted() -> EngineError {
+    EngineError::Unsupported("this model has to read what it is given".to_owned())
 }
 
 fn ask(requests: &mpsc::Sender<Request>, request: Request) -> Result<(), EngineError> {
@@ -419,13 +460,16 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
         upstreams.push(Upstream::start(upstream).await);
     }
 
-    let mut statuses: Vec<_> = config.models.iter().map(|installed| loading(&installed.manifest.model)).collect();
+    let (private, models): (Vec<_>, Vec<_>) =
+        config.models.into_iter().partition(|installed| installed.manifest.kind == Kind::Private);
+    let mut statuses: Vec<_> = models.iter().map(|installed| loading(&installed.manifest.model)).collect();
+    statuses.extend(private.iter().map(|installed| fhe::loading(&installed.manifest.model)));
     statuses.extend(upstreams.iter().map(|upstream| upstream.status().borrow().clone()));
     let (all, status) = watch::channel(Arc::new(statuses));
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let pace = watch::Sender::new(100);
     let mut backends = Vec::new();
-    for (index, installed) in config.models.into_iter().enumerate() {
+    for (index, installed) in models.into_iter().enumerate() {
         let model = supervisor::unloaded(&installed, &hardware);
         let load = Load {
             path: installed.path,
@@ -451,14 +495,29 @@ pub async fn start(config: EngineConfig, metrics: &Metrics) -> Result<EngineHand
         let span = tracing::info_span!("engine", model = %model.model);
         tasks.spawn(tracing::Instrument::instrument(supervisor.run(), span));
     }
+    let workshop = Workshop::new(config.memory_limit, threads, config.slots, pace.subscribe(), cancel.clone());
+    for installed in private {
+        let board = Board { all: all.clone(), index: backends.len() };
+        let span = tracing::info_span!("engine", model = %installed.manifest.model);
+        let (model, load) = Fhe::start(installed, workshop.clone(), board);
+        backends.push(Backend::Private(model));
+        tasks.spawn(tracing::Instrument::instrument(load, span));
+    }
     for upstream in upstreams {
         let board = Board { all: all.clone(), index: backends.len() };
         tasks.spawn(follow(upstream.status(), board, cancel.clone()));
         backends.push(Backend::Upstream(upstream));
     }
     tasks.close();
-    let shared =
-        Shared { status, backends, pace, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    let shared = Shared {
+        status,
+        backends,
+        pace,
+        evaluation_keys: fhe::key_store(&config.private),
+        tasks,
+        cancel: cancel.clone(),
+        _cancel_on_drop: cancel.drop_guard(),
+    };
     Ok(EngineHandle { shared: Arc::new(shared) })
 }
 

@@ -85,6 +85,11 @@ pub fn cpu() -> Device {
     Device { kind: DeviceKind::Cpu, name: Line::lossy(name.trim()), memory_bytes, measured: None }
 }
 
+/// Memory in bytes that programs could still be given.
+pub fn free_memory() -> u64 {
+    system().available_memory()
+}
+
 fn system() -> sysinfo::System {
     let memory = sysinfo::MemoryRefreshKind::nothing().with_ram();
     let what = sysinfo::RefreshKind::nothing().with_memory(memory).with_cpu(sysinfo::CpuRefreshKind::nothing());

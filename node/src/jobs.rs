@@ -106,6 +106,8 @@ pub struct JobsConfig {
     pub slots: u32,
     /// Price of every model without one of its own.
     pub price: TokenPrice,
+    /// Price of every private model without one of its own: for a thousand values and a thousand bootstraps.
+    pub private_price: TokenPrice,
     /// Prices of single models.
     pub prices: BTreeMap<ModelName, TokenPrice>,
     /// Limits of heat, power and time, and the owner's own use.
@@ -119,7 +121,8 @@ pub struct JobsConfig {
 impl JobsConfig {
     /// What the owner asks for `model`, and never less for an answer than its electricity costs.
     fn price_of(&self, model: &EngineModel, power: &PowerState) -> TokenPrice {
-        let price = self.prices.get(&model.model).copied().unwrap_or(self.price);
+        let usual = if model.private.is_some() { self.private_price } else { self.price };
+        let price = self.prices.get(&model.model).copied().unwrap_or(usual);
         // What a server elsewhere or the processor draws is not known.
         let on_gpu = !model.declared && model.device.kind == DeviceKind::Gpu;
         let floor = if on_gpu { power.electricity(model.speed) } else { MicroCredits::ZERO };

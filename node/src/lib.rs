@@ -3,6 +3,8 @@
 //! ```text
 //!            api, cli            what people and programs call
 //!               |
+//!            private             values that nobody else reads: keys, encryption, answers
+//!               |
 //!            routing             client side: offers known, candidates, dispatch, failover
 //!               |        \
 //!   jobs --- market       network        provider side; money; swarm, DHT, gossip, streams
@@ -29,6 +31,7 @@ pub mod models;
 pub mod netcheck;
 pub mod network;
 pub mod node;
+pub mod private;
 pub mod routing;
 pub mod storage;
 pub mod telemetry;

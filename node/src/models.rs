@@ -8,6 +8,7 @@ use meter::Meter;
 
 mod add;
 mod catalogue;
+mod deploy;
 mod download;
 mod gguf;
 mod layout;
@@ -36,6 +37,25 @@ pub enum Source {
     },
 }
 
+/// What runs a model file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// llama.cpp, which reads the file as GGUF.
+    #[default]
+    Gguf,
+    /// This program, on encrypted values.
+    Private,
+}
+
+impl Kind {
+    // serde passes a reference to the field.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_usual(&self) -> bool {
+        *self == Self::Gguf
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -51,6 +71,9 @@ pub struct Manifest {
     pub licence: Line<64>,
     /// Where to get it.
     pub sources: Vec<Source>,
+    /// What runs it.
+    #[serde(default, skip_serializing_if = "Kind::is_usual")]
+    pub kind: Kind,
 }
 
 /// A model whose file is here, whole and verified.
@@ -127,6 +150,14 @@ pub enum ModelError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// Not a compiled model for private jobs.
+    #[error("{path} is not a private model: {reason}")]
+    NotPrivate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: aitbc_crypto::fhe::PackageError,
     },
     /// The file system said no.
     #[error("{path}: {source}")]
@@ -212,6 +243,12 @@ impl ModelStore {
         }
         let mut meter = Meter::new(metadata.len(), &mut progress);
         self.add_file(name, file, metadata.len(), &mut meter).await
+    }
+
+    /// Installs a model that was compiled for private jobs under `name`, or under the name it was compiled with, in place
+    /// of what that stood for. Waits for the disk.
+    pub fn deploy(&self, name: Option<&ModelName>, file: &Path) -> Result<Installed, ModelError> {
+        self.deploy_file(name, file)
     }
 
     /// Hashes an installed file again; removes it and fails if its digest is wrong.

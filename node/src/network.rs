@@ -220,6 +220,8 @@ pub enum Protocol {
     Attest,
     /// `/aitbc/bandwidth/1`
     Bandwidth,
+    /// `/aitbc/fhe/1`
+    Fhe,
 }
 
 /// Why something on the network did not work; each names what to look at.
@@ -289,6 +291,8 @@ pub struct Incoming {
     pub attest: mpsc::Receiver<IncomingStream>,
     /// Streams of `/aitbc/bandwidth/1`.
     pub bandwidth: mpsc::Receiver<IncomingStream>,
+    /// Streams of `/aitbc/fhe/1`.
+    pub fhe: mpsc::Receiver<IncomingStream>,
 }
 
 /// Messages of gossip that may wait for a verdict.
@@ -323,6 +327,7 @@ pub async fn start(
     let (challenge_queue, challenge) = mpsc::channel(STREAM_QUEUE);
     let (attest_queue, attest) = mpsc::channel(STREAM_QUEUE);
     let (bandwidth_queue, bandwidth) = mpsc::channel(STREAM_QUEUE);
+    let (fhe_queue, fhe) = mpsc::channel(STREAM_QUEUE);
     let queues = streams::IncomingQueues {
         offer: offer_queue,
         quote: quote_queue,
@@ -331,6 +336,7 @@ pub async fn start(
         challenge: challenge_queue,
         attest: attest_queue,
         bandwidth: bandwidth_queue,
+        fhe: fhe_queue,
     };
     let counters = metrics::NetworkMetrics::register(metrics);
     let uplink = uplink::Uplink::new(config.relay_mbit, counters.relay_carried.clone(), counters.traffic.clone());
@@ -373,7 +379,7 @@ pub async fn start(
     let all = listening.wait_for(|addresses| addresses.len() >= listeners);
     let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
-    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth }))
+    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth, fhe }))
 }
 
 /// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that

@@ -1,7 +1,8 @@
 //! The only wiring: starts every subsystem in order, and ends them in reverse.
 //!
 //! ```text
-//! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> attestation -> bandwidth -> netcheck -> api
+//! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> attestation -> bandwidth -> private
+//!   -> netcheck -> api
 //! ```
 //!
 //! A node that sells nothing runs the provider side all the same, with no model: clients of earlier jobs must be able
@@ -17,6 +18,7 @@ use crate::{
     market::{Ledger, LedgerError},
     netcheck,
     network::{self, NetworkConfig, NetworkError, NetworkHandle},
+    private::{self, Private, PrivateParts},
     routing::{self, Routing, RoutingConfig, RoutingParts},
     storage::{StorageError, Store},
     telemetry::Metrics,
@@ -62,6 +64,8 @@ pub struct NodeConfig {
     pub required_bandwidth: u64,
     /// Its client side.
     pub routing: RoutingConfig,
+    /// Secret keys of private jobs, and what comparing answers has shown.
+    pub private: PathBuf,
     /// Its HTTP server; `None` for nodes inside tests.
     pub api: Option<ApiConfig>,
 }
@@ -103,6 +107,8 @@ pub struct Node {
     pub jobs: JobsHandle,
     /// The client side.
     pub routing: Routing,
+    /// Private jobs.
+    pub private: Private,
     /// Money.
     pub ledger: Ledger,
     /// Metrics.
@@ -229,12 +235,21 @@ impl Node {
         let parts =
             BandwidthParts { network: network.clone(), load: jobs.load(), streams: incoming.bandwidth, line };
         let (meter, bandwidth_task) = bandwidth::start(bandwidths, parts, stop.clone());
+        let parts = PrivateParts {
+            network: network.clone(),
+            routing: routing.clone(),
+            engine: engine.clone(),
+            streams: incoming.fhe,
+            directory: config.private,
+        };
+        let (private, private_task) = private::start(parts, stop.clone());
         let netcheck_task = netcheck::start(network.clone(), incoming.reach, stop.clone());
         let tasks = vec![
             ("challenge", challenge_task),
             ("attestation", attestation_task),
             ("bandwidth", bandwidth_task),
             ("jobs", jobs_task),
+            ("private", private_task),
             ("routing", routing_task),
             ("netcheck", netcheck_task),
         ];
@@ -245,6 +260,7 @@ impl Node {
                 network_id,
                 network: network.clone(),
                 routing: routing.clone(),
+                private: private.clone(),
                 challenger,
                 attestation,
                 meter,
@@ -260,7 +276,20 @@ impl Node {
             api_task = Some(task);
         }
         guard.disarm();
-        Ok(Self { network, engine, jobs, routing, ledger, metrics, api: address, stop, tasks, closing, api_task })
+        Ok(Self {
+            network,
+            engine,
+            jobs,
+            routing,
+            private,
+            ledger,
+            metrics,
+            api: address,
+            stop,
+            tasks,
+            closing,
+            api_task,
+        })
     }
 
     /// This node.

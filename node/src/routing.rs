@@ -39,6 +39,7 @@ mod subscriptions;
 mod verification;
 
 pub use candidates::ShownBy;
+pub(crate) use find::PrivateGoal;
 pub use request::{JobFailure, JobRequest, JobUpdate, RankedCandidate, RunningRequest, Wishes};
 
 use crate::{
@@ -151,6 +152,16 @@ impl Routing {
         updates: mpsc::Sender<JobUpdate>,
     ) -> Vec<RankedCandidate> {
         find::find(&self.0, model, location, latency_budget_ms, &updates).await
+    }
+
+    /// Looks for providers of a private job, and ranks those that its wishes allow: at least one, best first, or why there
+    /// is none.
+    pub(crate) async fn find_private(
+        &self,
+        wanted: &PrivateGoal<'_>,
+        updates: &mpsc::Sender<JobUpdate>,
+    ) -> Result<Vec<RankedCandidate>, JobFailure> {
+        find::find_private(&self.0, wanted, updates).await
     }
 
     /// Takes down what a challenge of `provider` has found: a late or wrong answer weighs as a failed job.

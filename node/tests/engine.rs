@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use aitbc_node::{
-    engine::{self, EngineConfig, EngineError, EngineEvent, EngineHandle, EngineState, Generation},
-    models::{Installed, Manifest},
+    engine::{
+        self, EngineConfig, EngineError, EngineEvent, EngineHandle, EngineState, Generation, fhe::PrivateConfig,
+    },
+    models::{Installed, Kind, Manifest},
     telemetry::Metrics,
 };
 use aitbc_protocol::{
@@ -39,6 +41,7 @@ fn installed(name: &str, path: &Path) -> Installed {
             quantisation: Line::new("unknown").unwrap(),
             licence: Line::new("Apache-2.0").unwrap(),
             sources: Vec::new(),
+            kind: Kind::Gguf,
         },
         path: path.to_owned(),
     }
@@ -67,6 +70,7 @@ async fn start(models: Vec<Installed>, slots: u32) -> Running {
         threads: Some(1),
         gpu_layers: None,
         memory_limit: Some(2 << 30),
+        private: PrivateConfig::default(),
         upstreams: Vec::new(),
         worker: Some(env!("CARGO_BIN_EXE_aitbc").into()),
     };
@@ -130,6 +134,7 @@ async fn take(generation: &mut Generation, answer: &mut Answer, tokens: usize) -
                 answer.logprobs.extend(logprobs);
             }
             EngineEvent::Embeddings(vectors) => answer.vectors = vectors,
+            EngineEvent::Sealed(_) => panic!("no private job runs here"),
             EngineEvent::Finished { finish, text } => {
                 answer.text.push_str(&text);
                 answer.finish = Some(finish);

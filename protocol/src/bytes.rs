@@ -145,6 +145,16 @@ impl<const MAX: usize> BoundedBytes<MAX> {
     pub fn as_slice(&self) -> &[u8] {
         &self.0
     }
+
+    /// The bytes, given away.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// True where there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl<const MAX: usize> Deref for BoundedBytes<MAX> {

@@ -1,8 +1,9 @@
 //! What a client asks for, what comes back, and the states a job goes through.
 
 use crate::{
-    bytes::Digest,
+    bytes::{BoundedBytes, Digest},
     money::MicroCredits,
+    private::{self, MAX_SEALED_OUTPUT, Sealed},
     text::{Line, bounded_vec},
     wire,
 };
@@ -62,25 +63,37 @@ pub enum Input {
     Text(String),
     /// Texts to be turned into vectors.
     Embed(#[serde(deserialize_with = "bounded_vec::<_, _, MAX_EMBEDDING_INPUTS>")] Vec<String>),
+    /// Values that the provider computes with and cannot read.
+    Sealed(Sealed),
 }
 
 impl Input {
+    /// The sealed input of a private job.
+    pub fn sealed(&self) -> Option<&Sealed> {
+        match self {
+            Self::Sealed(sealed) => Some(sealed),
+            Self::Chat(_) | Self::Text(_) | Self::Embed(_) => None,
+        }
+    }
+
     /// Bytes of text in it.
     pub fn text_bytes(&self) -> usize {
         match self {
             Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
             Self::Text(text) => text.len(),
             Self::Embed(texts) => texts.iter().map(String::len).sum(),
+            Self::Sealed(_) => 0,
         }
     }
 
     /// Upper bound of the prompt tokens an honest provider can count: a token is at least one byte, and a chat
-    /// template adds at most 64 tokens a message and 64 around all.
+    /// template adds at most 64 tokens a message and 64 around all. Of a private job these are its values.
     pub fn max_prompt_tokens(&self) -> u32 {
         let parts = match self {
             Self::Chat(messages) => messages.len(),
             Self::Text(_) => 0,
             Self::Embed(texts) => texts.len(),
+            Self::Sealed(sealed) => return sealed.values,
         };
         u32::try_from(self.text_bytes().saturating_add(64 * (parts + 1))).unwrap_or(u32::MAX)
     }
@@ -92,6 +105,7 @@ impl fmt::Debug for Input {
             Self::Chat(_) => "Chat",
             Self::Text(_) => "Text",
             Self::Embed(_) => "Embed",
+            Self::Sealed(sealed) => return write!(formatter, "Sealed({sealed:?})"),
         };
         write!(formatter, "{kind}({} bytes)", self.text_bytes())
     }
@@ -119,7 +133,7 @@ pub struct JobSpec {
     pub input: Input,
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// Most tokens of the answer, the prefix included.
+    /// Most tokens of the answer, the prefix included; the bootstraps of a private job.
     pub max_tokens: u32,
     /// Texts that end the answer and are not part of it.
     #[serde(default, deserialize_with = "bounded_vec::<_, _, MAX_STOPS>")]
@@ -165,6 +179,14 @@ pub enum SpecError {
     /// More alternatives than allowed.
     #[error("top_logprobs is {0}, allowed is 0 to {MAX_TOP_LOGPROBS}")]
     TopLogprobs(u8),
+    /// A private job that says what only others can say.
+    #[error("{field} of a private job {problem}")]
+    Sealed {
+        /// What.
+        field: &'static str,
+        /// The rule.
+        problem: &'static str,
+    },
     /// Larger than a quote frame holds.
     #[error("{0}")]
     Wire(#[from] wire::WireError),
@@ -173,6 +195,9 @@ pub enum SpecError {
 impl JobSpec {
     /// Refuses what no provider may be asked to do.
     pub fn validate(&self) -> Result<(), SpecError> {
+        if let Input::Sealed(sealed) = &self.input {
+            return private::validate(self, sealed);
+        }
         let Sampling { temperature, top_p, .. } = self.sampling;
         if self.input.text_bytes() == 0 {
             return Err(SpecError::EmptyInput);
@@ -202,15 +227,17 @@ impl JobSpec {
     pub fn completion_tokens(&self) -> u32 {
         match self.input {
             Input::Embed(_) => 0,
-            Input::Chat(_) | Input::Text(_) => self.max_tokens.saturating_sub(self.prefix_tokens()),
+            Input::Chat(_) | Input::Text(_) | Input::Sealed(_) => {
+                self.max_tokens.saturating_sub(self.prefix_tokens())
+            }
         }
     }
 
     /// Tokens of context that one attempt needs, `prompt_tokens` including the prefix. Embedding inputs each have the
-    /// context for themselves, and only the engine knows where one is too long.
+    /// context for themselves, and only the engine knows where one is too long; private jobs have none.
     pub fn context_needed(&self, prompt_tokens: u32) -> u32 {
         match self.input {
-            Input::Embed(_) => 0,
+            Input::Embed(_) | Input::Sealed(_) => 0,
             Input::Chat(_) | Input::Text(_) => prompt_tokens.saturating_add(self.completion_tokens()),
         }
     }
@@ -266,11 +293,14 @@ pub struct Chunk {
     /// Vectors, for embedding jobs.
     #[serde(default, deserialize_with = "bounded_vec::<_, _, MAX_EMBEDDING_INPUTS>")]
     pub embeddings: Vec<Vec<f32>>,
+    /// The encrypted answer of a private job, in its last chunk.
+    #[serde(default, skip_serializing_if = "BoundedBytes::is_empty")]
+    pub sealed: BoundedBytes<MAX_SEALED_OUTPUT>,
 }
 
 impl fmt::Debug for Chunk {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Chunk({}+{}, {} bytes)", self.first, self.count, self.text.len())
+        write!(formatter, "Chunk({}+{}, {} bytes)", self.first, self.count, self.text.len() + self.sealed.len())
     }
 }
 
@@ -346,6 +376,9 @@ pub enum Rejection {
     /// The engine is loading, has crashed and waits, or is paused by the owner.
     #[error("the provider's engine is not ready: {0}")]
     EngineUnavailable(Line<160>),
+    /// The provider does not hold the evaluation key of a private job, or not from this client: it must be sent before.
+    #[error("the provider does not hold this client's evaluation key")]
+    UnknownEvaluationKey,
     /// The client sends faster than the provider reads requests of one peer.
     #[error("too many requests: wait {retry_ms} ms")]
     RateLimited {

@@ -10,6 +10,7 @@ use crate::{
     gpu::{challenge::exchange::Shown, measured::Measured},
     identity::NodeId,
     job::ModelName,
+    private::PrivateOffer,
     quote::TokenPrice,
     text::{Line, bounded_vec},
 };
@@ -63,7 +64,7 @@ pub struct Device {
 /// The program that runs a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {
-    /// `llama.cpp`, or `upstream` for an OpenAI-compatible server.
+    /// `llama.cpp`, `upstream` for an OpenAI-compatible server, or `tfhe` for private jobs.
     pub name: Line<32>,
     /// Its version.
     pub version: Line<48>,
@@ -86,10 +87,13 @@ pub struct ModelOffer {
     pub context: u32,
     /// Price.
     pub price: TokenPrice,
-    /// Measured decoding speed of one stream in milli-tokens a second; 0 while unknown.
+    /// Measured decoding speed of one stream in milli-tokens a second, or milli-bootstraps; 0 while unknown.
     pub speed: u32,
     /// True where the provider only forwards: the receipt binds texts, and nothing proves which weights answered.
     pub declared: bool,
+    /// Set where the model computes on encrypted values, and on nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<PrivateOffer>,
 }
 
 /// What a provider offers. Signed and sent by gossip on change, and by request on `/aitbc/offer/1`.

@@ -20,9 +20,9 @@ pub const OPEN_QUOTES_PER_CLIENT: u32 = 2;
 /// A provider's base price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenPrice {
-    /// For a thousand prompt tokens.
+    /// For a thousand prompt tokens, or values of a private job.
     pub prompt: MicroCredits,
-    /// For a thousand tokens of the answer.
+    /// For a thousand tokens of the answer, or bootstraps.
     pub completion: MicroCredits,
 }
 

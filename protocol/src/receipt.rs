@@ -13,6 +13,7 @@ use crate::{
     job::{Finish, ModelName, Sampling},
     money::MicroCredits,
     offer::{Device, Engine},
+    private::SealedWork,
     quote::{PriceOverflow, Quote, TokenPrice, price},
     text::Line,
 };
@@ -28,6 +29,8 @@ pub enum OutputDigest {
     Text(Digest),
     /// SHA-256 over the little-endian `f32` of all vectors in order.
     Vectors(Digest),
+    /// SHA-256 of the encrypted answer of a private job.
+    Sealed(Digest),
     /// Not known any more: the provider restarted in the middle of the job. Only a failed job may say so.
     Lost,
 }
@@ -43,6 +46,9 @@ pub struct Execution {
     pub device: Device,
     /// How tokens are drawn, the seed included.
     pub sampling: Sampling,
+    /// Under which key what is computed, in a private job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedWork>,
 }
 
 /// How long the parts of a job took on the provider, in milliseconds.
@@ -97,6 +103,9 @@ pub struct Receipt {
     pub admitted_ms: UnixMillis,
     /// How long it took.
     pub timings: Timings,
+    /// Under which key what was computed, in a private job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedWork>,
 }
 
 impl Statement for Receipt {
@@ -247,6 +256,8 @@ pub struct Seen {
     pub tokens: u32,
     /// Digest of what was received.
     pub output: OutputDigest,
+    /// What was asked to be computed under which key, in a private job.
+    pub sealed: Option<SealedWork>,
 }
 
 /// One thing a client checks on a receipt, with its outcome; `None` where it could not be checked.
@@ -276,7 +287,7 @@ impl Receipt {
         // nothing was paid.
         let waived =
             self.finish == Finish::Failed && self.completion_tokens == 0 && self.total == MicroCredits::ZERO;
-        vec![
+        let mut checks = vec![
             Check::of("client", Some(self.client == quote.client), format!("made out to {}", self.client.short())),
             Check::of(
                 "quote",
@@ -328,9 +339,35 @@ impl Receipt {
                     OutputDigest::Tokens(digest) => format!("token ids {digest}"),
                     OutputDigest::Text(digest) => format!("text {digest}"),
                     OutputDigest::Vectors(digest) => format!("vectors {digest}"),
+                    OutputDigest::Sealed(digest) => format!("encrypted answer {digest}"),
                 },
             ),
-        ]
+        ];
+        checks.extend(self.check_sealed(seen));
+        checks
+    }
+
+    /// What a private job adds: the key and the input that the answer is for. Offline the request's digest binds them.
+    fn check_sealed(&self, seen: Option<&Seen>) -> Option<Check> {
+        let is_private = matches!(self.output, OutputDigest::Sealed(_));
+        let asked = seen.and_then(|seen| seen.sealed.as_ref());
+        if !is_private && self.sealed.is_none() && asked.is_none() {
+            return None;
+        }
+        let matches = self.sealed.is_some() && (is_private || self.output == OutputDigest::Lost);
+        let passed = match (matches, seen) {
+            (false, _) => Some(false),
+            (true, Some(seen)) => Some(self.sealed == seen.sealed),
+            (true, None) => None,
+        };
+        let detail = match &self.sealed {
+            Some(SealedWork { profile, evaluation_key: Some(key), input }) => {
+                format!("input {input} under {profile} key {}", &key.to_string()[..16])
+            }
+            Some(SealedWork { profile, input, .. }) => format!("input {input}, {profile}"),
+            None => "the receipt names no key and no input".to_owned(),
+        };
+        Some(Check::of("encrypted input", passed, detail))
     }
 }
 

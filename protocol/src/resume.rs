@@ -5,7 +5,9 @@
 //! end of the job, for nothing acknowledges it before. A client that comes back names the first chunk that it misses.
 
 use crate::{
+    bytes::BoundedBytes,
     job::{Chunk, Logprobs, MAX_EMBEDDING_INPUTS, Rejection, WINDOW_TOKENS},
+    private::MAX_SEALED_OUTPUT,
     text::Line,
 };
 use std::collections::VecDeque;
@@ -178,6 +180,12 @@ impl Kept {
         }
     }
 
+    /// Takes the encrypted answer of a private job: its last chunk.
+    pub fn sealed(&mut self, sealed: BoundedBytes<MAX_SEALED_OUTPUT>) {
+        let bytes = sealed.len();
+        self.push(Chunk { sealed, ..empty_chunk(self.tokens) }, bytes);
+    }
+
     fn push(&mut self, chunk: Chunk, bytes: usize) {
         let bytes = CHUNK_BYTES + bytes;
         self.bytes += bytes;
@@ -240,5 +248,13 @@ impl Kept {
 }
 
 fn empty_chunk(first: u32) -> Chunk {
-    Chunk { first, count: 0, tokens: vec![], text: String::new(), logprobs: vec![], embeddings: vec![] }
+    Chunk {
+        first,
+        count: 0,
+        tokens: vec![],
+        text: String::new(),
+        logprobs: vec![],
+        embeddings: vec![],
+        sealed: BoundedBytes::default(),
+    }
 }

@@ -40,6 +40,18 @@ pub struct Candidate<'a> {
     pub shown_bytes: u64,
 }
 
+/// What kind of work is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// Whatever there is: nobody asks for an answer yet.
+    Any,
+    /// An answer to what the provider can read.
+    #[default]
+    Ordinary,
+    /// One to what it cannot. How many bootstraps that takes is the model's, not the client's.
+    Private,
+}
+
 /// What the job and the user ask of a provider.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -47,7 +59,9 @@ pub struct Policy {
     pub model: ModelName,
     /// The weights, where the client insists.
     pub weights: Option<Digest>,
-    /// Tokens of the prompt, estimated.
+    /// What kind of work it is.
+    pub work: Work,
+    /// Tokens of the prompt, estimated; the values of a private job.
     pub prompt_tokens: u32,
     /// Tokens of the answer, at most.
     pub completion_tokens: u32,
@@ -88,6 +102,10 @@ pub enum Exclusion {
     },
     /// Other weights than the client insists on.
     OtherWeights,
+    /// The model computes on encrypted values only, and the job is an ordinary one.
+    OnlyPrivate,
+    /// The job is private, and the model takes what it can read only.
+    NotPrivate,
     /// The model is only declared and the client wants more.
     OnlyDeclared,
     /// It has shown too little of its hardware, or something that speaks against it.
@@ -140,6 +158,10 @@ impl fmt::Display for Exclusion {
             Self::FailedBefore => formatter.write_str("it failed this job already"),
             Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
             Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
+            Self::OnlyPrivate => {
+                formatter.write_str("it computes this model on encrypted values only (`aitbc private run`)")
+            }
+            Self::NotPrivate => formatter.write_str("it would have to read the input of this model"),
             Self::OnlyDeclared => formatter.write_str("it only forwards to another server (allow with declared)"),
             Self::TooLittleTrust { tier: Tier::Contraindicated, .. } => formatter.write_str(
                 "its hardware or firmware is not what it should be (`aitbc attest show` says by whose word)",
@@ -282,7 +304,10 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
     let least_ms = least_round_trip_ms(candidate.distance_km);
     // Where distances are only pretended, the pretended distance still counts.
     let round_trip_ms = candidate.round_trip_ms.map_or(least_ms, |measured| measured.max(least_ms));
-    let answer = policy.completion_tokens.min(USUAL_ANSWER);
+    let private = candidate.offer.private.as_ref().filter(|_| policy.work != Work::Ordinary);
+    let completion_tokens = private.map_or(policy.completion_tokens, |private| private.bootstraps);
+    // Every bootstrap of a model is computed, while most answers end before their limit.
+    let answer = if private.is_some() { completion_tokens } else { completion_tokens.min(USUAL_ANSWER) };
     let known = |speed: &u32| *speed > 0;
     let seen = candidate.speed_seen.filter(known);
     let speed = seen.or(Some(candidate.offer.speed).filter(known)).unwrap_or(ASSUMED_SPEED);
@@ -290,8 +315,8 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
     let busy = candidate.load.running.saturating_add(candidate.load.queued);
     let waiting = busy.saturating_add(1).saturating_sub(candidate.slots.max(1));
     let queue_ms = generate_ms * f64::from(waiting) / f64::from(candidate.slots.max(1));
-    let most = price(&candidate.offer.price, policy.prompt_tokens, policy.completion_tokens)
-        .unwrap_or(MicroCredits(u64::MAX));
+    let most =
+        price(&candidate.offer.price, policy.prompt_tokens, completion_tokens).unwrap_or(MicroCredits(u64::MAX));
     let reasons = Reasons {
         round_trip_ms,
         measured: candidate.round_trip_ms.is_some_and(|measured| measured >= least_ms),
@@ -323,6 +348,11 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     if policy.weights.is_some_and(|weights| weights != candidate.offer.weights) {
         return Some(Exclusion::OtherWeights);
     }
+    match (policy.work, &candidate.offer.private) {
+        (Work::Ordinary, Some(_)) => return Some(Exclusion::OnlyPrivate),
+        (Work::Private, None) => return Some(Exclusion::NotPrivate),
+        _ => {}
+    }
     if !policy.allow_declared && (candidate.offer.declared || candidate.offer.device.kind == DeviceKind::Upstream)
     {
         return Some(Exclusion::OnlyDeclared);
@@ -333,7 +363,7 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     if candidate.shown_bytes < policy.least_shown {
         return Some(Exclusion::NotShown { shown: candidate.shown_bytes, least: policy.least_shown });
     }
-    if needed > candidate.offer.context {
+    if candidate.offer.private.is_none() && needed > candidate.offer.context {
         return Some(Exclusion::ContextTooSmall { needed, context: candidate.offer.context });
     }
     // A tenth of slack for clocks and for what the cell's own size leaves open.

@@ -4,6 +4,7 @@ use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
     job::{Finish, Sampling},
     offer::{Device, DeviceKind, Engine},
+    private::SealedWork,
     quote::{Quote, TokenPrice, price},
     receipt::{Check, Cheque, ChequeFault, OutputDigest, Receipt, Seen, Timings, owed},
     text::Line,
@@ -53,6 +54,7 @@ fn receipt(tokens: u32) -> Receipt {
         total: owed(&quote, tokens).expect("small numbers"),
         admitted_ms: 1,
         timings: Timings::default(),
+        sealed: None,
     }
 }
 
@@ -98,7 +100,7 @@ fn a_cheque_pays_exactly_what_was_delivered() {
 
 #[test]
 fn a_receipt_that_bills_what_was_not_quoted_or_seen_fails() {
-    let seen = Seen { tokens: 20, output: OutputDigest::Tokens(Digest([6; 32])) };
+    let seen = Seen { tokens: 20, output: OutputDigest::Tokens(Digest([6; 32])), sealed: None };
     assert!(receipt(20).check(&quote(), Some(&seen)).iter().all(|check| check.passed == Some(true)));
     assert_eq!(failed(&receipt(21).check(&quote(), Some(&seen))), ["completion tokens"]);
     assert_eq!(failed(&receipt(101).check(&quote(), None)), ["price", "completion tokens"]);
@@ -124,4 +126,31 @@ fn only_a_failed_job_may_forget_its_output_or_waive_the_prompt() {
     assert_eq!(failed(&free.check(&quote(), None)), ["price"]);
     let free = Receipt { finish: Finish::Failed, ..free };
     assert!(failed(&free.check(&quote(), None)).is_empty());
+}
+
+#[test]
+fn a_receipt_of_a_private_job_names_key_input_and_answer() {
+    let work =
+        SealedWork { profile: Line::lossy("high"), evaluation_key: Some(Digest([8; 32])), input: Digest([9; 32]) };
+    let output = OutputDigest::Sealed(Digest([6; 32]));
+    let good = Receipt { output, sealed: Some(work.clone()), ..receipt(20) };
+    let seen = Seen { tokens: 20, output, sealed: Some(work.clone()) };
+    assert!(good.check(&quote(), Some(&seen)).iter().all(|check| check.passed == Some(true)));
+    assert!(failed(&good.check(&quote(), None)).is_empty(), "offline nothing speaks against it");
+    for other in [
+        SealedWork { evaluation_key: None, ..work.clone() },
+        SealedWork { input: Digest([0; 32]), ..work.clone() },
+        SealedWork { profile: Line::lossy("fast"), ..work.clone() },
+    ] {
+        let other = Receipt { sealed: Some(other), ..good.clone() };
+        assert_eq!(failed(&other.check(&quote(), Some(&seen))), ["encrypted input"]);
+    }
+    let silent = Receipt { sealed: None, ..good.clone() };
+    assert_eq!(failed(&silent.check(&quote(), None)), ["encrypted input"]);
+    let talkative = Receipt { sealed: Some(work.clone()), ..receipt(20) };
+    assert_eq!(failed(&talkative.check(&quote(), None)), ["encrypted input"]);
+    let other = Receipt { output: OutputDigest::Sealed(Digest([0; 32])), ..good.clone() };
+    assert_eq!(failed(&other.check(&quote(), Some(&seen))), ["output"]);
+    let lost = Receipt { output: OutputDigest::Lost, finish: Finish::Failed, ..good };
+    assert!(failed(&lost.check(&quote(), Some(&seen))).is_empty(), "after a restart the answer is not known");
 }

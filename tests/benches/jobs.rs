@@ -4,7 +4,7 @@
 //! machine's speed cancels out.
 
 use aitbc_node::{
-    engine::{self, EngineConfig, EngineEvent, EngineHandle},
+    engine::{self, EngineConfig, EngineEvent, EngineHandle, fhe::PrivateConfig},
     models::ModelStore,
     telemetry::Metrics,
 };
@@ -51,6 +51,7 @@ async fn start_engine() -> EngineHandle {
         threads: Some(1),
         gpu_layers: Some(0),
         memory_limit: None,
+        private: PrivateConfig::default(),
         upstreams: Vec::new(),
         worker: Some(process::binary()),
     };

@@ -4,11 +4,12 @@ use aitbc_crypto::{SecretKey, open, seal};
 use aitbc_protocol::{
     Digest, MicroCredits, NetworkId, NodeId,
     attestation::Tier,
+    bytes::BoundedBytes,
     geo::{Cell, Location},
     job::Chunk,
     offer::{Device, DeviceKind, Engine, Load, ModelOffer, Offer},
     quote::TokenPrice,
-    routing::{Candidate, Policy, rank},
+    routing::{Candidate, Policy, Work, rank},
     text::Line,
     wire,
 };
@@ -41,6 +42,7 @@ fn model_offer(index: u64) -> ModelOffer {
         },
         speed: 20_000 + (index * 7919 % 200_000) as u32,
         declared: false,
+        private: None,
     }
 }
 
@@ -66,6 +68,7 @@ fn ranking(criterion: &mut Criterion) {
     let policy = Policy {
         model: Line::lossy("smollm2:135m"),
         weights: None,
+        work: Work::Ordinary,
         prompt_tokens: 200,
         completion_tokens: 500,
         latency_budget_ms: 150.0,
@@ -123,6 +126,7 @@ fn codec(criterion: &mut Criterion) {
         text: " planets".to_owned(),
         logprobs: Vec::new(),
         embeddings: Vec::new(),
+        sealed: BoundedBytes::default(),
     });
     criterion.bench_function("encode a chunk of one token", |bencher| {
         bencher.iter(|| wire::encode_frame(black_box(&chunk), wire::MAX_JOB_FRAME));

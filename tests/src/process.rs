@@ -352,7 +352,13 @@ impl Process {
 
     /// Starts a job over the control API; its updates as they come. Dropping the receiver cancels the job.
     pub async fn job(&self, request: &Value) -> mpsc::Receiver<Value> {
-        let response = self.http.post(self.url("aitbc/v1/jobs")).json(request).send().await.expect("an answer");
+        self.updates("jobs", request).await
+    }
+
+    /// The same on any path that answers line by line.
+    pub async fn updates(&self, path: &str, request: &Value) -> mpsc::Receiver<Value> {
+        let url = self.url(&format!("aitbc/v1/{path}"));
+        let response = self.http.post(url).json(request).send().await.expect("an answer");
         assert!(
             response.status().is_success(),
             "{}: {}",

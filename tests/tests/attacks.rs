@@ -324,6 +324,7 @@ fn offer(sequence: u64, speed: u32) -> Offer {
             price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
             speed,
             declared: false,
+            private: None,
         }],
         slots: 1,
         attested: Vec::new(),

@@ -3,7 +3,7 @@
 use aitbc_crypto::SecretKey;
 use aitbc_node::{
     attestation::AttestationConfig,
-    engine::EngineConfig,
+    engine::{EngineConfig, fhe::PrivateConfig},
     jobs::JobsConfig,
     models::ModelStore,
     network::NetworkConfig,
@@ -56,6 +56,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             threads: Some(1),
             gpu_layers: Some(0),
             memory_limit: None,
+            private: PrivateConfig::default(),
             upstreams: Vec::new(),
             worker: Some(process::binary()),
         },
@@ -65,6 +66,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             network: network.network.clone(),
             cell: Cell::at(&location, 4),
             slots: 1,
+            private_price: TokenPrice { prompt: MicroCredits(200), completion: MicroCredits(1000) },
             price: TokenPrice { prompt: MicroCredits(200), completion: MicroCredits(1000) },
             prices: std::collections::BTreeMap::new(),
             payment_patience: Duration::from_secs(30),
@@ -74,6 +76,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
         verifiers: Vec::new(),
         required_bandwidth: 0,
         routing: RoutingConfig { network: network.network.clone(), location, quotes: 1, enough: 16 },
+        private: directory.path().join("private"),
         network,
         api: None,
     };

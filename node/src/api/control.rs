@@ -289,7 +289,7 @@ async fn write_job(writer: Writer, mut running: RunningRequest, _place: OwnedSem
     Ok(())
 }
 
-fn ndjson(body: axum::body::Body) -> Response {
+pub(super) fn ndjson(body: axum::body::Body) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], body).into_response()
 }
 

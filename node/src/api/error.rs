@@ -159,7 +159,7 @@ impl Failure {
     /// that holds the number of tokens.
     pub(super) fn spec(error: &SpecError, input: &'static str, limit: &'static str) -> Self {
         let param = match error {
-            SpecError::EmptyInput | SpecError::Wire(_) => input,
+            SpecError::EmptyInput | SpecError::Wire(_) | SpecError::Sealed { .. } => input,
             SpecError::Sampling { name, .. } => name,
             SpecError::MaxTokens(_) => limit,
             SpecError::PrefixTooLong { .. } => "prefix",

@@ -25,6 +25,9 @@ mod models;
 mod objects;
 mod request;
 mod stream;
+
+pub(super) use request::Fields;
+
 #[cfg(test)]
 mod tests;
 

@@ -102,6 +102,7 @@ mod tests {
             price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
             speed: 1,
             declared: false,
+            private: None,
         };
         let offer = Offer {
             sequence: 1,

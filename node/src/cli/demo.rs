@@ -1,5 +1,7 @@
 //! `aitbc demo`: four nodes of this same binary on loopback, and one job between them.
 
+mod private;
+
 use super::{
     Exit, Global, Outcome,
     client::{Client, Line},
@@ -39,6 +41,9 @@ pub(super) struct Args {
     /// Most tokens of the answer
     #[arg(long, default_value_t = 160)]
     max_tokens: u32,
+    /// Two nodes and a private job: a digit that its provider cannot see
+    #[arg(long, conflicts_with_all = ["prompt", "max_tokens"])]
+    private: bool,
 }
 
 /// A node of the demo, killed when dropped.
@@ -167,6 +172,9 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
 }
 
 async fn demo(global: &Global, args: Args) -> Outcome {
+    if args.private {
+        return private::demo(global).await;
+    }
     let started = Instant::now();
     let json = global.json;
     let say = |text: String| {

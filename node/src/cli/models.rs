@@ -1,4 +1,4 @@
-//! `aitbc models`: fetches, lists, shows and removes models. Works without a running node.
+//! `aitbc models`: fetches, deploys, lists, shows and removes models. Works without a running node.
 
 use super::{Exit, Global, Outcome, output};
 use crate::models::{Installed, ModelError, ModelStore, Progress};
@@ -22,6 +22,14 @@ enum Command {
         /// A GGUF file on this machine
         #[arg(long)]
         file: Option<PathBuf>,
+    },
+    /// Install a model that `aitbc private compile` made
+    Deploy {
+        /// The compiled model
+        file: PathBuf,
+        /// Name; the one it was compiled with if not given
+        #[arg(long)]
+        name: Option<ModelName>,
     },
     /// List installed models
     Ls,
@@ -85,6 +93,7 @@ fn describe(schema: &str, installed: &Installed) -> serde_json::Value {
         "model": installed.manifest.model,
         "weights": installed.manifest.weights,
         "bytes": installed.manifest.size,
+        "kind": installed.manifest.kind,
         "quantisation": installed.manifest.quantisation,
         "licence": installed.manifest.licence,
         "path": installed.path,
@@ -112,6 +121,15 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
                     output::bytes(installed.manifest.size),
                     installed.path.display()
                 );
+            })
+        }
+        Command::Deploy { file, name } => {
+            let installed = tokio::task::spawn_blocking(move || store.deploy(name.as_ref(), &file)).await;
+            let installed = installed.map_err(Exit::message)??;
+            output::print(global.json, &describe("aitbc.models.deploy/1", &installed), || {
+                let Installed { manifest, path } = &installed;
+                println!("{}  {}  {}", manifest.model, output::bytes(manifest.size), path.display());
+                println!("serve it with: aitbc up --provide --model {}", manifest.model);
             })
         }
         Command::Ls => {

@@ -87,7 +87,9 @@ impl Narrator {
             JobUpdate::Finished { prompt_tokens, completion_tokens, paid, .. } => {
                 eprintln!("finished  {prompt_tokens} prompt + {completion_tokens} answer tokens, paid {paid}");
             }
-            JobUpdate::Searching { .. }
+            JobUpdate::Computed { .. }
+            | JobUpdate::Sealed { .. }
+            | JobUpdate::Searching { .. }
             | JobUpdate::Delta { .. }
             | JobUpdate::Embeddings { .. }
             | JobUpdate::Failed(_) => {}
@@ -103,7 +105,14 @@ impl Narrator {
         let measured = device.measured.map_or_else(String::new, |measured| {
             format!(" ({:.0} GB/s by its own word)", f64::from(measured.bandwidth_mb_s) / 1e3)
         });
-        format!("{provider} in {cell} on {}{measured}: {reasons}", device.name)
+        let private = candidate.private.as_ref().map_or_else(String::new, |private| {
+            format!(
+                ", computes on encrypted values: {} bootstraps, a key of {} once",
+                private.bootstraps,
+                output::bytes(private.key_bytes)
+            )
+        });
+        format!("{provider} in {cell} on {}{measured}{private}: {reasons}", device.name)
     }
 }
 

@@ -48,13 +48,19 @@ fn people(status: &Value) {
     for engine in status["provider"]["engines"].as_array().into_iter().flatten() {
         println!("engine        {}: {}{}", text(&engine["name"]), text(&engine["state"]), reason(engine));
         for model in engine["models"].as_array().into_iter().flatten() {
+            let speed = model["speed"].as_f64().unwrap_or_default() / 1000.0;
+            let private = &model["private"];
+            let told = if private.is_null() {
+                format!("{speed:.1} tokens/s, context {}", model["context"])
+            } else {
+                let (profile, bootstraps) = (text(&private["profile"]), &private["bootstraps"]);
+                format!("private, {bootstraps} bootstraps at {speed:.1}/s, profile {profile}")
+            };
             println!(
-                "              {} on {} ({}), {:.1} tokens/s, context {}",
+                "              {} on {} ({}), {told}",
                 text(&model["model"]),
                 text(&model["device"]["name"]),
                 text(&model["device"]["kind"]),
-                model["speed"].as_f64().unwrap_or_default() / 1000.0,
-                model["context"],
             );
         }
         for warning in engine["warnings"].as_array().into_iter().flatten() {

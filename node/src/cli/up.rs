@@ -3,7 +3,7 @@
 use super::{Exit, Global, Outcome, models};
 use crate::{
     config::{ConfigError, Directories, ProvideSettings, Settings},
-    engine::{self, EngineConfig, UpstreamConfig},
+    engine::{self, EngineConfig, UpstreamConfig, fhe::PrivateConfig},
     jobs::JobsConfig,
     models::{Installed, ModelStore},
     network::NetworkConfig,
@@ -135,6 +135,7 @@ impl Args {
 pub(super) fn engine_config(
     provide: &ProvideSettings,
     models: Vec<Installed>,
+    private: PrivateConfig,
     upstreams: Vec<UpstreamConfig>,
 ) -> EngineConfig {
     EngineConfig {
@@ -144,6 +145,7 @@ pub(super) fn engine_config(
         threads: provide.threads,
         gpu_layers: provide.gpu_layers,
         memory_limit: provide.memory_mib.map(|mib| mib.saturating_mul(1024 * 1024)),
+        private,
         upstreams,
         worker: None,
     }
@@ -181,12 +183,21 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             dht: true,
             peer_table: Some(directories.peer_table()),
         },
-        engine: engine_config(provide, installed, upstreams),
+        engine: engine_config(
+            provide,
+            installed,
+            PrivateConfig {
+                keys: directories.evaluation_keys(),
+                quota: u64::from(provide.evaluation_keys_mib) << 20,
+            },
+            upstreams,
+        ),
         jobs: JobsConfig {
             network: settings.network.clone(),
             cell: Cell::at(&location, settings.precision),
             slots: provide.slots,
             price: provide.price.into(),
+            private_price: provide.private_price.into(),
             prices: provide.prices.iter().map(|(model, price)| (model.clone(), (*price).into())).collect(),
             power: settings.power(),
             gpu_rates: directories.gpu_rates(),
@@ -202,6 +213,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             quotes: settings.client.quotes,
             enough: ENOUGH_CANDIDATES,
         },
+        private: directories.private(),
         api: Some((&settings.api).into()),
     })
 }
@@ -343,11 +355,12 @@ fn lines(status: &engine::EngineStatus) -> Vec<String> {
             .iter()
             .map(|model| {
                 format!(
-                    "{}: {} ready on {} at {:.1} tokens/s",
+                    "{}: {} ready on {} at {:.1} {}/s",
                     status.name,
                     model.model,
                     model.device.name,
-                    f64::from(model.speed) / 1000.0
+                    f64::from(model.speed) / 1000.0,
+                    if model.private.is_some() { "bootstraps" } else { "tokens" }
                 )
             })
             .collect(),

@@ -1,7 +1,8 @@
 //! Engines without processes, for tests of what is asked of them.
 
 use super::{
-    Backend, EngineEvent, EngineHandle, EngineModel, EngineState, EngineStatus, Generation, Shared, loading,
+    Backend, EngineEvent, EngineHandle, EngineModel, EngineState, EngineStatus, Generation, PrivateConfig, Shared,
+    loading,
     supervisor::{INBOX, Request},
 };
 use aitbc_protocol::{
@@ -28,8 +29,15 @@ pub(crate) fn asked(models: Vec<EngineModel>) -> (EngineHandle, mpsc::Receiver<(
     }
     let status = watch::channel(Arc::new(statuses)).1;
     let pace = watch::Sender::new(100);
-    let shared =
-        Shared { status, backends, pace, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    let shared = Shared {
+        status,
+        backends,
+        pace,
+        evaluation_keys: super::fhe::key_store(&PrivateConfig::default()),
+        tasks,
+        cancel: cancel.clone(),
+        _cancel_on_drop: cancel.drop_guard(),
+    };
     (EngineHandle { shared: Arc::new(shared) }, noted)
 }
 
@@ -60,8 +68,15 @@ pub(crate) fn saying(model: EngineModel, tokens: u32) -> EngineHandle {
     let status = watch::channel(Arc::new(status)).1;
     let backends = vec![backend];
     let pace = watch::Sender::new(100);
-    let shared =
-        Shared { status, backends, pace, tasks, cancel: cancel.clone(), _cancel_on_drop: cancel.drop_guard() };
+    let shared = Shared {
+        status,
+        backends,
+        pace,
+        evaluation_keys: super::fhe::key_store(&PrivateConfig::default()),
+        tasks,
+        cancel: cancel.clone(),
+        _cancel_on_drop: cancel.drop_guard(),
+    };
     EngineHandle { shared: Arc::new(shared) }
 }
 

@@ -74,7 +74,7 @@ impl Prompter {
                 self.check_size(&spec.input)?;
                 texts.iter().map(|text| self.plain(text).len()).sum()
             }
-            Input::Chat(_) | Input::Text(_) => self.prompt(&spec.input)?.len(),
+            Input::Chat(_) | Input::Text(_) | Input::Sealed(_) => self.prompt(&spec.input)?.len(),
         };
         u32::try_from(tokens).map_err(|_| self.too_long(usize::MAX))
     }
@@ -114,7 +114,9 @@ impl Prompter {
         match input {
             Input::Text(text) => Ok(self.plain(text)),
             Input::Chat(messages) => self.chat(messages),
-            Input::Embed(_) => Err(JobFailure::Failed("texts to embed are no prompt".to_owned())),
+            Input::Embed(_) | Input::Sealed(_) => {
+                Err(JobFailure::Failed("texts to embed and encrypted values are no prompt".to_owned()))
+            }
         }
     }
 
@@ -185,7 +187,7 @@ impl Prompter {
     fn check_size(&self, input: &Input) -> Result<(), JobFailure> {
         let (bytes, sequences) = match input {
             Input::Embed(texts) => (input.text_bytes(), texts.len().max(1)),
-            Input::Chat(_) | Input::Text(_) => (input.text_bytes(), 1),
+            Input::Chat(_) | Input::Text(_) | Input::Sealed(_) => (input.text_bytes(), 1),
         };
         let least = bytes / self.longest;
         if least > (self.context as usize).saturating_mul(sequences) { Err(self.too_long(least)) } else { Ok(()) }

@@ -139,6 +139,8 @@ impl Upstream {
             Input::Chat(messages) => messages.iter().map(|message| count(&message.content)).sum(),
             Input::Text(text) => count(text),
             Input::Embed(texts) => texts.iter().map(|text| count(text)).sum(),
+            // Refused before it is counted.
+            Input::Sealed(_) => 0,
         };
         u32::try_from(tokens).unwrap_or(u32::MAX)
     }
@@ -248,6 +250,7 @@ impl Shared {
                 speed: speeds.get(&model).map_or(0, |speed| speed.milli_tokens()),
                 declared: true,
                 slots: self.slot_count,
+                private: None,
                 model,
             });
         }

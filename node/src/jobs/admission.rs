@@ -21,6 +21,7 @@ use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     NetworkId, NodeId, Signed, UnixMillis,
     job::{JobSpec, Rejection},
+    private::Sealed,
     quote::Quote,
     receipt::Execution,
     text::Line,
@@ -190,12 +191,20 @@ impl Provider {
             quantisation: model.quantisation,
             device: model.device,
             sampling: spec.sampling.clone(),
+            sealed: spec.input.sealed().map(Sealed::work),
         };
-        let generation =
-            timeout(ENGINE_ANSWER, self.engine.generate(with_weights(spec, quote.weights), quote.window)).await;
-        let generation = generation
-            .map_err(|_| Rejection::EngineUnavailable(Line::lossy("the engine does not answer")))?
-            .map_err(|error| self.rejection(error))?;
+        let is_private = execution.sealed.is_some();
+        let spec = with_weights(spec, quote.weights);
+        let generating = async {
+            if is_private {
+                let computing = self.engine.compute(client, spec, quote.window).await;
+                return computing.map_err(|error| self.rejection(error))?.ok_or(Rejection::UnknownEvaluationKey);
+            }
+            self.engine.generate(spec, quote.window).await.map_err(|error| self.rejection(error))
+        };
+        let generation = timeout(ENGINE_ANSWER, generating)
+            .await
+            .map_err(|_| Rejection::EngineUnavailable(Line::lossy("the engine does not answer")))??;
         record(&self.ledger, client, signed, execution.clone(), &ticket).await?;
         Ok(Admitted { ticket, execution, generation, since, since_ms })
     }

@@ -2,7 +2,9 @@
 
 use aitbc_protocol::{
     Digest,
+    bytes::BoundedBytes,
     job::{Chunk, Input, WINDOW_TOKENS},
+    private::MAX_SEALED_OUTPUT,
     quote::Quote,
     receipt::OutputDigest,
     resume::{Kept, ResumeFault, Token},
@@ -18,6 +20,8 @@ pub(super) enum Binding {
     Text,
     /// Vectors.
     Vectors,
+    /// The encrypted answer of a private job.
+    Sealed,
 }
 
 impl Binding {
@@ -25,6 +29,7 @@ impl Binding {
     pub(super) fn of(input: &Input, declared: bool) -> Self {
         match input {
             Input::Embed(_) => Self::Vectors,
+            Input::Sealed(_) => Self::Sealed,
             Input::Chat(_) | Input::Text(_) if declared => Self::Text,
             Input::Chat(_) | Input::Text(_) => Self::Tokens,
         }
@@ -122,6 +127,11 @@ impl Delivery {
         self.kept.vectors(vectors);
     }
 
+    /// Takes the encrypted answer of a private job.
+    pub(super) fn sealed(&mut self, answer: BoundedBytes<MAX_SEALED_OUTPUT>) {
+        self.kept.sealed(answer);
+    }
+
     /// Hands over the next chunk: everything that has come since the last one, at most 64 tokens. Tells whether it
     /// goes out for the first time.
     pub(super) fn next_chunk(&mut self) -> Option<(Chunk, bool)> {
@@ -130,6 +140,7 @@ impl Delivery {
             match self.binding {
                 Binding::Tokens => chunk.tokens.iter().for_each(|token| self.digest.update(token.to_le_bytes())),
                 Binding::Text => self.digest.update(&chunk.text),
+                Binding::Sealed => self.digest.update(chunk.sealed.as_slice()),
                 Binding::Vectors => {
                     chunk.embeddings.iter().flatten().for_each(|number| self.digest.update(number.to_le_bytes()));
                 }
@@ -169,6 +180,7 @@ impl Delivery {
             Binding::Tokens => OutputDigest::Tokens(digest),
             Binding::Text => OutputDigest::Text(digest),
             Binding::Vectors => OutputDigest::Vectors(digest),
+            Binding::Sealed => OutputDigest::Sealed(digest),
         }
     }
 }
@@ -258,6 +270,21 @@ mod tests {
         let bytes: Vec<u8> = vectors.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
         assert_eq!(delivery.output(), OutputDigest::Vectors(Digest::of(&bytes)));
         assert_eq!(delivery.delivered(), 0, "vectors are billed by the prompt");
+    }
+
+    #[test]
+    fn an_encrypted_answer_follows_its_bootstraps_and_is_bound_alone() {
+        let mut delivery = delivery(Binding::Sealed);
+        let bootstrap = || Token { id: None, text: String::new(), logprobs: None };
+        assert!((0..WINDOW_TOKENS).all(|_| delivery.token(bootstrap())));
+        assert!(delivery.is_paused(), "bootstraps are paid like tokens");
+        delivery.pay(WINDOW_TOKENS);
+        delivery.sealed(BoundedBytes::new(b"answer".to_vec()).unwrap());
+        let chunk = next(&mut delivery);
+        assert_eq!((chunk.count, chunk.tokens.len(), chunk.sealed.len()), (WINDOW_TOKENS, 0, 0));
+        let chunk = next(&mut delivery);
+        assert_eq!((chunk.first, chunk.count, chunk.sealed.as_slice()), (WINDOW_TOKENS, 0, &b"answer"[..]));
+        assert_eq!(delivery.output(), OutputDigest::Sealed(Digest::of(b"answer")));
     }
 
     #[test]

@@ -140,6 +140,7 @@ impl JobMetrics {
             Rejection::Invalid(_) => "invalid",
             Rejection::Unsupported(_) => "unsupported",
             Rejection::EngineUnavailable(_) => "engine_unavailable",
+            Rejection::UnknownEvaluationKey => "unknown_evaluation_key",
             Rejection::RateLimited { .. } => "rate_limited",
         };
         self.rejected.get_or_create(&ReasonLabel { reason }).inc();

@@ -138,6 +138,10 @@ impl Provider {
         let spec = &verified.request.spec;
         let model = self.model(spec)?;
         self.check_debt(peer).await?;
+        // The client would learn of it only once it has opened the job.
+        if !self.engine.holds_key(peer, spec).await {
+            return Err(Rejection::UnknownEvaluationKey);
+        }
         let nonce = Nonce(rand::random());
         // The slot is kept before the prompt is counted, or requests that are counted together would overbook it.
         let least = spec.context_needed(spec.prefix_tokens());
@@ -202,6 +206,10 @@ impl Provider {
             EngineError::UnknownModel(_) => Rejection::UnknownModel,
             EngineError::ContextTooSmall { needed, context } => Rejection::ContextTooSmall { needed, context },
             EngineError::Unsupported(what) => Rejection::Unsupported(Line::lossy(&what)),
+            EngineError::Request(what) => Rejection::Invalid(Line::lossy(&what)),
+            EngineError::Memory { .. } => Rejection::EngineUnavailable(Line::lossy(
+                "the provider has no memory for another evaluation key now",
+            )),
             EngineError::Full => self.desk.full(),
             EngineError::NotReady(_) | EngineError::Crashed(_) | EngineError::Failed(_) => {
                 tracing::warn!(%error, "the engine does not take a job");

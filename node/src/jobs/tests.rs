@@ -23,7 +23,7 @@ use crate::{
 use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
-    Digest, JobId, MicroCredits, NetworkId, Nonce, Signed,
+    Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, Signed,
     geo::Cell,
     job::{Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, WINDOW_TOKENS},
     offer::{Device, DeviceKind, Engine},
@@ -47,6 +47,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod private_jobs;
 mod resuming;
 
 /// Longer than anything here takes, even on a busy machine.
@@ -88,12 +89,13 @@ pub(crate) fn engine_model() -> EngineModel {
         speed: 0,
         declared: false,
         slots: 8,
+        private: None,
     }
 }
 
 fn execution() -> Execution {
     let EngineModel { engine, quantisation, device, .. } = engine_model();
-    Execution { engine, quantisation, device, sampling: spec().sampling }
+    Execution { engine, quantisation, device, sampling: spec().sampling, sealed: None }
 }
 
 pub(crate) fn config() -> JobsConfig {
@@ -102,6 +104,7 @@ pub(crate) fn config() -> JobsConfig {
         cell: "u09t".parse::<Cell>().unwrap(),
         slots: 4,
         price: quote().price,
+        private_price: quote().price,
         prices: BTreeMap::new(),
         power: crate::gpu::power::PowerConfig::default(),
         gpu_rates: std::path::PathBuf::new(),
@@ -358,7 +361,7 @@ impl Nodes {
     /// Takes the receipt, pays all of it and sees the provider close the stream.
     async fn pay_up(&self, scene: &mut Scene, receipt: Signed<Receipt>) {
         let tokens = scene.seen.len() as u32;
-        let seen = Seen { tokens, output: OutputDigest::Tokens(Digest::of_tokens(&scene.seen)) };
+        let seen = Seen { tokens, output: OutputDigest::Tokens(Digest::of_tokens(&scene.seen)), sealed: None };
         self.client.take_receipt(quote().nonce, receipt, Some(seen)).await.expect("an honest receipt");
         let cheque = self.cheque(tokens).await;
         scene.send(ToProvider::Ack { next: tokens, cheque }).await;
@@ -671,7 +674,7 @@ async fn vectors_are_paid_by_the_prompt() {
     assert_eq!(chunk.embeddings.len(), 2);
     let (signed, receipt, _) = scene.finished().await;
     assert_eq!((receipt.completion_tokens, receipt.total), (0, quote.max_total));
-    let seen = Seen { tokens: 0, output: receipt.output };
+    let seen = Seen { tokens: 0, output: receipt.output, sealed: None };
     nodes.client.take_receipt(quote.nonce, signed, Some(seen)).await.unwrap();
     let cheque = nodes.cheque(0).await;
     scene.send(ToProvider::Ack { next: 0, cheque }).await;

@@ -140,6 +140,7 @@ pub(super) fn lost_receipt(job: &Job, now_ms: UnixMillis) -> Result<Receipt, Sto
         total: record.paid,
         admitted_ms: record.created_ms,
         timings: Timings { total_ms: now_ms.saturating_sub(record.created_ms), ..Timings::default() },
+        sealed: execution.sealed,
     })
 }
 

@@ -121,7 +121,7 @@ impl Pair {
         receipt: Signed<Receipt>,
         tokens: u32,
     ) -> Result<Vec<Check>, LedgerError> {
-        let seen = Seen { tokens, output: OutputDigest::Tokens(Digest([6; 32])) };
+        let seen = Seen { tokens, output: OutputDigest::Tokens(Digest([6; 32])), sealed: None };
         self.client.run(|book| book.take_receipt(nonce(number), verified(receipt), Some(&seen)))
     }
 

@@ -1,7 +1,7 @@
 //! Installs a GGUF file that the owner has.
 
 use super::{
-    Installed, Manifest, ModelError, ModelStore,
+    Installed, Kind, Manifest, ModelError, ModelStore,
     gguf::Header,
     layout::{self, Lock, at},
     meter::{self, Gauge, Meter},
@@ -89,6 +89,7 @@ impl ModelStore {
             quantisation: Line::lossy(header.quantisation()),
             licence: Line::lossy(header.licence.as_deref().unwrap_or(NO_LICENCE)),
             sources: Vec::new(),
+            kind: Kind::Gguf,
         })
     }
 }

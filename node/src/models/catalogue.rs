@@ -3,7 +3,7 @@
 //! A model is listed only with the SHA-256 of a file that was fetched and run; any other GGUF file is installed from
 //! disk with [`super::ModelStore::add`].
 
-use super::{Manifest, Source};
+use super::{Kind, Manifest, Source};
 use aitbc_protocol::{bytes::Digest, job::ModelName, text::Line};
 
 /// One entry as it is written down.
@@ -49,6 +49,7 @@ impl Entry {
             quantisation: Line::new(self.quantisation).expect(line),
             licence: Line::new(self.licence).expect(line),
             sources: self.sources.iter().map(EntrySource::source).collect(),
+            kind: Kind::Gguf,
         }
     }
 }

@@ -24,6 +24,7 @@ fn manifest(bytes: &[u8], sources: Vec<Source>) -> Manifest {
         quantisation: Line::lossy("Q4_1"),
         licence: Line::lossy("MIT"),
         sources,
+        kind: Kind::Gguf,
     }
 }
 

@@ -80,6 +80,8 @@ pub struct IncomingQueues {
     pub attest: mpsc::Sender<IncomingStream>,
     /// `/aitbc/bandwidth/1`
     pub bandwidth: mpsc::Sender<IncomingStream>,
+    /// `/aitbc/fhe/1`
+    pub fhe: mpsc::Sender<IncomingStream>,
 }
 
 impl IncomingQueues {
@@ -92,6 +94,7 @@ impl IncomingQueues {
             Protocol::Challenge => &self.challenge,
             Protocol::Attest => &self.attest,
             Protocol::Bandwidth => &self.bandwidth,
+            Protocol::Fhe => &self.fhe,
         }
     }
 }
@@ -139,8 +142,16 @@ impl StreamError {
 
 impl Protocol {
     /// Every protocol that runs over streams.
-    pub const ALL: [Self; 7] =
-        [Self::Offer, Self::Quote, Self::Job, Self::Reach, Self::Challenge, Self::Attest, Self::Bandwidth];
+    pub const ALL: [Self; 8] = [
+        Self::Offer,
+        Self::Quote,
+        Self::Job,
+        Self::Reach,
+        Self::Challenge,
+        Self::Attest,
+        Self::Bandwidth,
+        Self::Fhe,
+    ];
 
     /// The name that is negotiated.
     pub const fn name(self) -> &'static str {
@@ -152,6 +163,7 @@ impl Protocol {
             Self::Challenge => wire::CHALLENGE_PROTOCOL,
             Self::Attest => wire::ATTEST_PROTOCOL,
             Self::Bandwidth => wire::BANDWIDTH_PROTOCOL,
+            Self::Fhe => wire::FHE_PROTOCOL,
         }
     }
 }

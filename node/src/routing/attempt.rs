@@ -66,6 +66,19 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// With a job of `spec`: what is computed on encrypted values comes in batches, with sums in between that take their
+    /// time, after a key was read.
+    pub(super) fn with(spec: &JobSpec) -> Self {
+        match spec.input.sealed() {
+            Some(_) => {
+                Self { first: Duration::from_secs(120), between: Duration::from_secs(60), ..Self::default() }
+            }
+            None => Self::default(),
+        }
+    }
+}
+
 /// Slowest reading of a prompt that is waited for.
 const PROMPT_TOKEN: Duration = Duration::from_millis(20);
 /// Waited for each job before this one in the provider's queue.
@@ -386,7 +399,10 @@ impl Run<'_> {
         }
         if !self.cancelled {
             // A chunk without tokens is the end of the answer: it waits for the receipt.
-            if chunk.count > 0 {
+            if chunk.count > 0 && self.attempt.spec.input.sealed().is_some() {
+                let (done, of) = (self.received.count(), self.attempt.quote.max_completion_tokens);
+                self.tell(JobUpdate::Computed { done, of }).await;
+            } else if chunk.count > 0 {
                 self.delivered = true;
                 let Chunk { text, tokens, logprobs, .. } = chunk;
                 let tokens = if self.received.has_ids() { tokens } else { Vec::new() };

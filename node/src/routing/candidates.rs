@@ -16,7 +16,7 @@ use aitbc_protocol::{
     gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
-    routing::{Candidate, Exclusion, Policy, Ranked, rank},
+    routing::{Candidate, Exclusion, Policy, Ranked, Work, rank},
 };
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,8 @@ impl Choice {
             provider: self.provider(),
             cell: self.found.known.offer.cell,
             device: self.model.device.clone(),
+            weights: self.model.weights,
+            private: self.model.private.clone(),
             cost: self.ranked.excluded.is_none().then_some(self.ranked.cost),
             reasons: self.ranked.reasons.clone(),
             excluded: self.ranked.excluded.clone(),
@@ -101,6 +103,7 @@ pub(super) fn policy(
     Policy {
         model: spec.model.clone(),
         weights: weights.or(spec.weights),
+        work: if spec.input.sealed().is_some() { Work::Private } else { Work::Ordinary },
         prompt_tokens: estimated_prompt_tokens(&spec.input).saturating_add(spec.prefix_tokens()),
         completion_tokens: spec.completion_tokens(),
         latency_budget_ms: budget_ms(wishes.latency_budget_ms),
@@ -119,6 +122,7 @@ fn estimated_prompt_tokens(input: &Input) -> u32 {
         Input::Chat(messages) => messages.len(),
         Input::Text(_) => 0,
         Input::Embed(texts) => texts.len(),
+        Input::Sealed(sealed) => return sealed.values,
     };
     u32::try_from(input.text_bytes() / 4 + 8 * parts + 1).unwrap_or(u32::MAX).min(input.max_prompt_tokens())
 }

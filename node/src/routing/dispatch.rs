@@ -167,7 +167,7 @@ impl<'a> Dispatch<'a> {
             return End::Failed(self.give_up("this node was asked for and does not answer the request itself"));
         }
         for _ in 0..MAX_ATTEMPTS {
-            if self.spec.prefix.len() >= self.spec.max_tokens as usize {
+            if self.spec.input.sealed().is_none() && self.spec.prefix.len() >= self.spec.max_tokens as usize {
                 // The own device failed after it had delivered all there was to deliver.
                 return End::Answered { finish: Finish::Length, local: false };
             }
@@ -309,7 +309,7 @@ impl<'a> Dispatch<'a> {
             quote: &quote,
             signed: &signed,
             spec: &self.spec,
-            patience: Patience::default(),
+            patience: Patience::with(&self.spec),
             updates: &self.updates,
             asked: self.asked,
             stop: &self.shared.stop,
@@ -371,7 +371,7 @@ impl<'a> Dispatch<'a> {
                 if !receipted && count > 0 {
                     self.tell(JobUpdate::ReceiptMissing { provider, paid, reason: reason.clone() }).await;
                 }
-                if count > 0 && count >= self.spec.completion_tokens() {
+                if self.spec.input.sealed().is_none() && count > 0 && count >= self.spec.completion_tokens() {
                     return self.complete(provider, &reason, tail, count).await;
                 }
                 self.fail_over(Broken { from: provider, reason, tokens, has_ids, delivered }, count, weights).await
@@ -396,6 +396,10 @@ impl<'a> Dispatch<'a> {
         self.log.push(format!("{}: {reason}", from.short()));
         self.failed.push(from);
         self.delivered |= delivered;
+        if self.spec.input.sealed().is_some() {
+            // Another provider has another key of this client's: whoever has the values encrypts them anew.
+            return Flow::Done(End::Failed(self.give_up("an encrypted input is for one provider only")));
+        }
         if self.delivered && (!has_ids || matches!(self.spec.input, Input::Embed(_))) {
             return Flow::Done(End::Failed(self.give_up(
                 "the answer cannot go on elsewhere, for the engine that began it does not tell token ids",

@@ -68,6 +68,7 @@ pub(super) fn model_offer() -> ModelOffer {
         price: PRICE,
         speed: 100_000,
         declared: false,
+        private: None,
     }
 }
 
@@ -170,6 +171,7 @@ impl Deal {
             total: price(&self.quote.price, self.quote.prompt_tokens, tokens).expect("a small price"),
             admitted_ms: self.quote.issued_ms,
             timings: Timings::default(),
+            sealed: None,
         }
     }
 }

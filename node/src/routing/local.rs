@@ -47,7 +47,11 @@ pub(super) struct LocalJob<'a> {
 
 /// The weights this node's own engine would answer with, if it may.
 pub(super) fn serves(engine: &EngineHandle, me: NodeId, spec: &JobSpec, wishes: &Wishes) -> Option<Digest> {
-    if wishes.remote_only || wishes.provider.is_some_and(|provider| provider != me) {
+    // What this node may read, it need not encrypt.
+    if spec.input.sealed().is_some()
+        || wishes.remote_only
+        || wishes.provider.is_some_and(|provider| provider != me)
+    {
         return None;
     }
     let model = engine.model(&spec.model, spec.weights.as_ref())?;
@@ -107,6 +111,7 @@ impl LocalJob<'_> {
                     }
                 }
                 Some(EngineEvent::Embeddings(vectors)) => JobUpdate::Embeddings { vectors },
+                Some(EngineEvent::Sealed(answer)) => JobUpdate::Sealed { answer },
                 Some(EngineEvent::Finished { finish, text }) => {
                     if !text.is_empty() {
                         let rest = JobUpdate::Delta { text, tokens: Vec::new(), logprobs: Vec::new() };

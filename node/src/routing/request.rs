@@ -5,9 +5,11 @@ use crate::trust::Standing;
 use aitbc_protocol::{
     JobId, MicroCredits, NodeId,
     attestation::Tier,
+    bytes::BoundedBytes,
     geo::Cell,
     job::{Finish, JobSpec, Logprobs, ModelName},
     offer::Device,
+    private::{MAX_SEALED_OUTPUT, PrivateOffer},
     quote::Quote,
     receipt::{Check, Receipt},
     routing::{Exclusion, Reasons},
@@ -56,6 +58,11 @@ pub struct RankedCandidate {
     pub cell: Cell,
     /// Where the model runs there, by its word.
     pub device: Device,
+    /// SHA-256 of the weights there.
+    pub weights: aitbc_protocol::Digest,
+    /// Set where it computes on encrypted values, and on nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<PrivateOffer>,
     /// Cost in milliseconds-equivalents; `None` where it is out.
     pub cost: Option<f64>,
     /// The parts.
@@ -182,6 +189,18 @@ pub enum JobUpdate {
         tokens: Vec<u32>,
         /// If asked for.
         logprobs: Vec<Logprobs>,
+    },
+    /// Bootstraps of a private job are done.
+    Computed {
+        /// So far.
+        done: u32,
+        /// In all.
+        of: u32,
+    },
+    /// The encrypted answer of a private job; its receipt is good and paid for.
+    Sealed {
+        /// For whoever has the key.
+        answer: BoundedBytes<MAX_SEALED_OUTPUT>,
     },
     /// Vectors.
     Embeddings {

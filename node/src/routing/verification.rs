@@ -2,7 +2,9 @@
 
 use aitbc_protocol::{
     Digest,
+    bytes::BoundedBytes,
     job::{Chunk, Input, JobSpec},
+    private::{MAX_SEALED_OUTPUT, Sealed, SealedWork},
     quote::Quote,
     receipt::{OutputDigest, Seen},
 };
@@ -23,8 +25,10 @@ pub(super) enum ChunkFault {
     Unasked(&'static str),
     #[error("it sent more after the end of the answer")]
     AfterEnd,
-    #[error("it sent a chunk without a vector")]
+    #[error("it sent a chunk with nothing in it")]
     Empty,
+    #[error("it sent an answer after {got} of {expected} bootstraps")]
+    Early { expected: u32, got: u32 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +39,12 @@ enum Kind {
     Vectors {
         inputs: usize,
     },
+    /// The encrypted answer of a private job, after its bootstraps.
+    Sealed,
 }
 
 /// What was received in one attempt. Memory: the token ids, at most as many as quoted, and the vectors of an
-/// embedding job; text is only hashed.
+/// embedding job; text is only hashed. An encrypted answer is kept as it came, and means nothing here.
 #[derive(Debug)]
 pub(super) struct Received {
     kind: Kind,
@@ -50,6 +56,9 @@ pub(super) struct Received {
     chunks: u32,
     tokens: Vec<u32>,
     vectors: Vec<Vec<f32>>,
+    sealed: Option<BoundedBytes<MAX_SEALED_OUTPUT>>,
+    /// What a private job asks for.
+    work: Option<SealedWork>,
     hasher: Sha256,
     /// Text of a chunk without tokens: what was held back for a stop sequence that did not come. It is the end of the
     /// answer, and no part of it before a receipt says so: the next provider would say it again.
@@ -61,6 +70,7 @@ impl Received {
     pub(super) fn new(quote: &Quote, spec: &JobSpec) -> Self {
         let kind = match &spec.input {
             Input::Embed(texts) => Kind::Vectors { inputs: texts.len() },
+            Input::Sealed(_) => Kind::Sealed,
             _ if quote.declared => Kind::Text,
             _ => Kind::Tokens,
         };
@@ -73,6 +83,8 @@ impl Received {
             chunks: 0,
             tokens: Vec::new(),
             vectors: Vec::new(),
+            sealed: None,
+            work: spec.input.sealed().map(Sealed::work),
             hasher: Sha256::new(),
             tail: String::new(),
             ended: false,
@@ -90,7 +102,7 @@ impl Received {
         let ids = chunk.tokens.len();
         let counted = match self.kind {
             Kind::Tokens => ids == chunk.count as usize,
-            Kind::Text => ids == 0,
+            Kind::Text | Kind::Sealed => ids == 0,
             Kind::Vectors { .. } => ids == 0 && chunk.count == 0,
         };
         if !counted {
@@ -101,7 +113,21 @@ impl Received {
         if count.saturating_sub(acknowledged) > self.window {
             return Err(ChunkFault::Window(self.window));
         }
+        if !chunk.sealed.is_empty() && self.kind != Kind::Sealed {
+            return Err(ChunkFault::Unasked("an encrypted answer"));
+        }
         match self.kind {
+            Kind::Sealed => {
+                if !(chunk.text.is_empty() && chunk.logprobs.is_empty() && chunk.embeddings.is_empty()) {
+                    return Err(ChunkFault::Unasked("what can be read"));
+                }
+                if chunk.count == 0 && chunk.sealed.is_empty() {
+                    return Err(ChunkFault::Empty);
+                }
+                if !chunk.sealed.is_empty() && count != self.most {
+                    return Err(ChunkFault::Early { expected: self.most, got: count });
+                }
+            }
             Kind::Vectors { inputs } => {
                 if !chunk.text.is_empty() || !chunk.logprobs.is_empty() {
                     return Err(ChunkFault::Unasked("text beside vectors"));
@@ -136,12 +162,18 @@ impl Received {
                 self.tokens.extend(&chunk.tokens);
             }
             Kind::Text => self.hasher.update(&chunk.text),
+            Kind::Sealed if chunk.sealed.is_empty() => {}
+            Kind::Sealed => {
+                self.hasher.update(chunk.sealed.as_slice());
+                self.sealed = Some(chunk.sealed.clone());
+                self.ended = true;
+            }
             Kind::Vectors { .. } => {
                 chunk.embeddings.iter().flatten().for_each(|number| self.hasher.update(number.to_le_bytes()));
                 self.vectors.extend(chunk.embeddings.iter().cloned());
             }
         }
-        if chunk.count == 0 && !matches!(self.kind, Kind::Vectors { .. }) {
+        if chunk.count == 0 && matches!(self.kind, Kind::Tokens | Kind::Text) {
             self.tail.push_str(&chunk.text);
             self.ended = true;
         }
@@ -159,7 +191,7 @@ impl Received {
 
     /// Whether the answer can go on elsewhere: every token is known by its id.
     pub(super) fn has_ids(&self) -> bool {
-        self.kind != Kind::Text
+        !matches!(self.kind, Kind::Text | Kind::Sealed)
     }
 
     /// What the receipt must bind, where it says that the answer ended `well` or not.
@@ -169,10 +201,11 @@ impl Received {
             Kind::Tokens => OutputDigest::Tokens(digest),
             Kind::Text => OutputDigest::Text(digest),
             // An answer that is not whole must not pass for one: no receipt of it has this digest.
-            Kind::Vectors { .. } if well && self.missing().is_some() => OutputDigest::Lost,
+            Kind::Vectors { .. } | Kind::Sealed if well && self.missing().is_some() => OutputDigest::Lost,
             Kind::Vectors { .. } => OutputDigest::Vectors(digest),
+            Kind::Sealed => OutputDigest::Sealed(digest),
         };
-        Seen { tokens: self.count, output }
+        Seen { tokens: self.count, output, sealed: self.work.clone() }
     }
 
     /// Text that belongs to the answer once it ended well.
@@ -186,8 +219,14 @@ impl Received {
             Kind::Vectors { inputs } if self.vectors.len() != inputs => {
                 Some(format!("{} vectors came for {inputs} inputs", self.vectors.len()))
             }
+            Kind::Sealed if self.sealed.is_none() => Some("no answer came".to_owned()),
             _ => None,
         }
+    }
+
+    /// The encrypted answer; `None` where this is no private job.
+    pub(super) fn take_sealed(&mut self) -> Option<BoundedBytes<MAX_SEALED_OUTPUT>> {
+        self.sealed.take()
     }
 
     /// The vectors; `None` where this is no embedding job.

@@ -60,12 +60,13 @@ pub(crate) fn execution() -> Execution {
         quantisation: Line::lossy("Q4_1"),
         device: Device { kind: DeviceKind::Cpu, name: Line::lossy("a cpu"), memory_bytes: 1, measured: None },
         sampling: Sampling { temperature: 0.5, top_p: 1.0, seed: 3 },
+        sealed: None,
     }
 }
 
 /// An honest receipt for `tokens` tokens under `quote`.
 pub(crate) fn receipt(quote: &Quote, tokens: u32, finish: Finish) -> Receipt {
-    let Execution { engine, quantisation, device, sampling } = execution();
+    let Execution { engine, quantisation, device, sampling, .. } = execution();
     Receipt {
         job: quote.job,
         client: quote.client,
@@ -86,6 +87,7 @@ pub(crate) fn receipt(quote: &Quote, tokens: u32, finish: Finish) -> Receipt {
         total: owed(quote, tokens).expect("small numbers"),
         admitted_ms: 1_000,
         timings: Timings::default(),
+        sealed: None,
     }
 }
 

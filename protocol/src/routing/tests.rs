@@ -22,6 +22,7 @@ fn offer() -> ModelOffer {
         price: TokenPrice { prompt: MicroCredits(100), completion: MicroCredits(400) },
         speed: 100_000,
         declared: false,
+        private: None,
     }
 }
 
@@ -45,6 +46,7 @@ fn policy() -> Policy {
     Policy {
         model: Line::lossy("smollm2:135m"),
         weights: None,
+        work: Work::Ordinary,
         prompt_tokens: 100,
         completion_tokens: 200,
         latency_budget_ms: 400.0,
@@ -230,4 +232,22 @@ proptest! {
             rank(&candidates, &policy).iter().map(|ranked| candidates[ranked.index].provider).collect();
         prop_assert_eq!(again, providers);
     }
+}
+
+#[test]
+fn private_models_and_ordinary_jobs_do_not_meet() {
+    use crate::private::PrivateOffer;
+    let plain = offer();
+    let private = PrivateOffer { profile: Line::lossy("high"), bootstraps: 1_000, key_bytes: 1 };
+    let private = ModelOffer { private: Some(private), context: 1, speed: 100_000, ..offer() };
+    let ranked = |offer: &ModelOffer, work| rank(&[candidate(offer, 1)], &Policy { work, ..policy() }).remove(0);
+    let excluded = |offer: &ModelOffer, work| ranked(offer, work).excluded;
+    assert_eq!(excluded(&private, Work::Ordinary), Some(Exclusion::OnlyPrivate));
+    assert_eq!(excluded(&plain, Work::Private), Some(Exclusion::NotPrivate));
+    assert_eq!((excluded(&plain, Work::Ordinary), excluded(&private, Work::Private)), (None, None));
+    assert_eq!((excluded(&plain, Work::Any), excluded(&private, Work::Any)), (None, None), "it has no context");
+    assert!(Exclusion::OnlyPrivate.to_string().contains("private run"));
+    // The model says how much there is to compute, and all of it is.
+    let reasons = ranked(&private, Work::Private).reasons;
+    assert_eq!((reasons.generate_ms, reasons.price), (10_000.0, MicroCredits(410)));
 }

@@ -3,6 +3,7 @@
 mod attest;
 mod challenge;
 mod offers;
+mod private;
 
 use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
@@ -67,6 +68,7 @@ fn input() -> impl Strategy<Value = Input> {
         vec(message, 0..6).prop_map(Input::Chat),
         ".{0,80}".prop_map(Input::Text),
         vec(".{0,40}", 0..4).prop_map(Input::Embed),
+        private::sealed().prop_map(Input::Sealed),
     ]
 }
 
@@ -135,9 +137,9 @@ prop_compose! {
 prop_compose! {
     fn model_offer()(
         model in line(), weights in digest(), engine in engine(), quantisation in line(), device in device(),
-        context: u32, price in price(), speed: u32, declared: bool,
+        context: u32, price in price(), speed: u32, declared: bool, private in proptest::option::of(private::offer()),
     ) -> ModelOffer {
-        ModelOffer { model, weights, engine, quantisation, device, context, price, speed, declared }
+        ModelOffer { model, weights, engine, quantisation, device, context, price, speed, declared, private }
     }
 }
 
@@ -193,15 +195,16 @@ prop_compose! {
             digest().prop_map(OutputDigest::Tokens),
             digest().prop_map(OutputDigest::Text),
             digest().prop_map(OutputDigest::Vectors),
+            digest().prop_map(OutputDigest::Sealed),
         ],
         prompt_tokens: u32, completion_tokens: u32, declared: bool, total: u64, admitted_ms: u64,
-        timings in any::<(u64, u64, u64)>(),
+        (timings, sealed) in (any::<(u64, u64, u64)>(), proptest::option::of(private::work())),
     ) -> Receipt {
         let (queued_ms, first_token_ms, total_ms) = timings;
         Receipt {
             job, client, quote, request, model, weights, engine, quantisation, device, sampling, prompt_tokens,
             completion_tokens, output, declared, finish, price, total: MicroCredits(total), admitted_ms,
-            timings: Timings { queued_ms, first_token_ms, total_ms },
+            timings: Timings { queued_ms, first_token_ms, total_ms }, sealed,
         }
     }
 }
@@ -238,9 +241,9 @@ prop_compose! {
     fn chunk()(
         first: u32, count: u32, tokens in vec(any::<u32>(), 0..=64), text in ".{0,60}",
         logprobs in vec((logprob(), vec(logprob(), 0..3)).prop_map(|(chosen, top)| Logprobs { chosen, top }), 0..4),
-        embeddings in vec(vec(-1.0..1.0f32, 0..8), 0..3),
+        embeddings in vec(vec(-1.0..1.0f32, 0..8), 0..3), sealed in private::bytes(),
     ) -> Chunk {
-        Chunk { first, count, tokens, text, logprobs, embeddings }
+        Chunk { first, count, tokens, text, logprobs, embeddings, sealed }
     }
 }
 
@@ -256,6 +259,7 @@ fn rejection() -> impl Strategy<Value = Rejection> {
         line().prop_map(Rejection::Invalid),
         any::<u32>().prop_map(|retry_ms| Rejection::RateLimited { retry_ms }),
         Just(Rejection::UnknownJob),
+        Just(Rejection::UnknownEvaluationKey),
         any::<u32>().prop_map(|newest| Rejection::StaleAttempt { newest }),
     ]
 }
@@ -378,6 +382,8 @@ codec! {
     messages_to_the_client: to_client(), wire::MAX_JOB_FRAME;
     messages_to_the_helper: to_helper(), wire::MAX_BANDWIDTH_FRAME;
     messages_to_the_asker: to_asker(), wire::MAX_BANDWIDTH_FRAME;
+    messages_to_the_keeper: private::to_keeper(), wire::MAX_FHE_FRAME;
+    messages_to_the_owner_of_a_key: private::to_key_owner(), wire::MAX_FHE_FRAME;
     messages_to_the_prover: challenge::to_prover(), wire::MAX_CHALLENGE_FRAME;
     messages_to_the_verifier: challenge::to_verifier(), wire::MAX_CHALLENGE_FRAME;
     messages_to_the_attester: attest::to_attester(), wire::MAX_ATTEST_FRAME;
@@ -399,6 +405,8 @@ proptest! {
         let _ = wire::decode::<ToProvider>(&bytes, 1024);
         let _ = wire::decode::<QuoteReply>(&bytes, 1024);
         let _ = wire::decode::<ReachReply>(&bytes, 1024);
+        let _ = wire::decode::<aitbc_protocol::private::ToKeeper>(&bytes, 1024);
+        let _ = wire::decode::<aitbc_protocol::private::ToKeyOwner>(&bytes, 1024);
         let _ = wire::decode_payload::<Offer>(&bytes, 1024);
         let _ = wire::decode_payload::<Receipt>(&bytes, 1024);
     }

@@ -1,7 +1,9 @@
 //! Offers with all that they may hold, and those of older nodes.
 
 use super::*;
-use aitbc_protocol::{envelope::Statement as _, gpu::challenge::exchange::Shown, offer::MAX_SHOWN};
+use aitbc_protocol::{
+    envelope::Statement as _, gpu::challenge::exchange::Shown, offer::MAX_SHOWN, private::PrivateOffer,
+};
 
 #[test]
 fn a_device_is_read_whether_it_was_measured_or_not() {
@@ -56,6 +58,11 @@ fn an_offer_of_many_measured_devices_fits() {
         price: TokenPrice { prompt: MicroCredits(u64::MAX), completion: MicroCredits(u64::MAX) },
         speed: u32::MAX,
         declared: false,
+        private: Some(PrivateOffer {
+            profile: Line::lossy("a long profile's"),
+            bootstraps: u32::MAX,
+            key_bytes: u64::MAX,
+        }),
     };
     let shown = Shown {
         prover: NodeId([255; 32]),

@@ -149,7 +149,10 @@ impl Reader {
                     return Ok(Part::End { finish, usage });
                 }
                 JobUpdate::Failed(failure) => return Err(failure.into()),
-                JobUpdate::Searching { .. }
+                // The first two are of private jobs, which have their own route.
+                JobUpdate::Computed { .. }
+                | JobUpdate::Sealed { .. }
+                | JobUpdate::Searching { .. }
                 | JobUpdate::Found { .. }
                 | JobUpdate::Ranked { .. }
                 | JobUpdate::Declined { .. }

@@ -45,6 +45,9 @@ struct Supply {
     context: u32,
     /// True where all who have it only forward to another server: such answers need `aitbc.allow_declared`.
     declared: bool,
+    /// True where all who have it compute it on encrypted values only: `POST /v1/private/{id}` asks them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    private: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -63,9 +66,9 @@ impl Range {
 }
 
 impl Supply {
-    /// Before the first offer; `declared` holds until one is not.
+    /// Before the first offer; `declared` and `private` hold until one is not.
     fn untold() -> Self {
-        Self { declared: true, ..Self::default() }
+        Self { declared: true, private: true, ..Self::default() }
     }
 
     fn price(&mut self, price: TokenPrice) {
@@ -89,6 +92,7 @@ fn catalogue(offers: &[KnownOffer], own: &[EngineModel]) -> Vec<Model> {
             supply.price(offered.price);
             supply.context = supply.context.max(offered.context);
             supply.declared &= offered.declared;
+            supply.private &= offered.private.is_some();
         }
     }
     for model in own {
@@ -96,6 +100,7 @@ fn catalogue(offers: &[KnownOffer], own: &[EngineModel]) -> Vec<Model> {
         supply.local = true;
         supply.context = supply.context.max(model.context);
         supply.declared &= model.declared;
+        supply.private &= model.private.is_some();
     }
     let model = |(id, aitbc): (ModelName, Supply)| Model {
         id,
@@ -162,6 +167,7 @@ mod tests {
             price: TokenPrice { prompt: MicroCredits(price), completion: MicroCredits(2 * price) },
             speed: 0,
             declared,
+            private: None,
         }
     }
 

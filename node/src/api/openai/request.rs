@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 pub(super) const DEFAULT_MAX_TOKENS: u32 = 512;
 
 /// The fields of a JSON object that have not been looked at yet.
-pub(super) struct Fields {
+pub(in crate::api) struct Fields {
     left: Map<String, Value>,
     known: Vec<&'static str>,
     path: String,
@@ -24,7 +24,7 @@ pub(super) type Refused = (&'static str, fn(&Value) -> bool);
 
 impl Fields {
     /// The request itself.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Failure> {
+    pub(in crate::api) fn parse(body: &[u8]) -> Result<Self, Failure> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new(), path: String::new() }),
             Ok(_) => Err(Failure::malformed("the request body is not a JSON object")),
@@ -46,7 +46,7 @@ impl Fields {
     }
 
     /// The field, if it is there; `null` counts as absent, as in OpenAI's API.
-    pub(super) fn take<T: DeserializeOwned>(&mut self, field: &'static str) -> Result<Option<T>, Failure> {
+    pub(in crate::api) fn take<T: DeserializeOwned>(&mut self, field: &'static str) -> Result<Option<T>, Failure> {
         self.known.push(field);
         match self.left.remove(field) {
             None | Some(Value::Null) => Ok(None),
@@ -59,7 +59,7 @@ impl Fields {
     }
 
     /// The field, which must be there.
-    pub(super) fn require<T: DeserializeOwned>(&mut self, field: &'static str) -> Result<T, Failure> {
+    pub(in crate::api) fn require<T: DeserializeOwned>(&mut self, field: &'static str) -> Result<T, Failure> {
         self.take(field)?.ok_or_else(|| Failure::missing(self.name(field)))
     }
 
@@ -85,7 +85,7 @@ impl Fields {
     }
 
     /// Refuses what is left, naming the nearest field that is known.
-    pub(super) fn finish(self) -> Result<(), Failure> {
+    pub(in crate::api) fn finish(self) -> Result<(), Failure> {
         let Some(field) = self.left.keys().next() else { return Ok(()) };
         // Long names are cut: they come from outside and end up in a header's worth of text.
         let field = Line::<64>::lossy(field);

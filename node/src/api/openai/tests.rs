@@ -57,6 +57,7 @@ fn receipt(number: u8) -> JobUpdate {
         total: MicroCredits(9),
         admitted_ms: 0,
         timings: Timings::default(),
+        sealed: None,
     };
     JobUpdate::Receipt { provider: provider(number), id: Digest([number; 32]), receipt, checks: vec![] }
 }

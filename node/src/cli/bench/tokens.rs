@@ -3,8 +3,8 @@
 use super::super::up::engine_config;
 use crate::{
     config::{Directories, Settings},
-    engine::{self, EngineError, EngineModel, EngineState, EngineStatus},
-    models::{Installed, ModelError, ModelStore},
+    engine::{self, EngineError, EngineModel, EngineState, EngineStatus, fhe::PrivateConfig},
+    models::{Installed, Kind, ModelError, ModelStore},
     telemetry::Metrics,
 };
 use aitbc_protocol::job::ModelName;
@@ -104,7 +104,7 @@ pub(super) async fn measure(
 ) -> Result<Tokens, TokensError> {
     let installed = chosen(&ModelStore::new(directories.models(settings)), wanted)?;
     let name = installed.manifest.model.clone();
-    let config = engine_config(&settings.provide, vec![installed], Vec::new());
+    let config = engine_config(&settings.provide, vec![installed], PrivateConfig::default(), Vec::new());
     let engine = engine::start(config, &Metrics::default()).await?;
     let bar = ProgressBar::new_spinner().with_message(format!("loading {name}"));
     bar.enable_steady_tick(Duration::from_millis(100));
@@ -119,7 +119,7 @@ fn chosen(store: &ModelStore, wanted: Option<&ModelName>) -> Result<Installed, T
     if let Some(name) = wanted {
         return store.find(name)?.ok_or_else(|| TokensError::NotHere(name.clone()));
     }
-    let first = store.list()?.into_iter().next();
+    let first = store.list()?.into_iter().find(|installed| installed.manifest.kind == Kind::Gguf);
     first.ok_or_else(|| TokensError::NoModel(store.directory().to_owned()))
 }
 

@@ -79,6 +79,7 @@ pub(in crate::engine) fn unloaded(installed: &crate::models::Installed, hardware
         context: 0,
         speed: 0,
         declared: false,
+        private: None,
         slots: 0,
     }
 }
@@ -109,6 +110,7 @@ mod tests {
             quantisation: Line::lossy("unknown"),
             licence: Line::lossy("MIT"),
             sources: Vec::new(),
+            kind: crate::models::Kind::Gguf,
         };
         let installed = crate::models::Installed { manifest, path: "m.gguf".into() };
         let load =

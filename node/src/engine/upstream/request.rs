@@ -52,6 +52,7 @@ impl Request {
             Input::Chat(messages) => ("chat/completions", Prompt::Messages(messages.clone())),
             Input::Text(text) => ("completions", Prompt::Prompt(text.clone())),
             Input::Embed(_) => return unsupported("embeddings from an upstream server"),
+            Input::Sealed(_) => return unsupported("private jobs on an upstream server"),
         };
         Ok(Self {
             path,

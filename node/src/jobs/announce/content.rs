@@ -70,6 +70,7 @@ pub(super) fn gather(
             price: config.price_of(model, power),
             speed: model.speed,
             declared: model.declared,
+            private: model.private.clone(),
         })
         .collect();
     if models.is_empty() {

@@ -140,6 +140,7 @@ impl Run {
                 first_token_ms: self.timings.first_token_ms.unwrap_or_default(),
                 total_ms: milliseconds(since.elapsed()),
             },
+            sealed: execution.sealed.clone(),
         }
     }
 

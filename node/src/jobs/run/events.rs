@@ -29,6 +29,7 @@ impl Run {
                 }
             }
             Some(EngineEvent::Embeddings(vectors)) => self.delivery.vectors(vectors),
+            Some(EngineEvent::Sealed(answer)) => self.delivery.sealed(answer),
             Some(EngineEvent::Finished { finish, text }) => {
                 self.delivery.text(&text);
                 self.end(match finish {
@@ -53,6 +54,9 @@ fn told(error: &EngineError) -> &'static str {
         EngineError::NotReady(_) => "the engine was stopped",
         EngineError::ContextTooSmall { .. } => "the request does not fit the model's context",
         EngineError::Unsupported(_) => "the engine does not support the request",
-        EngineError::UnknownModel(_) | EngineError::Full | EngineError::Failed(_) => "the engine failed",
+        EngineError::Request(_) => "the request does not fit the model",
+        EngineError::UnknownModel(_) | EngineError::Full | EngineError::Memory { .. } | EngineError::Failed(_) => {
+            "the engine failed"
+        }
     }
 }

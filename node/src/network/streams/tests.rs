@@ -23,6 +23,7 @@ struct Receivers {
     challenge: mpsc::Receiver<IncomingStream>,
     attest: mpsc::Receiver<IncomingStream>,
     bandwidth: mpsc::Receiver<IncomingStream>,
+    fhe: mpsc::Receiver<IncomingStream>,
 }
 
 fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
@@ -33,6 +34,7 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
     let (challenge, challenges) = mpsc::channel(capacity);
     let (attest, attests) = mpsc::channel(capacity);
     let (bandwidth, bandwidths) = mpsc::channel(capacity);
+    let (fhe, fhes) = mpsc::channel(capacity);
     let receivers = Receivers {
         offer: offers,
         quote: quotes,
@@ -41,8 +43,12 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
         challenge: challenges,
         attest: attests,
         bandwidth: bandwidths,
+        fhe: fhes,
     };
-    (Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge, attest, bandwidth }), receivers)
+    (
+        Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge, attest, bandwidth, fhe }),
+        receivers,
+    )
 }
 
 async fn node(limits: StreamLimits) -> (Running<Behaviour>, Receivers) {
@@ -88,6 +94,7 @@ async fn each_protocol_has_its_queue_and_both_ends_are_named() {
             Protocol::Challenge => &mut incoming.challenge,
             Protocol::Attest => &mut incoming.attest,
             Protocol::Bandwidth => &mut incoming.bandwidth,
+            Protocol::Fhe => &mut incoming.fhe,
         };
         let mut accepted = queue.recv().await.expect("a stream");
         assert_eq!(accepted.peer.to_peer_id_bytes(), client.peer.to_bytes());

@@ -133,6 +133,11 @@ impl Run<'_> {
             self.delivered = true;
             self.tell(JobUpdate::Embeddings { vectors }).await;
         }
+        // Whoever reads it does so once the job is over: nothing from here on depends on what it says.
+        if let Some(answer) = self.received.take_sealed() {
+            self.delivered = true;
+            self.tell(JobUpdate::Sealed { answer }).await;
+        }
     }
 
     /// Hands over the last cheque, which the ledger signed with the receipt. Returns whether both sides have ended with

@@ -10,6 +10,7 @@ use crate::{
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     Digest,
+    bytes::BoundedBytes,
     job::{Input, JobState},
     quote::price,
     receipt::{Cheque, OutputDigest},
@@ -17,6 +18,7 @@ use aitbc_protocol::{
 use futures::future::BoxFuture;
 
 mod broken_paths;
+mod private_jobs;
 mod resuming;
 
 /// The other end of a job stream: speaks the protocol, and breaks it where a test wants that.
@@ -26,6 +28,18 @@ struct Peer<'a> {
     tokens: Vec<u32>,
     text: String,
     paid: u32,
+}
+
+fn empty_chunk(first: u32) -> Chunk {
+    Chunk {
+        first,
+        count: 0,
+        tokens: Vec::new(),
+        text: String::new(),
+        logprobs: Vec::new(),
+        embeddings: Vec::new(),
+        sealed: BoundedBytes::default(),
+    }
 }
 
 impl Peer<'_> {
@@ -56,7 +70,7 @@ impl Peer<'_> {
         self.tokens.extend(&tokens);
         self.text.push_str(&text);
         let tokens = if self.deal.quote.declared { Vec::new() } else { tokens };
-        Chunk { first, count, tokens, text, logprobs: Vec::new(), embeddings: Vec::new() }
+        Chunk { count, tokens, text, ..empty_chunk(first) }
     }
 
     /// Sends `count` tokens in small chunks and pauses at every unpaid window.
@@ -360,14 +374,7 @@ async fn garbage_in_place_of_a_frame() {
 #[tokio::test]
 async fn text_after_the_end_of_the_answer_is_refused() {
     let deal = plain();
-    let end = |first| Chunk {
-        first,
-        count: 0,
-        tokens: Vec::new(),
-        text: "end".to_owned(),
-        logprobs: Vec::new(),
-        embeddings: Vec::new(),
-    };
+    let end = |first| Chunk { text: "end".to_owned(), ..empty_chunk(first) };
     let played = play(&deal, async |peer| {
         peer.admit().await;
         peer.generate(2).await;
@@ -398,8 +405,7 @@ async fn text_held_back_outlives_its_provider() {
         peer.admit().await;
         peer.generate(2).await;
         let text = " end".to_owned();
-        let chunk =
-            Chunk { first: 2, count: 0, tokens: Vec::new(), text, logprobs: Vec::new(), embeddings: Vec::new() };
+        let chunk = Chunk { text, ..empty_chunk(2) };
         peer.send(&ToClient::Chunk(chunk)).await;
         peer.stream.close().await.unwrap();
     })
@@ -432,8 +438,7 @@ async fn text_held_back_comes_with_the_receipt() {
         peer.admit().await;
         peer.generate(2).await;
         let text = " end".to_owned();
-        let chunk =
-            Chunk { first: 2, count: 0, tokens: Vec::new(), text, logprobs: Vec::new(), embeddings: Vec::new() };
+        let chunk = Chunk { text, ..empty_chunk(2) };
         peer.send(&ToClient::Chunk(chunk)).await;
         peer.finish_well(Finish::Stop).await;
     })

@@ -1,5 +1,6 @@
 use super::*;
 use crate::routing::fixtures::Deal;
+use aitbc_protocol::private;
 use proptest::prelude::*;
 
 fn chunk(first: u32, tokens: &[u32]) -> Chunk {
@@ -10,6 +11,7 @@ fn chunk(first: u32, tokens: &[u32]) -> Chunk {
         text: String::new(),
         logprobs: Vec::new(),
         embeddings: Vec::new(),
+        sealed: BoundedBytes::default(),
     }
 }
 
@@ -58,4 +60,60 @@ proptest! {
             acknowledged = (acknowledged + pay).min(received.count());
         }
     }
+}
+
+/// A private job of 100 bootstraps.
+fn private_job() -> (Quote, JobSpec) {
+    let deal = Deal::new(|spec, quote| {
+        let sealed = Sealed {
+            profile: "fast".parse().expect("a short name"),
+            evaluation_key: Some(Digest([8; 32])),
+            values: 2,
+            ciphertext: BoundedBytes::new(vec![1; 32]).expect("few bytes"),
+        };
+        *spec = private::spec(spec.model.clone(), quote.weights, sealed, 100);
+        quote.max_completion_tokens = 100;
+    });
+    (deal.quote.clone(), deal.spec.clone())
+}
+
+fn bootstraps(first: u32, count: u32) -> Chunk {
+    Chunk { count, ..chunk(first, &[]) }
+}
+
+fn sealed(first: u32, bytes: &[u8]) -> Chunk {
+    Chunk { sealed: BoundedBytes::new(bytes.to_vec()).expect("few bytes"), ..chunk(first, &[]) }
+}
+
+#[test]
+fn an_encrypted_answer_comes_once_after_all_bootstraps() {
+    let (quote, spec) = private_job();
+    let mut received = Received::new(&quote, &spec);
+    assert_eq!(received.take(&bootstraps(0, 60), 0), Ok(()));
+    assert_eq!(
+        received.take(&bootstraps(60, 40), 0),
+        Err(ChunkFault::Window(64)),
+        "bootstraps are paid like tokens"
+    );
+    assert_eq!(received.take(&sealed(60, b"early"), 60), Err(ChunkFault::Early { expected: 100, got: 60 }));
+    assert_eq!(received.seen(true).output, OutputDigest::Lost, "nothing passes for a whole answer before it came");
+    assert_eq!(received.take(&bootstraps(60, 40), 60), Ok(()));
+    assert_eq!(received.take(&chunk(100, &[]), 60), Err(ChunkFault::Empty));
+    let text = Chunk { text: "readable".to_owned(), ..sealed(100, b"answer") };
+    assert!(matches!(received.take(&text, 60), Err(ChunkFault::Unasked(_))));
+    assert_eq!(received.take(&bootstraps(100, 1), 60), Err(ChunkFault::Overcount(100)));
+    assert_eq!(received.take(&sealed(100, b"answer"), 60), Ok(()));
+    assert_eq!(received.take(&sealed(100, b"other"), 60), Err(ChunkFault::AfterEnd));
+    let seen = received.seen(true);
+    assert_eq!(seen.output, OutputDigest::Sealed(Digest::of(b"answer")));
+    assert_eq!(seen.sealed, spec.input.sealed().map(Sealed::work));
+    assert!(received.missing().is_none() && !received.has_ids());
+    assert_eq!(received.take_sealed().map(BoundedBytes::into_vec).as_deref(), Some(&b"answer"[..]));
+}
+
+#[test]
+fn an_ordinary_job_takes_no_encrypted_answer() {
+    let (quote, spec) = parts();
+    let mut received = Received::new(quote, spec);
+    assert!(matches!(received.take(&sealed(0, b"x"), 0), Err(ChunkFault::Unasked(_))));
 }

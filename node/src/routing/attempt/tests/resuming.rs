@@ -266,7 +266,15 @@ async fn a_job_moves_to_a_better_path_unseen() {
             let token = first * 7 + 1;
             let text = format!(" {token}");
             let none = (Vec::new(), Vec::new());
-            let chunk = Chunk { first, count: 1, tokens: vec![token], text, logprobs: none.0, embeddings: none.1 };
+            let chunk = Chunk {
+                first,
+                count: 1,
+                tokens: vec![token],
+                text,
+                logprobs: none.0,
+                embeddings: none.1,
+                sealed: aitbc_protocol::bytes::BoundedBytes::default(),
+            };
             peer.send(&ToClient::Chunk(chunk)).await;
         }
         peer.finish_well(Finish::Stop).await;
