@@ -10,6 +10,7 @@ mod build;
 mod images;
 mod join;
 mod linear;
+mod live;
 mod shapes;
 
 pub use affine::{Affine, Sum};

@@ -3,8 +3,9 @@
 use super::{
     Graph, GraphError, GraphLayer,
     affine::{Affine, Sum},
-    build::{Builder, Live, Value, fault},
+    build::Builder,
     linear,
+    live::{Live, Value, fault},
 };
 use crate::fhe::{
     network::Function,

@@ -4,36 +4,15 @@ use super::{
     Graph, GraphError, GraphLayer,
     advice::advice,
     affine::{Affine, MAX_WORK, Sum},
-    images, linear, shapes,
+    images, linear,
+    live::{Live, Value, fault},
+    shapes,
 };
 use crate::fhe::{
     network::{Function, MAX_INPUTS, MAX_ROWS, MAX_WEIGHTS},
     onnx::{Model, Node, Tensor},
 };
 use std::{collections::HashMap, rc::Rc};
-
-/// A value of the model, for one row.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Live {
-    /// How many functions came before.
-    pub(super) base: usize,
-    /// It, as a map of what the last function gave.
-    pub(super) affine: Affine,
-    /// Its dimensions but that of rows.
-    pub(super) shape: Vec<usize>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Value {
-    Constant(Rc<Tensor>),
-    Live(Live),
-    /// Made of the answer, which is kept in [`Builder::answer`]: probabilities, labels.
-    Answer,
-}
-
-pub(super) fn fault(node: &Node, problem: impl Into<String>) -> GraphError {
-    GraphError::Node { node: node.title(), problem: problem.into() }
-}
 
 pub(super) struct Builder {
     pub(super) layers: Vec<GraphLayer>,

@@ -1,6 +1,6 @@
 //! Operators on images, as affine maps: convolutions and average pooling.
 
-use super::{GraphError, affine::Sum, build::Live, build::fault};
+use super::{GraphError, affine::Sum, live::Live, live::fault};
 use crate::fhe::{
     network::{MAX_ROWS, MAX_WEIGHTS},
     onnx::{Node, Tensor},

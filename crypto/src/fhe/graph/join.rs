@@ -4,7 +4,8 @@ use super::{
     GraphError,
     advice::advice,
     affine::{Affine, Sum},
-    build::{Builder, Live, fault},
+    build::Builder,
+    live::{Live, fault},
 };
 use crate::fhe::{
     network::MAX_ROWS,

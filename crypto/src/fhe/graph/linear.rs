@@ -3,7 +3,7 @@
 use super::{
     GraphError,
     affine::Sum,
-    build::{Live, fault},
+    live::{Live, fault},
 };
 use crate::fhe::onnx::{Node, Tensor};
 

@@ -1,7 +1,7 @@
 //! Operators that leave values as they are, and change their shape. Shapes here have no dimension of rows: what the
 //! operator says of the first dimension is only checked.
 
-use super::{GraphError, build::Live, build::fault};
+use super::{GraphError, live::Live, live::fault};
 use crate::fhe::onnx::{Node, Tensor};
 
 /// The shape after `Flatten`, `Reshape`, `Squeeze` or `Unsqueeze`.
