@@ -19,7 +19,7 @@ pub(super) struct Live {
 pub(super) enum Value {
     Constant(Rc<Tensor>),
     Live(Live),
-    /// Made of the answer, which is kept in [`Builder::answer`]: probabilities, labels.
+    /// Made of the answer, which is kept beside: probabilities, labels.
     Answer,
 }
 
