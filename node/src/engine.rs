@@ -42,7 +42,8 @@ use aitbc_protocol::{
     bytes::{BoundedBytes, Digest},
     job::{Finish, JobSpec, Logprobs, MAX_TOKENS, ModelName},
     offer::{Device, Engine},
-    private::{MAX_SEALED_OUTPUT, PrivateOffer},
+    private::PrivateOffer,
+    sealed::MAX_SEALED_OUTPUT,
     text::Line,
 };
 use serde::Serialize;

@@ -3,7 +3,7 @@
 use crate::{
     bytes::{BoundedBytes, Digest},
     money::MicroCredits,
-    private::{self, MAX_SEALED_OUTPUT, Sealed},
+    sealed::{MAX_SEALED_OUTPUT, Sealed},
     text::{Line, bounded_vec},
     wire,
 };
@@ -122,6 +122,11 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+impl Sampling {
+    /// What private jobs say, of which nothing is drawn. There is one way to say so.
+    pub const NONE: Self = Self { temperature: 0.0, top_p: 1.0, seed: 0 };
+}
+
 /// A complete request: everything that decides the answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -196,7 +201,7 @@ impl JobSpec {
     /// Refuses what no provider may be asked to do.
     pub fn validate(&self) -> Result<(), SpecError> {
         if let Input::Sealed(sealed) = &self.input {
-            return private::validate(self, sealed);
+            return self.validate_sealed(sealed);
         }
         let Sampling { temperature, top_p, .. } = self.sampling;
         if self.input.text_bytes() == 0 {
@@ -221,6 +226,33 @@ impl JobSpec {
             Some(count) if count > MAX_TOP_LOGPROBS => Err(SpecError::TopLogprobs(count)),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a private job that is none, or that says what only others can say.
+    fn validate_sealed(&self, sealed: &Sealed) -> Result<(), SpecError> {
+        let refuse = |field, problem| Err(SpecError::Sealed { field, problem });
+        if sealed.values == 0 || sealed.ciphertext.is_empty() {
+            return Err(SpecError::EmptyInput);
+        }
+        if self.max_tokens > MAX_TOKENS {
+            return Err(SpecError::MaxTokens(self.max_tokens));
+        }
+        if sealed.evaluation_key.is_some() != (self.max_tokens > 0) {
+            return refuse("evaluation_key", "is named where there are bootstraps, and only there");
+        }
+        if self.sampling != Sampling::NONE {
+            return refuse("sampling", "is fixed: temperature 0, top_p 1, seed 0");
+        }
+        if !self.prefix.is_empty() {
+            return refuse("prefix", "cannot be continued");
+        }
+        if !self.stop.is_empty() {
+            return refuse("stop", "has no place where there is no text");
+        }
+        if self.top_logprobs.is_some() {
+            return refuse("top_logprobs", "has no place where nothing is drawn");
+        }
+        Ok(())
     }
 
     /// Most tokens of the answer that one attempt can bill: what is asked for without the prefix; none for vectors.

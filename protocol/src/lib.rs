@@ -22,6 +22,7 @@ pub mod reach;
 pub mod receipt;
 pub mod resume;
 pub mod routing;
+pub mod sealed;
 pub mod text;
 pub mod wire;
 

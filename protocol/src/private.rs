@@ -1,78 +1,28 @@
 //! Private jobs: inputs and answers that their provider computes with and cannot read.
 //!
 //! A private job is a job like any other: it is quoted, paid by cheques while it runs, and bound by a receipt. What is
-//! new stands here: the sealed input, what a receipt says of it, and what travels before a job on `/aitbc/fhe/1`: the
-//! public part of a model, and the evaluation key with which a provider computes for one client.
+//! new stands in [`crate::sealed`], its input and what a receipt says of it, and here: what travels before a job on
+//! `/aitbc/fhe/1`, the public part of a model and the evaluation key with which a provider computes for one client.
 //!
 //! Prompt tokens of a private job are the values that go in, tokens of the answer are bootstraps.
 
 use crate::{
     UnixMillis,
     bytes::{BoundedBytes, Digest},
-    job::{JobSpec, MAX_TOKENS, ModelName, Sampling, SpecError},
-    text::Line,
+    job::{Input, JobSpec, ModelName, Sampling},
+    sealed::{MAX_PART, ProfileName, Sealed},
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The name of a set of parameters.
-pub type ProfileName = Line<16>;
-
-/// Most bytes of an input.
-pub const MAX_SEALED_INPUT: usize = 64 * 1024;
-/// Most bytes of an answer.
-pub const MAX_SEALED_OUTPUT: usize = 256 * 1024;
 /// Most bytes of the public part of a model.
 pub const MAX_INTERFACE: usize = 256 * 1024;
-/// Most bytes of an evaluation key in one message.
-pub const MAX_PART: usize = 512 * 1024;
 /// How long a provider keeps an evaluation key that no job uses, in milliseconds.
 pub const KEY_LIFETIME_MS: u64 = 30 * 24 * 3_600_000;
 /// How long a provider keeps a part of an evaluation key whose rest does not come, in milliseconds.
 pub const PART_LIFETIME_MS: u64 = 24 * 3_600_000;
 /// Keys of one client that a provider keeps: the one in use, and the one before it.
 pub const KEYS_OF_CLIENT: usize = 2;
-
-/// An input under a key of the client's.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sealed {
-    /// Parameters of the key.
-    pub profile: ProfileName,
-    /// SHA-256 of the evaluation key; none for a model that needs none.
-    pub evaluation_key: Option<Digest>,
-    /// How many values are in it.
-    pub values: u32,
-    /// The values, encrypted.
-    pub ciphertext: BoundedBytes<MAX_SEALED_INPUT>,
-}
-
-impl fmt::Debug for Sealed {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} values in {} bytes, {}", self.values, self.ciphertext.len(), self.profile)
-    }
-}
-
-impl Sealed {
-    /// What a receipt says of it.
-    pub fn work(&self) -> SealedWork {
-        SealedWork {
-            profile: self.profile.clone(),
-            evaluation_key: self.evaluation_key,
-            input: Digest::of(&self.ciphertext),
-        }
-    }
-}
-
-/// What a receipt of a private job says beside that of others: under which key what was computed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SealedWork {
-    /// Parameters of the key.
-    pub profile: ProfileName,
-    /// SHA-256 of the evaluation key; none for a model that needs none.
-    pub evaluation_key: Option<Digest>,
-    /// SHA-256 of the encrypted input.
-    pub input: Digest,
-}
 
 /// What an offer says of a model that computes on encrypted values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,50 +35,18 @@ pub struct PrivateOffer {
     pub key_bytes: u64,
 }
 
-/// How private jobs are drawn: not at all. There is one way to say so.
-pub const fn sampling() -> Sampling {
-    Sampling { temperature: 0.0, top_p: 1.0, seed: 0 }
-}
-
 /// A private job.
 pub fn spec(model: ModelName, weights: Digest, sealed: Sealed, bootstraps: u32) -> JobSpec {
     JobSpec {
         model,
         weights: Some(weights),
-        input: crate::job::Input::Sealed(sealed),
-        sampling: sampling(),
+        input: Input::Sealed(sealed),
+        sampling: Sampling::NONE,
         max_tokens: bootstraps,
         stop: Vec::new(),
         top_logprobs: None,
         prefix: Vec::new(),
     }
-}
-
-/// Refuses a private job that is none, or that says what only others can say.
-pub(crate) fn validate(spec: &JobSpec, sealed: &Sealed) -> Result<(), SpecError> {
-    let refuse = |field, problem| Err(SpecError::Sealed { field, problem });
-    if sealed.values == 0 || sealed.ciphertext.is_empty() {
-        return Err(SpecError::EmptyInput);
-    }
-    if spec.max_tokens > MAX_TOKENS {
-        return Err(SpecError::MaxTokens(spec.max_tokens));
-    }
-    if sealed.evaluation_key.is_some() != (spec.max_tokens > 0) {
-        return refuse("evaluation_key", "is named where there are bootstraps, and only there");
-    }
-    if spec.sampling != sampling() {
-        return refuse("sampling", "is fixed: temperature 0, top_p 1, seed 0");
-    }
-    if !spec.prefix.is_empty() {
-        return refuse("prefix", "cannot be continued");
-    }
-    if !spec.stop.is_empty() {
-        return refuse("stop", "has no place where there is no text");
-    }
-    if spec.top_logprobs.is_some() {
-        return refuse("top_logprobs", "has no place where nothing is drawn");
-    }
-    Ok(())
 }
 
 /// What a client says on `/aitbc/fhe/1`. `Debug` shows sizes of parts.

@@ -13,8 +13,8 @@ use crate::{
     job::{Finish, ModelName, Sampling},
     money::MicroCredits,
     offer::{Device, Engine},
-    private::SealedWork,
     quote::{PriceOverflow, Quote, TokenPrice, price},
+    sealed::SealedWork,
     text::Line,
 };
 use serde::{Deserialize, Serialize};

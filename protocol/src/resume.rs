@@ -7,7 +7,7 @@
 use crate::{
     bytes::BoundedBytes,
     job::{Chunk, Logprobs, MAX_EMBEDDING_INPUTS, Rejection, WINDOW_TOKENS},
-    private::MAX_SEALED_OUTPUT,
+    sealed::MAX_SEALED_OUTPUT,
     text::Line,
 };
 use std::collections::VecDeque;

@@ -47,7 +47,7 @@ pub const MAX_ATTEST_FRAME: usize = 4 * 1024 * 1024;
 /// Largest frame on bandwidth streams, in bytes: one block.
 pub const MAX_BANDWIDTH_FRAME: usize = crate::bandwidth::BLOCK_BYTES + 64;
 /// Largest frame on fhe streams, in bytes: one part of a key.
-pub const MAX_FHE_FRAME: usize = crate::private::MAX_PART + 64 * 1024;
+pub const MAX_FHE_FRAME: usize = crate::sealed::MAX_PART + 64 * 1024;
 /// Largest gossip message, in bytes.
 pub const MAX_GOSSIP_BYTES: usize = 32 * 1024;
 

@@ -4,9 +4,9 @@ use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
     job::{Finish, Sampling},
     offer::{Device, DeviceKind, Engine},
-    private::SealedWork,
     quote::{Quote, TokenPrice, price},
     receipt::{Check, Cheque, ChequeFault, OutputDigest, Receipt, Seen, Timings, owed},
+    sealed::SealedWork,
     text::Line,
 };
 

@@ -3,6 +3,7 @@
 use super::{
     network::{Inputs, Mode, Network, NetworkFault, Outputs},
     profile::{Profile, unit},
+    simulate::predicted_sigmas,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ pub struct Interface {
     /// What part of the torus a unit of the last sums takes.
     pub(super) output_unit: f64,
     bootstraps: u32,
+    /// Predicted standard deviation of the noise in the noisiest output, in the units of the model.
+    noise: f64,
 }
 
 impl Interface {
@@ -39,6 +42,15 @@ impl Interface {
             count: network.layers.last().map_or(0, |layer| layer.rows.len() as u32),
             output_unit: unit_of(last),
             bootstraps: network.bootstraps(),
+            noise: match network.mode {
+                // What is read is rounded to whole sums, and those are right.
+                Mode::Exact => 0.0,
+                Mode::Approximate => {
+                    let last = predicted_sigmas(network, profile).pop();
+                    let largest = last.into_iter().flat_map(|sigmas| sigmas.total).fold(0.0, f64::max);
+                    largest * network.outputs.scale.abs()
+                }
+            },
         }
     }
 
@@ -53,6 +65,10 @@ impl Interface {
         }
         if !is_unit(self.output_unit) {
             return Err(NetworkFault::at("output_unit", "is no part of the torus"));
+        }
+        // More would be a model whose answers say nothing.
+        if !(0.0..=0.5 * self.outputs.scale.abs() / self.output_unit).contains(&self.noise) {
+            return Err(NetworkFault::at("noise", "is larger than what an output can be"));
         }
         Ok(())
     }
@@ -85,6 +101,11 @@ impl Interface {
     /// What the outputs stand for, where they are classes.
     pub fn labels(&self) -> &[String] {
         &self.outputs.labels
+    }
+
+    /// Predicted standard deviation of the noise in the noisiest output, in the units of the model; 0 for exact models.
+    pub fn noise(&self) -> f64 {
+        self.noise
     }
 
     /// Bytes of an answer.

@@ -29,7 +29,8 @@ use aitbc_crypto::fhe::Profile;
 use aitbc_protocol::{
     bytes::{BoundedBytes, Digest},
     job::{JobSpec, ModelName},
-    private::{MAX_INTERFACE, Sealed},
+    private::MAX_INTERFACE,
+    sealed::Sealed,
 };
 use std::{
     path::PathBuf,

@@ -21,9 +21,9 @@ use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     NetworkId, NodeId, Signed, UnixMillis,
     job::{JobSpec, Rejection},
-    private::Sealed,
     quote::Quote,
     receipt::Execution,
+    sealed::Sealed,
     text::Line,
     wire,
 };

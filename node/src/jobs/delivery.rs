@@ -4,10 +4,10 @@ use aitbc_protocol::{
     Digest,
     bytes::BoundedBytes,
     job::{Chunk, Input, WINDOW_TOKENS},
-    private::MAX_SEALED_OUTPUT,
     quote::Quote,
     receipt::OutputDigest,
     resume::{Kept, ResumeFault, Token},
+    sealed::MAX_SEALED_OUTPUT,
 };
 use sha2::{Digest as _, Sha256};
 

@@ -1,7 +1,7 @@
 //! What a user asks of private jobs, and what is told as it happens.
 
 use crate::routing::{JobFailure, JobUpdate, Wishes};
-use aitbc_protocol::{Digest, MicroCredits, NodeId, job::ModelName, private::ProfileName};
+use aitbc_protocol::{Digest, MicroCredits, NodeId, job::ModelName, sealed::ProfileName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 use tokio::sync::mpsc;

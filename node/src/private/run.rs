@@ -13,7 +13,8 @@ use aitbc_crypto::fhe::{InputError, Interface, Profile};
 use aitbc_protocol::{
     Digest, MicroCredits, NodeId,
     bytes::BoundedBytes,
-    private::{self, PrivateOffer, Sealed},
+    private::{self, PrivateOffer},
+    sealed::Sealed,
 };
 use std::{fmt, sync::Arc};
 use tokio::sync::mpsc;
@@ -241,7 +242,7 @@ impl Run<'_> {
         &mut self,
         provider: NodeId,
         spec: aitbc_protocol::job::JobSpec,
-    ) -> Result<BoundedBytes<{ private::MAX_SEALED_OUTPUT }>, Fault> {
+    ) -> Result<BoundedBytes<{ sealed::MAX_SEALED_OUTPUT }>, Fault> {
         let left = self.request.wishes.max_price.map(|most| most.checked_sub(self.paid).unwrap_or_default());
         let wishes = Wishes {
             max_price: left,

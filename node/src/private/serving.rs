@@ -14,7 +14,8 @@ use crate::{
 use aitbc_protocol::{
     NodeId,
     bytes::Digest,
-    private::{KeyRefusal, ProfileName, ToKeeper, ToKeyOwner},
+    private::{KeyRefusal, ToKeeper, ToKeyOwner},
+    sealed::ProfileName,
     wire::MAX_FHE_FRAME,
 };
 use std::time::Duration;

@@ -7,7 +7,8 @@ use aitbc_protocol::{
     Digest, NodeId,
     bytes::BoundedBytes,
     job::ModelName,
-    private::{KeyRefusal, MAX_INTERFACE, MAX_PART, ToKeeper, ToKeyOwner},
+    private::{KeyRefusal, MAX_INTERFACE, ToKeeper, ToKeyOwner},
+    sealed::MAX_PART,
     text::Line,
     wire::{self, MAX_FHE_FRAME},
 };

@@ -9,10 +9,11 @@ use aitbc_protocol::{
     geo::Cell,
     job::{Finish, JobSpec, Logprobs, ModelName},
     offer::Device,
-    private::{MAX_SEALED_OUTPUT, PrivateOffer},
+    private::PrivateOffer,
     quote::Quote,
     receipt::{Check, Receipt},
     routing::{Exclusion, Reasons},
+    sealed::MAX_SEALED_OUTPUT,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;

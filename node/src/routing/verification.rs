@@ -4,9 +4,9 @@ use aitbc_protocol::{
     Digest,
     bytes::BoundedBytes,
     job::{Chunk, Input, JobSpec},
-    private::{MAX_SEALED_OUTPUT, Sealed, SealedWork},
     quote::Quote,
     receipt::{OutputDigest, Seen},
+    sealed::{MAX_SEALED_OUTPUT, Sealed, SealedWork},
 };
 use sha2::{Digest as _, Sha256};
 

@@ -1,8 +1,10 @@
 use super::*;
 use crate::{
     MicroCredits,
-    job::{Input, WINDOW_TOKENS},
+    job::{Input, MAX_TOKENS, SpecError, WINDOW_TOKENS},
     quote::{TokenPrice, price},
+    sealed::{MAX_SEALED_INPUT, MAX_SEALED_OUTPUT},
+    text::Line,
     wire,
 };
 use proptest::prelude::*;
@@ -44,9 +46,9 @@ fn what_a_private_job_cannot_say_is_refused_by_name() {
         let error = job.validate().expect_err(field).to_string();
         assert!(error.contains(field), "{error}");
     };
-    let warm = Sampling { temperature: 0.5, ..sampling() };
+    let warm = Sampling { temperature: 0.5, ..Sampling::NONE };
     refused(JobSpec { sampling: warm, ..job(1) }, "sampling");
-    refused(JobSpec { sampling: Sampling { seed: 1, ..sampling() }, ..job(1) }, "sampling");
+    refused(JobSpec { sampling: Sampling { seed: 1, ..Sampling::NONE }, ..job(1) }, "sampling");
     refused(JobSpec { prefix: vec![1], ..job(8) }, "prefix");
     refused(JobSpec { stop: vec!["x".to_owned()], ..job(1) }, "stop");
     refused(JobSpec { top_logprobs: Some(0), ..job(1) }, "top_logprobs");

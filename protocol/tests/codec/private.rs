@@ -3,7 +3,8 @@
 use super::*;
 use aitbc_protocol::{
     bytes::BoundedBytes,
-    private::{KeyRefusal, PrivateOffer, Sealed, SealedWork, ToKeeper, ToKeyOwner},
+    private::{KeyRefusal, PrivateOffer, ToKeeper, ToKeyOwner},
+    sealed::{Sealed, SealedWork},
 };
 
 pub(super) fn bytes<const MAX: usize>() -> impl Strategy<Value = BoundedBytes<MAX>> {

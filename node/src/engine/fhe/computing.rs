@@ -3,7 +3,7 @@
 use super::{Workshop, memory::Place};
 use crate::engine::{EngineError, EngineEvent};
 use aitbc_crypto::fhe::{EvaluateError, Package, evaluate};
-use aitbc_protocol::{bytes::BoundedBytes, job::Finish, private::Sealed};
+use aitbc_protocol::{bytes::BoundedBytes, job::Finish, sealed::Sealed};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,

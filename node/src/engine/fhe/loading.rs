@@ -11,7 +11,8 @@ use aitbc_protocol::{
     bytes::BoundedBytes,
     job::MAX_TOKENS,
     offer::Engine,
-    private::{MAX_INTERFACE, MAX_SEALED_INPUT, MAX_SEALED_OUTPUT, PrivateOffer},
+    private::{MAX_INTERFACE, PrivateOffer},
+    sealed::{MAX_SEALED_INPUT, MAX_SEALED_OUTPUT},
     text::Line,
     wire,
 };

@@ -11,7 +11,8 @@ use aitbc_protocol::{
     NodeId,
     bytes::{BoundedBytes, Digest},
     job::{Finish, Input, JobSpec},
-    private::{self, Sealed},
+    private,
+    sealed::Sealed,
 };
 use std::time::Duration;
 

@@ -6,10 +6,7 @@ use crate::engine::fhe::{
     keys::Offered,
 };
 use aitbc_crypto::fhe::{ClientKey, Profile};
-use aitbc_protocol::{
-    bytes::BoundedBytes,
-    private::{self, Sealed},
-};
+use aitbc_protocol::{bytes::BoundedBytes, private, sealed::Sealed};
 
 fn private_spec(served: &Served, key: &ClientKey) -> JobSpec {
     let ciphertext = key.encrypt(&package().interface(), &[1.5, 0.5]).unwrap();

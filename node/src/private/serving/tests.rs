@@ -1,7 +1,7 @@
 use super::*;
 use crate::engine::fhe::fixtures::{MODEL, Served};
 use aitbc_crypto::fhe::Profile;
-use aitbc_protocol::{bytes::BoundedBytes, private::MAX_PART};
+use aitbc_protocol::{bytes::BoundedBytes, sealed::MAX_PART};
 
 fn node(n: u8) -> NodeId {
     aitbc_crypto::SecretKey::from_bytes(&[n; 32]).node_id()

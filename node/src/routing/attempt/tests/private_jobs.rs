@@ -1,7 +1,7 @@
 //! Private jobs against a scripted provider: what it is paid for, and what it can tell from how its client behaves.
 
 use super::*;
-use aitbc_protocol::private::{self, Sealed};
+use aitbc_protocol::{private, sealed::Sealed};
 
 const BOOTSTRAPS: u32 = 100;
 
