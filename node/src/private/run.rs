@@ -14,7 +14,7 @@ use aitbc_protocol::{
     Digest, MicroCredits, NodeId,
     bytes::BoundedBytes,
     private::{self, PrivateOffer},
-    sealed::Sealed,
+    sealed::{MAX_SEALED_OUTPUT, Sealed},
 };
 use std::{fmt, sync::Arc};
 use tokio::sync::mpsc;
@@ -242,7 +242,7 @@ impl Run<'_> {
         &mut self,
         provider: NodeId,
         spec: aitbc_protocol::job::JobSpec,
-    ) -> Result<BoundedBytes<{ sealed::MAX_SEALED_OUTPUT }>, Fault> {
+    ) -> Result<BoundedBytes<MAX_SEALED_OUTPUT>, Fault> {
         let left = self.request.wishes.max_price.map(|most| most.checked_sub(self.paid).unwrap_or_default());
         let wishes = Wishes {
             max_price: left,
