@@ -401,11 +401,15 @@ async fn a_provider_that_dies_is_followed_by_another_with_a_key_of_its_own() {
 #[tokio::test]
 async fn two_providers_are_compared_and_a_lie_is_kept_at_home() {
     let (honest, liar) = (Models::new(), Models::new());
-    honest.write("same", &package("same", 4, 1)).await;
-    liar.write("same", &package("same", 4, -1)).await;
+    for (models, weight) in [(&honest, 1), (&liar, -1)] {
+        models.write("same", &package("same", 4, 1)).await;
+        models.write("other", &package("other", 4, weight)).await;
+    }
     let bootstrap = ProcessBuilder::new("bootstrap", "50.1,8.7").relay().start().await;
-    let first = honest.provider("first", "48.85,2.35", "same").bootstrap(&bootstrap).start().await;
-    first.offering().await;
+    let first = honest.provider("first", "48.85,2.35", "same,other").bootstrap(&bootstrap).start().await;
+    let both =
+        |status: &Value| status["provider"]["offer"]["models"].as_array().is_some_and(|models| models.len() == 2);
+    first.until("offers both", both).await;
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&bootstrap).start().await;
     knows(&client, "same", 1).await;
     let alone = ask(&client, "same", &[1.5, 0.0], json!({"verify": "redundancy:2"})).await;
@@ -413,26 +417,16 @@ async fn two_providers_are_compared_and_a_lie_is_kept_at_home() {
     assert_eq!((&last["event"], &last["kind"]), (&json!("private_failed"), &json!("no_provider")), "{last}");
     assert!(events(&alone, "started").is_empty(), "nobody is paid for half of it");
 
-    let second = honest.provider("second", "50.85,4.35", "same").bootstrap(&bootstrap).start().await;
-    second.offering().await;
-    knows(&client, "same", 2).await;
-    let updates = ask(&client, "same", &[1.5, 0.0], json!({"verify": "redundancy:2"})).await;
-    let agreed = answer(&updates);
-    assert_eq!(
-        (&agreed["agree"], agreed["receipts"].as_array().map(Vec::len)),
-        (&json!(true), Some(2)),
-        "{agreed}"
-    );
-    drop(second);
-
-    let third = liar.provider("third", "52.5,13.4", "same").bootstrap(&bootstrap).start().await;
-    third.offering().await;
-    eventually("the liar is asked", PATIENCE, || async {
-        let updates = ask(&client, "same", &[1.5, 0.0], json!({"verify": "redundancy:2"})).await;
-        let last = updates.last()?.clone();
-        (last["agree"] == json!(false)).then_some(())
-    })
-    .await;
-    let verdicts = std::fs::read_to_string(data(&client).join("private/verdicts.json")).expect("kept");
-    assert!(verdicts.contains(&third.id.to_string()), "{verdicts}");
+    let second = liar.provider("second", "50.85,4.35", "same,other").bootstrap(&bootstrap).start().await;
+    second.until("offers both", both).await;
+    for (model, agree) in [("same", true), ("other", false)] {
+        knows(&client, model, 2).await;
+        let updates = ask(&client, model, &[1.5, 0.0], json!({"verify": "redundancy:2"})).await;
+        let compared = answer(&updates);
+        let receipts = compared["receipts"].as_array().map(Vec::len);
+        assert_eq!((&compared["agree"], receipts), (&json!(agree), Some(2)), "{compared}");
+        let verdicts = std::fs::read_to_string(data(&client).join("private/verdicts.json"));
+        let kept = verdicts.is_ok_and(|verdicts| verdicts.contains(&second.id.to_string()));
+        assert_eq!(kept, !agree, "a contradiction is kept, and nothing else");
+    }
 }
