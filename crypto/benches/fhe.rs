@@ -3,7 +3,7 @@
 //! Networks have random weights: what they cost does not depend on them.
 
 use aitbc_crypto::fhe::{
-    ClientKey, Network, Package, Profile, ServerKey, evaluate,
+    ClientKey, Network, Package, Processor, Profile, ServerKey, evaluate,
     network::{Activation, Feature, Function, Inputs, Layer, Mode, Outputs, Row},
 };
 use criterion::{BenchmarkId, Criterion};
@@ -53,7 +53,7 @@ struct Keys {
 
 fn keys(profile: Profile) -> Keys {
     let client = ClientKey::generate(profile).expect("randomness");
-    let server = ServerKey::from_bytes(profile, &client.evaluation_key()).expect("a key");
+    let server = ServerKey::from_bytes(profile, &client.evaluation_key(), Processor::Cpu).expect("a key");
     Keys { client, server }
 }
 
@@ -92,7 +92,7 @@ fn stages(criterion: &mut Criterion, keys: &Keys) {
     let mut group = criterion.benchmark_group("provider");
     group.sample_size(10).measurement_time(Duration::from_secs(10));
     group.bench_function("read an evaluation key", |bencher| {
-        bencher.iter(|| ServerKey::from_bytes(Profile::High, black_box(&sent)).expect("a key"));
+        bencher.iter(|| ServerKey::from_bytes(Profile::High, black_box(&sent), Processor::Cpu).expect("a key"));
     });
     let linear = network(&[64, 10], Profile::High);
     let linear_input = input(keys, &linear);

@@ -2,7 +2,7 @@
 //! the noise that was predicted.
 
 use aitbc_crypto::fhe::{
-    Calibration, ClientKey, Package, Profile, ServerKey, compile,
+    Calibration, ClientKey, Package, Processor, Profile, ServerKey, compile,
     compile::{Compiled, Options},
     evaluate,
     simulate::predicted_sigmas,
@@ -38,7 +38,7 @@ fn see(model: &str, profile: Profile, rows: usize) -> Seen {
     let interface = package.interface();
     let key = ClientKey::generate(profile).expect("randomness");
     let server = (interface.bootstraps() > 0)
-        .then(|| ServerKey::from_bytes(profile, &key.evaluation_key()).expect("a key"));
+        .then(|| ServerKey::from_bytes(profile, &key.evaluation_key(), Processor::Cpu).expect("a key"));
     let test = Calibration::from_csv(&fixture("digits-test.csv"), None).expect("rows");
     let sigmas = predicted_sigmas(&package.network, profile);
     let sigmas = &sigmas.last().expect("a layer").total;

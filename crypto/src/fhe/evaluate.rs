@@ -4,7 +4,7 @@
 //! switched to a smaller key, cut to a position on a circle of 2 N, and turns a table of the function's values by it.
 
 use super::{
-    keys::ServerKey,
+    keys::{BootstrapKey, ServerKey},
     keyswitch::{TOGETHER, keyswitch},
     network::{Activation, Layer, Mode, Row},
     package::Package,
@@ -13,9 +13,10 @@ use super::{
 };
 use rayon::prelude::*;
 use tfhe::core_crypto::prelude::{
-    CiphertextCount, CiphertextModulus, ComputationBuffers, Fft, GlweCiphertextList, GlweCiphertextOwned,
-    LweCiphertextCount, LweCiphertextList, LweCiphertextListOwned, LweDimension, PlaintextList, PolynomialSize,
-    allocate_and_trivially_encrypt_new_glwe_ciphertext, batch_programmable_bootstrap_lwe_ciphertext_mem_optimized,
+    CiphertextCount, CiphertextModulus, ComputationBuffers, Fft, FourierLweBootstrapKeyOwned, GlweCiphertextList,
+    GlweCiphertextOwned, LweCiphertextCount, LweCiphertextList, LweCiphertextListOwned, LweDimension,
+    PlaintextList, PolynomialSize, allocate_and_trivially_encrypt_new_glwe_ciphertext,
+    batch_programmable_bootstrap_lwe_ciphertext_mem_optimized,
     batch_programmable_bootstrap_lwe_ciphertext_mem_optimized_requirement,
 };
 
@@ -141,12 +142,9 @@ pub(super) fn bootstrap(
     table: &GlweCiphertextOwned<u64>,
     allow: &mut dyn FnMut(u32) -> u32,
 ) -> Result<LweCiphertextListOwned<u64>, EvaluateError> {
-    let profile = key.profile;
-    let of = profile.parameters();
-    let fft = Fft::new(of.polynomial_size);
-    let modulus = CiphertextModulus::new_native();
+    let fft = Fft::new(key.profile.parameters().polynomial_size);
     let count = sums.lwe_ciphertext_count().0;
-    let mut results = empty(profile, count);
+    let mut results = empty(key.profile, count);
     let mut done = 0;
     while done < count {
         let allowed = (allow((count - done) as u32) as usize).min(count - done);
@@ -155,44 +153,82 @@ pub(super) fn bootstrap(
         }
         let size = sums.lwe_size().0;
         let batch = done * size..(done + allowed) * size;
-        // As many to each thread, and no more than are switched together.
-        let together = allowed.div_ceil(rayon::current_num_threads()).min(TOGETHER) * size;
-        let of_batch = sums.as_ref()[batch.clone()].par_chunks(together);
-        let results = results.as_mut()[batch].par_chunks_mut(together);
-        results.zip(of_batch).for_each_init(ComputationBuffers::new, |buffers, (results, sums)| {
-            let mut switched = keyswitch(&key.keyswitch, sums);
-            let small = of.lwe_dimension.to_lwe_size();
-            let together = switched.len() / small.0;
-            switched.chunks_exact_mut(small.0).for_each(|switched| center(switched, of.polynomial_size));
-            let switched = LweCiphertextList::from_container(switched, small, modulus);
-            let glwe = of.glwe_dimension.to_glwe_size();
-            let tables = table.as_ref().repeat(together);
-            let tables = GlweCiphertextList::from_container(tables, glwe, of.polynomial_size, modulus);
-            let mut results = LweCiphertextList::from_container(
-                results,
-                LweDimension(profile.dimension()).to_lwe_size(),
-                modulus,
-            );
-            let need = batch_programmable_bootstrap_lwe_ciphertext_mem_optimized_requirement::<u64>(
-                glwe,
-                of.polynomial_size,
-                CiphertextCount(together),
-                fft.as_view(),
-            );
-            buffers.resize(need.unaligned_bytes_required());
-            // The key is read once for all of them.
-            batch_programmable_bootstrap_lwe_ciphertext_mem_optimized(
-                &switched,
-                &mut results,
-                &tables,
-                &key.bootstrap,
-                fft.as_view(),
-                buffers.stack(),
-            );
-        });
+        let (sums, results) = (&sums.as_ref()[batch.clone()], &mut results.as_mut()[batch]);
+        match &key.bootstrap {
+            BootstrapKey::Cpu(bootstrap) => on_cpu(key, bootstrap, &fft, sums, results, table),
+            #[cfg(feature = "cuda")]
+            BootstrapKey::Cuda(bootstrap) => on_gpu(key, bootstrap, sums, results, table),
+        }
         done += allowed;
     }
     Ok(results)
+}
+
+/// `sums` under the small key, ready to be cut to positions. Both are ciphertexts one after the other.
+fn switch(key: &ServerKey, sums: &[u64]) -> Vec<u64> {
+    let of = key.profile.parameters();
+    let mut switched = keyswitch(&key.keyswitch, sums);
+    let small = of.lwe_dimension.to_lwe_size().0;
+    switched.chunks_exact_mut(small).for_each(|switched| center(switched, of.polynomial_size));
+    switched
+}
+
+fn on_cpu(
+    key: &ServerKey,
+    bootstrap: &FourierLweBootstrapKeyOwned,
+    fft: &Fft,
+    sums: &[u64],
+    results: &mut [u64],
+    table: &GlweCiphertextOwned<u64>,
+) {
+    let (of, modulus) = (key.profile.parameters(), CiphertextModulus::new_native());
+    let (small, glwe) = (of.lwe_dimension.to_lwe_size(), of.glwe_dimension.to_glwe_size());
+    let size = LweDimension(key.profile.dimension()).to_lwe_size();
+    // As many to each thread, and no more than are switched together.
+    let count = sums.len() / size.0;
+    let together = count.div_ceil(rayon::current_num_threads()).min(TOGETHER) * size.0;
+    let results = results.par_chunks_mut(together);
+    results.zip(sums.par_chunks(together)).for_each_init(ComputationBuffers::new, |buffers, (results, sums)| {
+        let switched = switch(key, sums);
+        let together = switched.len() / small.0;
+        let switched = LweCiphertextList::from_container(switched, small, modulus);
+        let tables = table.as_ref().repeat(together);
+        let tables = GlweCiphertextList::from_container(tables, glwe, of.polynomial_size, modulus);
+        let mut results = LweCiphertextList::from_container(results, size, modulus);
+        let need = batch_programmable_bootstrap_lwe_ciphertext_mem_optimized_requirement::<u64>(
+            glwe,
+            of.polynomial_size,
+            CiphertextCount(together),
+            fft.as_view(),
+        );
+        buffers.resize(need.unaligned_bytes_required());
+        // The key is read once for all of them.
+        batch_programmable_bootstrap_lwe_ciphertext_mem_optimized(
+            &switched,
+            &mut results,
+            &tables,
+            bootstrap,
+            fft.as_view(),
+            buffers.stack(),
+        );
+    });
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(
+    key: &ServerKey,
+    bootstrap: &super::cuda::Key,
+    sums: &[u64],
+    results: &mut [u64],
+    table: &GlweCiphertextOwned<u64>,
+) {
+    let (profile, modulus) = (key.profile, CiphertextModulus::new_native());
+    let dimension = LweDimension(profile.dimension());
+    let switched = sums.par_chunks(TOGETHER * dimension.to_lwe_size().0).map(|sums| switch(key, sums));
+    let switched = switched.collect::<Vec<_>>().concat();
+    let small = profile.parameters().lwe_dimension.to_lwe_size();
+    let switched = LweCiphertextList::from_container(switched, small, modulus);
+    results.copy_from_slice(bootstrap.bootstrap(&switched, table, dimension).as_ref());
 }
 
 /// Takes what the coming cut to positions is expected to change, keys being bits, out of the body beforehand, and half a

@@ -3,15 +3,15 @@
 //! A secret key is 32 random bytes. All else follows from them, the evaluation key to its last bit: an upload that broke
 //! off can go on after a restart, and nothing else needs to be kept.
 
-use super::{profile::Profile, seeds::Derived};
+use super::{processor::Processor, profile::Profile, seeds::Derived};
 use rayon::prelude::*;
 use std::fmt;
 use tfhe::core_crypto::{
     commons::math::random::{CompressionSeed, Seed},
     prelude::{
         CiphertextModulus, DefaultRandomGenerator, FourierLweBootstrapKey, FourierLweBootstrapKeyOwned,
-        GlweSecretKeyOwned, LweKeyswitchKeyOwned, LweSecretKeyOwned, SecretRandomGenerator, SeededLweBootstrapKey,
-        SeededLweKeyswitchKey, allocate_and_generate_new_binary_glwe_secret_key,
+        GlweSecretKeyOwned, LweBootstrapKeyOwned, LweKeyswitchKeyOwned, LweSecretKeyOwned, SecretRandomGenerator,
+        SeededLweBootstrapKey, SeededLweKeyswitchKey, allocate_and_generate_new_binary_glwe_secret_key,
         allocate_and_generate_new_binary_lwe_secret_key, allocate_and_generate_new_seeded_lwe_keyswitch_key,
         par_allocate_and_generate_new_seeded_lwe_bootstrap_key, par_convert_standard_lwe_bootstrap_key_to_fourier,
     },
@@ -40,6 +40,9 @@ pub enum KeyError {
     /// Written by another version, or for a profile that is not known.
     #[error("a key of an unknown version or profile: this build does not read it")]
     Unknown,
+    /// It cannot be used there.
+    #[error("this machine has no CUDA GPU with room for the key, or this build does not use it")]
+    Processor,
 }
 
 /// The secret key of a client. Its `Debug` form shows the profile only.
@@ -191,10 +194,40 @@ impl Profile {
     }
 }
 
+/// A bootstrapping key where it is used.
+pub(super) enum BootstrapKey {
+    Cpu(FourierLweBootstrapKeyOwned),
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Key),
+}
+
+impl BootstrapKey {
+    fn new(key: &LweBootstrapKeyOwned<u64>, processor: Processor) -> Result<Self, KeyError> {
+        match processor {
+            Processor::Cpu => {
+                let mut fourier = FourierLweBootstrapKey::new(
+                    key.input_lwe_dimension(),
+                    key.glwe_size(),
+                    key.polynomial_size(),
+                    key.decomposition_base_log(),
+                    key.decomposition_level_count(),
+                );
+                par_convert_standard_lwe_bootstrap_key_to_fourier(key, &mut fourier);
+                Ok(Self::Cpu(fourier))
+            }
+            #[cfg(feature = "cuda")]
+            Processor::Cuda if processor.is_there() => {
+                super::cuda::Key::new(key).map(Self::Cuda).ok_or(KeyError::Processor)
+            }
+            Processor::Cuda => Err(KeyError::Processor),
+        }
+    }
+}
+
 /// What a provider computes with.
 pub struct ServerKey {
     pub(super) profile: Profile,
-    pub(super) bootstrap: FourierLweBootstrapKeyOwned,
+    pub(super) bootstrap: BootstrapKey,
     pub(super) keyswitch: LweKeyswitchKeyOwned<u64>,
 }
 
@@ -205,9 +238,9 @@ impl fmt::Debug for ServerKey {
 }
 
 impl ServerKey {
-    /// The key behind an evaluation key. Any bytes of the right length are one: of a hostile one nothing follows but wrong
+    /// The key behind an evaluation key, for use on `processor`. Any bytes of the right length are one: of a hostile one nothing follows but wrong
     /// answers to whoever sent it. Takes some tenths of a second.
-    pub fn from_bytes(profile: Profile, bytes: &[u8]) -> Result<Self, KeyError> {
+    pub fn from_bytes(profile: Profile, bytes: &[u8], processor: Processor) -> Result<Self, KeyError> {
         let expected = profile.evaluation_key_bytes();
         if bytes.len() != expected {
             return Err(KeyError::Length { expected, got: bytes.len() });
@@ -227,15 +260,7 @@ impl ServerKey {
             modulus,
         )
         .par_decompress_into_lwe_bootstrap_key();
-        let mut fourier = FourierLweBootstrapKey::new(
-            bootstrap.input_lwe_dimension(),
-            bootstrap.glwe_size(),
-            bootstrap.polynomial_size(),
-            bootstrap.decomposition_base_log(),
-            bootstrap.decomposition_level_count(),
-        );
-        par_convert_standard_lwe_bootstrap_key_to_fourier(&bootstrap, &mut fourier);
-        drop(bootstrap);
+        let bootstrap = BootstrapKey::new(&bootstrap, processor)?;
         let keyswitch = SeededLweKeyswitchKey::from_container(
             read_words(keyswitch),
             of.ks_base_log,
@@ -245,7 +270,7 @@ impl ServerKey {
             modulus,
         )
         .par_decompress_into_lwe_keyswitch_key();
-        Ok(Self { profile, bootstrap: fourier, keyswitch })
+        Ok(Self { profile, bootstrap, keyswitch })
     }
 
     /// Its profile.

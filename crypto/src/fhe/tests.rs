@@ -29,7 +29,7 @@ fn client(profile: Profile, number: u8) -> ClientKey {
 
 static HIGH: LazyLock<(ClientKey, ServerKey)> = LazyLock::new(|| {
     let client = client(Profile::High, 7);
-    let server = ServerKey::from_bytes(Profile::High, &client.evaluation_key()).expect("a key");
+    let server = ServerKey::from_bytes(Profile::High, &client.evaluation_key(), Processor::Cpu).expect("a key");
     (client, server)
 });
 
@@ -328,6 +328,28 @@ fn a_key_is_the_same_from_its_bytes_and_no_other_is() {
     }
 }
 
+/// For machines that have a GPU; without one, or without the feature, there is nothing to compare.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_answers_what_the_processor_answers() {
+    if !Processor::Cuda.is_there() {
+        eprintln!("skipped: CUDA shows no GPU");
+        return;
+    }
+    let (owner, on_cpu) = &*HIGH;
+    let on_gpu = ServerKey::from_bytes(Profile::High, &owner.evaluation_key(), Processor::Cuda).expect("room");
+    for mode in [Mode::Approximate, Mode::Exact] {
+        let package = small(mode);
+        let interface = package.interface();
+        let input = owner.encrypt(&interface, &[0.5, 0.5]).expect("encrypted");
+        let answer = |key| {
+            let sealed = evaluate(&package, Some(key), &input, &mut |left| left.min(3)).expect("numbers");
+            owner.decrypt(&interface, &sealed).expect("an answer")
+        };
+        assert!(answer(on_cpu).agrees(&answer(&on_gpu), interface.noise()), "{mode:?}");
+    }
+}
+
 #[test]
 fn hostile_bytes_are_errors_or_wrong_answers() {
     let (owner, _) = &*HIGH;
@@ -335,12 +357,18 @@ fn hostile_bytes_are_errors_or_wrong_answers() {
     let interface = package.interface();
     let length = Profile::High.evaluation_key_bytes();
     for wrong in [0, 31, length - 1, length + 1] {
-        let error = ServerKey::from_bytes(Profile::High, &vec![0; wrong]).map(|_| ()).unwrap_err();
+        let error = ServerKey::from_bytes(Profile::High, &vec![0; wrong], Processor::Cpu).map(|_| ()).unwrap_err();
         assert_eq!(error, KeyError::Length { expected: length, got: wrong });
+    }
+    if !Processor::Cuda.is_there() {
+        let error =
+            ServerKey::from_bytes(Profile::High, &vec![0; length], Processor::Cuda).map(|_| ()).unwrap_err();
+        assert_eq!(error, KeyError::Processor);
     }
     let input = owner.encrypt(&interface, &[0.5, 0.5]).expect("encrypted");
     for fill in [0x00, 0xff, 0xa5] {
-        let hostile = ServerKey::from_bytes(Profile::High, &vec![fill; length]).expect("any bytes are a key");
+        let hostile = ServerKey::from_bytes(Profile::High, &vec![fill; length], Processor::Cpu)
+            .expect("any bytes are a key");
         let output = evaluate(&package, Some(&hostile), &input, &mut |left| left).expect("numbers");
         assert_eq!(output.len(), interface.output_bytes());
         let output = evaluate(&package, Some(&hostile), &vec![fill; input.len()], &mut |left| left);

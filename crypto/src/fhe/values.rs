@@ -4,6 +4,7 @@
 //! What comes out are ciphertexts whose numbers are cut to [`Profile::output_bits`], packed without gaps.
 
 use super::{
+    answer::Answer,
     interface::Interface,
     keys::{ClientKey, read_seed},
     profile::{MODULUS, Profile},
@@ -64,15 +65,6 @@ pub enum OutputError {
         /// The key's.
         got: Profile,
     },
-}
-
-/// What a model answers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The values of its outputs, in the units of the model.
-    pub values: Vec<f64>,
-    /// Where the outputs are classes: the place of the largest.
-    pub class: Option<usize>,
 }
 
 impl Profile {

@@ -205,7 +205,7 @@ async fn demo(global: &Global, args: Args) -> Outcome {
         members.insert(member.name, member);
     }
     let names = members.values().map(|member| (member.id, member.name.to_owned())).collect();
-    let narrator = narrate::Narrator { names };
+    let narrator = narrate::Narrator { names, is_private: false };
 
     say("\nlondon looks around:".to_owned());
     let london = &members["london"].client;

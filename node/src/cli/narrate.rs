@@ -10,12 +10,23 @@ use std::collections::BTreeMap;
 pub(super) struct Narrator {
     /// Node and name.
     pub(super) names: BTreeMap<NodeId, String>,
+    /// Whether jobs are private ones, which count values and bootstraps in place of tokens.
+    pub(super) is_private: bool,
 }
 
 impl Narrator {
     /// What to call a node.
     pub(super) fn name(&self, node: &NodeId) -> String {
         self.names.get(node).cloned().unwrap_or_else(|| format!("…{}", node.short()))
+    }
+
+    /// What went in and what was made of it, in the words of the kind of job.
+    fn amounts(&self, given: u32, made: u32) -> String {
+        if self.is_private {
+            format!("{given} encrypted values + {made} bootstraps")
+        } else {
+            format!("{given} prompt + {made} answer tokens")
+        }
     }
 
     /// One line on stderr for what is worth a line; the answer itself is the caller's.
@@ -41,19 +52,19 @@ impl Narrator {
                 eprintln!("retrying  {}: {reason}", self.name(provider));
             }
             JobUpdate::Quoted { provider, quote } => eprintln!(
-                "quote     {}: at most {} for {} prompt tokens and up to {} of the answer, binding for {}",
+                "quote     {}: at most {} for up to {}, binding for {}",
                 self.name(provider),
                 quote.max_total,
-                quote.prompt_tokens,
-                quote.max_completion_tokens,
+                self.amounts(quote.prompt_tokens, quote.max_completion_tokens),
                 output::duration(quote.expires_ms.saturating_sub(quote.issued_ms)),
             ),
             JobUpdate::Started { provider, after_ms } => {
                 eprintln!("started   on {} after {}", self.name(provider), output::duration(*after_ms));
             }
             JobUpdate::Paid { provider, sequence, job_total, tokens } => eprintln!(
-                "cheque    number {sequence} to {}: {job_total} for this job so far, {tokens} tokens",
-                self.name(provider)
+                "cheque    number {sequence} to {}: {job_total} for this job so far, {tokens} {}",
+                self.name(provider),
+                if self.is_private { "bootstraps" } else { "tokens" },
             ),
             JobUpdate::PathLost { provider, reason } => {
                 eprintln!("lost      the path to {} ({reason}): looking for another", self.name(provider));
@@ -69,10 +80,9 @@ impl Narrator {
             }
             JobUpdate::Receipt { provider, id, receipt, checks } => {
                 eprintln!(
-                    "receipt   {id} by {}: {} prompt + {} answer tokens, {} on {}, {}",
+                    "receipt   {id} by {}: {}, {} on {}, {}",
                     self.name(provider),
-                    receipt.prompt_tokens,
-                    receipt.completion_tokens,
+                    self.amounts(receipt.prompt_tokens, receipt.completion_tokens),
                     receipt.total,
                     receipt.device.name,
                     output::duration(receipt.timings.total_ms),
@@ -85,7 +95,7 @@ impl Narrator {
                 eprintln!("receipt   missing from {} ({reason}); it was paid {paid}", self.name(provider));
             }
             JobUpdate::Finished { prompt_tokens, completion_tokens, paid, .. } => {
-                eprintln!("finished  {prompt_tokens} prompt + {completion_tokens} answer tokens, paid {paid}");
+                eprintln!("finished  {}, paid {paid}", self.amounts(*prompt_tokens, *completion_tokens));
             }
             JobUpdate::Computed { .. }
             | JobUpdate::Sealed { .. }

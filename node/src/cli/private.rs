@@ -113,7 +113,8 @@ async fn ask(global: &Global, args: RunArgs) -> Outcome {
         verify: args.verify,
     };
     request.validate().map_err(|(field, problem)| Exit::usage(format_args!("{field}: {problem}")))?;
-    let told = follow(&client, &request, global.json || args.quiet, &Narrator::default()).await?;
+    let narrator = Narrator { is_private: true, ..Narrator::default() };
+    let told = follow(&client, &request, global.json || args.quiet, &narrator).await?;
     let document = serde_json::json!({
         "schema": "aitbc.private.run/1", "answer": told.answer, "updates": told.updates,
     });

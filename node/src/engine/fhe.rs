@@ -138,10 +138,10 @@ impl Fhe {
                 result = work => result,
             };
             match result {
-                Ok(Ok((model, package))) => {
+                Ok(Ok((model, package, warnings))) => {
                     // Before anybody is told that it is ready.
                     let _ = loaded.set(package);
-                    board.ready(model, Vec::new());
+                    board.ready(model, warnings);
                 }
                 Ok(Err(error)) => board.set(EngineState::Unusable { reason: error.to_string() }),
                 Err(error) => board.set(EngineState::Unusable { reason: format!("loading it failed: {error}") }),
@@ -191,7 +191,7 @@ impl Fhe {
         let key = match (loaded.bootstraps, key) {
             (0, _) => None,
             (_, Some(stored)) if Some(stored.digest()) == sealed.evaluation_key => {
-                Some(self.workshop.keys.place(stored, loaded.package.profile)?)
+                Some(self.workshop.keys.place(stored, loaded.package.profile, loaded.processor)?)
             }
             _ => return Err(EngineError::Request("the evaluation key is not at hand".to_owned())),
         };

@@ -68,7 +68,7 @@ pub(super) async fn demo(global: &Global) -> Outcome {
         say(row.iter().map(|grey| ["  ", "░░", "▒▒", "▓▓", "██"][usize::from(grey.div_ceil(4))]).collect());
     }
     let names = [&paris, &london].map(|member| (member.id, member.name.to_owned())).into_iter().collect();
-    let narrator = Narrator { names };
+    let narrator = Narrator { names, is_private: true };
     let request =
         PrivateRequest { model, input: DIGIT.map(f64::from).to_vec(), wishes: Wishes::default(), verify: None };
     let mut runs = Vec::new();
@@ -79,10 +79,11 @@ pub(super) async fn demo(global: &Global) -> Outcome {
         let began = Instant::now();
         let told = private::follow(&london.client, &request, json, &narrator).await?;
         let Some(answer) = told.answer.clone() else { return told.outcome() };
-        if !json {
-            private::print(&answer);
-        }
-        let PrivateStep::Answer { receipts, .. } = &answer else { return told.outcome() };
+        let PrivateStep::Answer { receipts, labels, class: Some(class), .. } = &answer else {
+            return told.outcome();
+        };
+        let digit = labels.get(*class).map_or_else(|| class.to_string(), Clone::clone);
+        say(format!("answer    it is a {digit}"));
         let verified = verify(&london, receipts, &say).await?;
         let seconds = began.elapsed().as_secs_f64();
         say(format!("after {seconds:.1} s"));

@@ -6,6 +6,7 @@
 //! last used is its time of modification.
 
 use crate::clock::now_ms;
+use aitbc_crypto::fhe::KeyError;
 use aitbc_protocol::{
     NodeId, UnixMillis,
     bytes::Digest,
@@ -39,6 +40,9 @@ pub(crate) enum KeyFault {
     /// It is not what it was.
     #[error("the file is damaged")]
     Damaged,
+    /// Nothing can be computed with it here.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 /// The keys of all clients. Cheap to clone. Its calls wait for the disk.

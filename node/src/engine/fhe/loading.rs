@@ -6,11 +6,13 @@ use crate::{
     gpu,
     models::Installed,
 };
-use aitbc_crypto::fhe::{ClientKey, EvaluateError, Interface, Package, ServerKey, evaluate, network::Mode};
+use aitbc_crypto::fhe::{
+    Answer, ClientKey, EvaluateError, Interface, Package, Processor, ServerKey, evaluate, network::Mode,
+};
 use aitbc_protocol::{
     bytes::BoundedBytes,
     job::MAX_TOKENS,
-    offer::Engine,
+    offer::{Device, Engine},
     private::{MAX_INTERFACE, PrivateOffer},
     sealed::{MAX_SEALED_INPUT, MAX_SEALED_OUTPUT},
     text::Line,
@@ -25,6 +27,8 @@ use std::{
 const TFHE_VERSION: &str = "1.5.4";
 /// Bootstraps of a measurement, for each thread: enough that starting the threads does not count.
 const MEASURED: u32 = 4;
+/// Bootstraps of a measurement on a GPU, which does many at a time.
+const ON_GPU: u32 = 512;
 
 /// Why a model cannot be served; each says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -52,14 +56,25 @@ pub(super) struct Loaded {
     pub(super) bootstraps: u32,
     /// Bootstraps of about a quarter of a second.
     pub(super) batch: u32,
+    /// What they run on.
+    pub(super) processor: Processor,
 }
 
-/// Loads a model. Takes some seconds: a key is made to measure with, and thrown away.
+/// Where a model's bootstraps run.
+struct Site {
+    processor: Processor,
+    device: Device,
+    /// Bootstraps in a thousand seconds.
+    speed: u32,
+    warnings: Vec<String>,
+}
+
+/// Loads a model, and says of what to warn. Takes some seconds: a key is made to measure with, and thrown away.
 pub(super) fn load(
     installed: &Installed,
     workshop: &Workshop,
     slots: u32,
-) -> Result<(EngineModel, Loaded), LoadError> {
+) -> Result<(EngineModel, Loaded, Vec<String>), LoadError> {
     let bytes = std::fs::read(&installed.path).map_err(LoadError::Read)?;
     let package = Arc::new(Package::read(&bytes)?);
     let interface = package.interface();
@@ -77,11 +92,11 @@ pub(super) fn load(
         got: size,
         most: MAX_INTERFACE,
     })?;
-    let speed = if bootstraps == 0 {
-        0
+    let Site { processor, device, speed, warnings } = if bootstraps == 0 {
+        Site { processor: Processor::Cpu, device: gpu::cpu(), speed: 0, warnings: Vec::new() }
     } else {
         workshop.keys.admits(profile).map_err(LoadError::Memory)?;
-        measure(&package, &interface, workshop.threads)?
+        choose(&package, &interface, workshop.threads)?
     };
     let values = u32::try_from(values).unwrap_or(u32::MAX);
     let model = EngineModel {
@@ -92,7 +107,7 @@ pub(super) fn load(
             Mode::Exact => "exact",
             Mode::Approximate => "approximate",
         }),
-        device: gpu::cpu(),
+        device,
         context: values.saturating_add(bootstraps),
         speed,
         declared: false,
@@ -104,25 +119,80 @@ pub(super) fn load(
         }),
     };
     let batch = (speed / 4_000).max(u32::try_from(workshop.threads).unwrap_or(1));
-    Ok((model, Loaded { package, described, values, bootstraps, batch }))
+    Ok((model, Loaded { package, described, values, bootstraps, batch, processor }, warnings))
 }
 
 fn bounded(what: &'static str, got: usize, most: usize) -> Result<(), LoadError> {
     if got > most { Err(LoadError::TooLarge { what, got, most }) } else { Ok(()) }
 }
 
-/// Bootstraps of this model that all threads together do in a thousand seconds.
-fn measure(package: &Package, interface: &Interface, threads: usize) -> Result<u32, LoadError> {
+/// Measures this model on what there is, and takes a GPU only where it is faster and computes what the processor computes.
+fn choose(package: &Package, interface: &Interface, threads: usize) -> Result<Site, LoadError> {
     let failed = |error: &dyn std::fmt::Display| LoadError::Measuring(error.to_string());
     let pool = computing::pool(threads).map_err(|error| failed(&error))?;
     pool.install(|| {
-        let client = ClientKey::generate(package.profile).map_err(|error| failed(&error))?;
-        let key =
-            ServerKey::from_bytes(package.profile, &client.evaluation_key()).map_err(|error| failed(&error))?;
-        let input = client.encrypt(interface, &vec![0.0; interface.values()]).map_err(|error| failed(&error))?;
+        let trial = Trial::new(package, interface).map_err(|error| failed(&error))?;
         let wanted = MEASURED.saturating_mul(u32::try_from(threads).unwrap_or(1));
+        let speed = trial.speed(Processor::Cpu, wanted).map_err(|error| failed(&error))?;
+        let mut site = Site { processor: Processor::Cpu, device: gpu::cpu(), speed, warnings: Vec::new() };
+        if Processor::Cuda.is_there()
+            && let Some(device) = nvidia()
+        {
+            match trial.agrees(Processor::Cuda).and_then(|()| trial.speed(Processor::Cuda, ON_GPU)) {
+                Ok(speed) if speed > site.speed => {
+                    site = Site { processor: Processor::Cuda, device, speed, ..site };
+                }
+                Ok(speed) => site.warnings.push(format!(
+                    "bootstraps run on the processor: {} does {speed} in 1,000 s, the processor {}",
+                    device.name, site.speed
+                )),
+                Err(error) => {
+                    site.warnings
+                        .push(format!("bootstraps run on the processor, not on {}: {error}", device.name));
+                }
+            }
+        }
+        Ok(site)
+    })
+}
+
+/// The first NVIDIA GPU that models can run on.
+fn nvidia() -> Option<Device> {
+    const VENDOR: u16 = 0x10de;
+    let is_usable =
+        |found: &gpu::FoundGpu| found.unusable.is_none() && found.pci.is_some_and(|(vendor, _)| vendor == VENDOR);
+    gpu::gpus().into_iter().find(is_usable).map(|found| found.device)
+}
+
+/// What a trial fails with: of any kind, since it is only told.
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// A key and an input to try a model with.
+struct Trial<'a> {
+    package: &'a Package,
+    interface: &'a Interface,
+    client: ClientKey,
+    evaluation_key: Vec<u8>,
+    input: Vec<u8>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(package: &'a Package, interface: &'a Interface) -> Result<Self, Fault> {
+        let client = ClientKey::generate(package.profile)?;
+        let evaluation_key = client.evaluation_key();
+        let input = client.encrypt(interface, &vec![0.0; interface.values()])?;
+        Ok(Self { package, interface, client, evaluation_key, input })
+    }
+
+    fn key(&self, processor: Processor) -> Result<ServerKey, Fault> {
+        Ok(ServerKey::from_bytes(self.package.profile, &self.evaluation_key, processor)?)
+    }
+
+    /// Bootstraps that `processor` does in a thousand seconds, from the first `wanted` of them.
+    fn speed(&self, processor: Processor, wanted: u32) -> Result<u32, Fault> {
+        let key = self.key(processor)?;
         let (mut began, mut took, mut counted): (Option<Instant>, _, _) = (None, Duration::ZERO, 0);
-        let result = evaluate(package, Some(&key), &input, &mut |left| {
+        let result = evaluate(self.package, Some(&key), &self.input, &mut |left| {
             if let Some(since) = began {
                 took = since.elapsed();
                 return 0;
@@ -134,11 +204,26 @@ fn measure(package: &Package, interface: &Interface, threads: usize) -> Result<u
         match (result, began) {
             (Err(EvaluateError::Cancelled), _) => {}
             (Ok(_), Some(since)) => took = since.elapsed(),
-            (Err(error), _) => return Err(failed(&error)),
-            (Ok(_), None) => return Err(failed(&"it has no bootstraps")),
+            (Err(error), _) => return Err(error.into()),
+            (Ok(_), None) => return Err("it has no bootstraps".into()),
         }
         // Casts of floating point saturate.
         let speed = (f64::from(counted) * 1000.0 / took.as_secs_f64().max(1e-6)) as u32;
         Ok(speed.max(1))
-    })
+    }
+
+    /// Refuses a processor on which another answer comes out than on this machine's own.
+    fn agrees(&self, processor: Processor) -> Result<(), Fault> {
+        let answer = |processor| -> Result<Answer, Fault> {
+            let key = self.key(processor)?;
+            let sealed = evaluate(self.package, Some(&key), &self.input, &mut |left| left)?;
+            Ok(self.client.decrypt(self.interface, &sealed)?)
+        };
+        let (expected, got) = (answer(Processor::Cpu)?, answer(processor)?);
+        if expected.agrees(&got, self.interface.noise()) {
+            Ok(())
+        } else {
+            Err("it computes another answer".into())
+        }
+    }
 }

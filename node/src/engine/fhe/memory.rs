@@ -2,7 +2,7 @@
 
 use super::keys::{KeyFault, StoredKey};
 use crate::engine::EngineError;
-use aitbc_crypto::fhe::{Profile, ServerKey};
+use aitbc_crypto::fhe::{Processor, Profile, ServerKey};
 use aitbc_protocol::bytes::Digest;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,6 +44,7 @@ pub(super) struct Reservation {
     keys: Arc<ServerKeys>,
     stored: StoredKey,
     profile: Profile,
+    processor: Processor,
     bytes: u64,
 }
 
@@ -63,13 +64,19 @@ impl ServerKeys {
         if needed > self.budget { Err(EngineError::Memory { needed, free: self.budget }) } else { Ok(()) }
     }
 
-    /// The key, or room for it: keys that no job uses make way.
-    pub(super) fn place(self: &Arc<Self>, stored: StoredKey, profile: Profile) -> Result<Place, EngineError> {
+    /// The key, or room for it on `processor`: keys that no job uses make way.
+    pub(super) fn place(
+        self: &Arc<Self>,
+        stored: StoredKey,
+        profile: Profile,
+        processor: Processor,
+    ) -> Result<Place, EngineError> {
         let digest = stored.digest();
         self.reserve(digest, needed(profile)).map(|found| match found {
             Some(key) => Place::Held(key),
             None => {
-                Place::Reserved(Reservation { keys: Arc::clone(self), stored, profile, bytes: needed(profile) })
+                let bytes = needed(profile);
+                Place::Reserved(Reservation { keys: Arc::clone(self), stored, profile, processor, bytes })
             }
         })
     }
@@ -117,7 +124,7 @@ impl Place {
 impl Reservation {
     fn read(self) -> Result<Arc<ServerKey>, KeyFault> {
         let bytes = self.stored.read()?;
-        let key = ServerKey::from_bytes(self.profile, &bytes).map_err(|_| KeyFault::Damaged)?;
+        let key = ServerKey::from_bytes(self.profile, &bytes, self.processor)?;
         drop(bytes);
         let key = Arc::new(key);
         let (digest, bytes) = (self.stored.digest(), self.profile.server_key_memory());
@@ -155,9 +162,9 @@ mod tests {
     fn room_that_is_given_back_can_be_had_again() {
         let keys = Arc::new(ServerKeys::new(needed(Profile::Fast)));
         let stored = |n| StoredKey::missing(Digest([n; 32]));
-        let place = keys.place(stored(1), Profile::Fast).expect("room");
-        assert!(keys.place(stored(2), Profile::Fast).is_err());
+        let place = keys.place(stored(1), Profile::Fast, Processor::Cpu).expect("room");
+        assert!(keys.place(stored(2), Profile::Fast, Processor::Cpu).is_err());
         assert!(place.key().is_err(), "there is no such file");
-        assert!(keys.place(stored(2), Profile::Fast).is_ok());
+        assert!(keys.place(stored(2), Profile::Fast, Processor::Cpu).is_ok());
     }
 }
