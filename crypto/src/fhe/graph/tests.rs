@@ -83,6 +83,16 @@ fn images_and_the_other_operators_answer_as_onnxruntime_does() {
     assert_eq!(functions, [Some(Function::Relu), clip(-0.5, 1.5), clip(0.0, 1.0), Some(Function::Tanh), None]);
 }
 
+#[test]
+fn models_of_pytorch_answer_as_pytorch_does() {
+    let graph = compare("torch-mlp", "scores", None, <[f64]>::to_vec);
+    let functions: Vec<_> = graph.layers.iter().map(|layer| layer.function).collect();
+    assert_eq!(functions, [Some(Function::Relu), Some(Function::Tanh), None]);
+    let graph = compare("torch-conv", "scores", None, <[f64]>::to_vec);
+    // The pooling is merged into the last layer.
+    assert_eq!(graph.layers.len(), 2);
+}
+
 fn scores(rows: i64) -> Sample {
     let weights: Vec<f64> = (0..2 * rows).map(|of| of as f64 - 1.5).collect();
     Sample::new(&[0, 2]).constant("w", &[2, rows], &weights).node("MatMul", &["x", "w"], "s", &[])
@@ -425,7 +435,7 @@ proptest! {
 
     #[test]
     fn mutated_models_are_read_or_refused(
-        name in prop_oneof![Just("iris-mlp"), Just("operators"), Just("cancer-tanh"), Just("digits-conv")],
+        name in prop_oneof![Just("iris-mlp"), Just("operators"), Just("cancer-tanh"), Just("digits-conv"), Just("torch-conv")],
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in proptest::option::weighted(0.1, any::<prop::sample::Index>()),
     ) {
