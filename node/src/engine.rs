@@ -15,12 +15,14 @@ mod batch;
 mod child;
 pub mod fhe;
 mod frames;
+mod generation;
 mod llama;
 mod mailbox;
 mod metrics;
 mod prompt;
 mod sampling;
 mod sandbox;
+mod status;
 mod stops;
 mod supervisor;
 pub(crate) mod upstream;
@@ -31,20 +33,21 @@ use self::{
     fhe::{Fhe, PrivateConfig, Workshop, keys::KeyStore},
     frames::Load,
     metrics::EngineMetrics,
+    status::Board,
     supervisor::{Hardware, INBOX, Request, Settings, Supervisor},
     upstream::Upstream,
+};
+pub use self::{
+    generation::{EngineError, EngineEvent, Generation},
+    status::{EngineModel, EngineState, EngineStatus},
 };
 use crate::{
     models::{Installed, Kind},
     telemetry::Metrics,
 };
 use aitbc_protocol::{
-    bytes::{BoundedBytes, Digest},
-    job::{Finish, JobSpec, Logprobs, MAX_TOKENS, ModelName},
-    offer::{Device, Engine},
-    private::PrivateOffer,
-    sealed::MAX_SEALED_OUTPUT,
-    text::Line,
+    bytes::Digest,
+    job::{JobSpec, MAX_TOKENS, ModelName},
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -100,207 +103,6 @@ pub struct UpstreamConfig {
     pub slots: u32,
     /// File with its bearer token, if it wants one.
     pub token_file: Option<std::path::PathBuf>,
-}
-
-/// A model that is loaded and answers.
-#[derive(Clone, Debug, Serialize)]
-pub struct EngineModel {
-    /// Name under which it is offered.
-    pub model: ModelName,
-    /// SHA-256 of its weights; of its name where `declared`.
-    pub weights: Digest,
-    /// What runs it.
-    pub engine: Engine,
-    /// Quantisation.
-    pub quantisation: Line<24>,
-    /// Where it truly runs.
-    pub device: Device,
-    /// Context tokens of a sequence.
-    pub context: u32,
-    /// Decoding speed of one stream, measured when it was loaded, in milli-tokens a second, or milli-bootstraps; 0 where
-    /// unknown.
-    pub speed: u32,
-    /// True for upstream servers.
-    pub declared: bool,
-    /// Jobs at a time.
-    pub slots: u32,
-    /// Set where it computes on encrypted values.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub private: Option<PrivateOffer>,
-}
-
-/// How one engine is doing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum EngineState {
-    /// The process or the model is being loaded.
-    Loading {
-        /// Share loaded in percent, as far as the engine tells.
-        percent: u8,
-    },
-    /// Jobs run.
-    Ready,
-    /// It crashed or did not start and will be started again.
-    BackingOff {
-        /// What happened.
-        reason: String,
-        /// Milliseconds from the crash to the next start.
-        retry_ms: u64,
-    },
-    /// It will not be started again until its settings change.
-    Unusable {
-        /// Why, and what to change.
-        reason: String,
-    },
-}
-
-/// One engine with its models and warnings.
-#[derive(Clone, Debug, Serialize)]
-pub struct EngineStatus {
-    /// `llama.cpp` or `tfhe` with its model, such as `llama.cpp smollm2:135m`, or the URL of an upstream.
-    pub name: String,
-    /// How it is doing.
-    #[serde(flatten)]
-    pub state: EngineState,
-    /// Its process, where it has one of its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    /// What answers now.
-    pub models: Vec<EngineModel>,
-    /// What the owner should know: a GPU present and unused, with the reason.
-    pub warnings: Vec<String>,
-}
-
-/// Why an engine does not do a job.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum EngineError {
-    /// No engine serves the model.
-    #[error("no engine here serves {0}")]
-    UnknownModel(ModelName),
-    /// Loading, crashed and waiting, or stopped.
-    #[error("the engine is not ready: {0}")]
-    NotReady(String),
-    /// The process died under the job.
-    #[error("the engine crashed: {0}")]
-    Crashed(String),
-    /// The request does not fit the model.
-    #[error("{needed} tokens do not fit the context of {context}")]
-    ContextTooSmall {
-        /// Prompt and answer.
-        needed: u32,
-        /// What there is.
-        context: u32,
-    },
-    /// A feature that this engine has not.
-    #[error("not supported by this engine: {0}")]
-    Unsupported(String),
-    /// All sequences and the queue are taken.
-    #[error("the engine is full")]
-    Full,
-    /// The request breaks a rule of this model.
-    #[error("{0}")]
-    Request(String),
-    /// There is no memory for another client's key.
-    #[error("an evaluation key takes {needed} bytes of memory, {free} are free")]
-    Memory {
-        /// What it takes.
-        needed: u64,
-        /// What there is.
-        free: u64,
-    },
-    /// Anything else that ends this job only.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// What a running job tells.
-#[derive(Clone, Debug)]
-pub enum EngineEvent {
-    /// The prompt is being read.
-    Started,
-    /// One token of the answer, or one bootstrap of a private job.
-    Token {
-        /// Its id; `None` from upstream servers.
-        id: Option<u32>,
-        /// Text that became certain with it: complete UTF-8, nothing that a stop sequence may still take back.
-        text: String,
-        /// If asked for.
-        logprobs: Option<Logprobs>,
-    },
-    /// Vectors, for embedding jobs.
-    Embeddings(Vec<Vec<f32>>),
-    /// The encrypted answer of a private job.
-    Sealed(BoundedBytes<MAX_SEALED_OUTPUT>),
-    /// The end; the last event. `text` was held back for a stop sequence that did not come.
-    Finished {
-        /// Why.
-        finish: Finish,
-        /// Text held back.
-        text: String,
-    },
-    /// The job failed; the last event.
-    Failed(EngineError),
-}
-
-/// A running job. Dropping it cancels it on the device at the next decode step.
-#[derive(Debug)]
-pub struct Generation {
-    /// What it tells, in order; bounded.
-    pub events: mpsc::Receiver<EngineEvent>,
-    grants: mpsc::Sender<u32>,
-}
-
-impl Generation {
-    /// A job that reports on `events` and reads allowances from `grants`; the job is cancelled when its ends of the
-    /// channels are found closed.
-    pub(crate) fn new(events: mpsc::Receiver<EngineEvent>, grants: mpsc::Sender<u32>) -> Self {
-        Self { events, grants }
-    }
-
-    /// Allows `tokens` more tokens. Without allowance the job pauses on the device and the others go on.
-    pub async fn grant(&self, tokens: u32) {
-        // A job that has ended reads no allowances any more, and needs none.
-        let _ = self.grants.send(tokens).await;
-    }
-}
-
-/// The place of one engine in the status of all.
-#[derive(Clone, Debug)]
-struct Board {
-    all: watch::Sender<Arc<Vec<EngineStatus>>>,
-    index: usize,
-}
-
-impl Board {
-    fn update(&self, change: impl FnOnce(&mut EngineStatus)) {
-        self.all.send_modify(|all| {
-            if let Some(status) = Arc::make_mut(all).get_mut(self.index) {
-                change(status);
-            }
-        });
-    }
-
-    /// A state in which no model answers.
-    fn set(&self, state: EngineState) {
-        self.update(|status| {
-            status.state = state;
-            status.models.clear();
-            status.warnings.clear();
-        });
-    }
-
-    /// Says in which process it runs.
-    fn process(&self, pid: Option<u32>) {
-        self.update(|status| status.pid = pid);
-    }
-
-    fn ready(&self, model: EngineModel, warnings: Vec<String>) {
-        self.update(|status| {
-            status.state = EngineState::Ready;
-            status.models = vec![model];
-            status.warnings = warnings;
-        });
-    }
 }
 
 /// How one engine is reached.

@@ -312,6 +312,10 @@ fn profile(updates: &[Value]) -> Profile {
 
 /// `count` functions of two values, then one sum of them.
 fn package(name: &str, count: usize, weight: i16) -> Package {
+    package_of(name, count, weight, Profile::Fast)
+}
+
+fn package_of(name: &str, count: usize, weight: i16, profile: Profile) -> Package {
     let activation = Activation { function: Function::Relu, scale: 1.0, step: 1.0 };
     let hidden = (0..count).map(|_| Row { bias: 0.0, weights: vec![(0, 1)] }).collect();
     let network = Network {
@@ -323,7 +327,7 @@ fn package(name: &str, count: usize, weight: i16) -> Package {
         ],
         outputs: Outputs { scale: 1.0, labels: Vec::new() },
     };
-    Package { name: name.to_owned(), profile: Profile::Fast, network }
+    Package { name: name.to_owned(), profile, network }
 }
 
 /// What a provider has seen of jobs: everything that its books and its counters tell.
@@ -429,4 +433,46 @@ async fn two_providers_are_compared_and_a_lie_is_kept_at_home() {
         let kept = verdicts.is_ok_and(|verdicts| verdicts.contains(&second.id.to_string()));
         assert_eq!(kept, !agree, "a contradiction is kept, and nothing else");
     }
+}
+
+#[tokio::test]
+async fn a_key_goes_on_where_its_upload_broke_off() {
+    let models = Models::new();
+    models.write("large", &package_of("large", 2, 1, Profile::Wide)).await;
+    let bootstrap = ProcessBuilder::new("bootstrap", "50.1,8.7").relay().start().await;
+    let mut provider = models.provider("provider", "48.85,2.35", "large").bootstrap(&bootstrap).start().await;
+    provider.offering().await;
+    let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&bootstrap).start().await;
+    knows(&client, "large", 1).await;
+
+    let request = json!({"model": "large", "input": [1.5, 0.0]});
+    let updates = client.updates("private", &request).await;
+    let total = Profile::Wide.evaluation_key_bytes() as u64;
+    // As soon as something of it lies on the provider's disk: the rest follows within a tenth of a second.
+    let shelf = data(&provider).join("evaluation-keys");
+    let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
+    let began = tokio::time::Instant::now();
+    while !files(&shelf).iter().any(|path| size(path) > 0) {
+        assert!(began.elapsed() < PATIENCE, "no part of a key arrives");
+        tokio::task::yield_now().await;
+    }
+    provider.kill().await;
+    provider.restart().await;
+    // The first job goes on by itself, or gives up and says so.
+    let mut told = collect(updates).await;
+    if told.last().is_some_and(|last| last["event"] != "answer") {
+        let again = eventually("an answer", PATIENCE, || async {
+            let updates = ask(&client, "large", &[1.5, 0.0], json!({})).await;
+            (updates.last()?["event"] == "answer").then_some(updates)
+        });
+        told.extend(again.await);
+    }
+    assert!((answer(&told)["values"][0].as_f64().expect("a number") - 1.5).abs() < 0.4, "{told:?}");
+    let sent = events(&told, "key_sent").into_iter().filter_map(|step| step["sent"].as_u64());
+    let sent: Vec<u64> = sent.collect();
+    // Each stream begins with where it goes on.
+    let begins: Vec<u64> = sent.windows(2).filter(|pair| pair[1] <= pair[0]).map(|pair| pair[1]).collect();
+    assert_eq!(sent.first(), Some(&0));
+    assert!(begins.iter().any(|at| *at > 0 && *at < total), "it goes on: {sent:?} of {total}");
+    assert!(begins.iter().all(|at| *at > 0), "nothing that came is sent again: {sent:?}");
 }
