@@ -438,7 +438,7 @@ async fn two_providers_are_compared_and_a_lie_is_kept_at_home() {
 #[tokio::test]
 async fn a_key_goes_on_where_its_upload_broke_off() {
     let models = Models::new();
-    models.write("large", &package_of("large", 2, 1, Profile::Wide)).await;
+    models.write("large", &package_of("large", 2, 1, Profile::High)).await;
     let bootstrap = ProcessBuilder::new("bootstrap", "50.1,8.7").relay().start().await;
     let mut provider = models.provider("provider", "48.85,2.35", "large").bootstrap(&bootstrap).start().await;
     provider.offering().await;
@@ -447,7 +447,7 @@ async fn a_key_goes_on_where_its_upload_broke_off() {
 
     let request = json!({"model": "large", "input": [1.5, 0.0]});
     let updates = client.updates("private", &request).await;
-    let total = Profile::Wide.evaluation_key_bytes() as u64;
+    let total = Profile::High.evaluation_key_bytes() as u64;
     // As soon as something of it lies on the provider's disk: the rest follows within a tenth of a second.
     let shelf = data(&provider).join("evaluation-keys");
     let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
