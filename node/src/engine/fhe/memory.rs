@@ -72,12 +72,10 @@ impl ServerKeys {
         processor: Processor,
     ) -> Result<Place, EngineError> {
         let digest = stored.digest();
-        self.reserve(digest, needed(profile)).map(|found| match found {
+        let bytes = needed(profile);
+        Ok(match self.reserve(digest, bytes)? {
             Some(key) => Place::Held(key),
-            None => {
-                let bytes = needed(profile);
-                Place::Reserved(Reservation { keys: Arc::clone(self), stored, profile, processor, bytes })
-            }
+            None => Place::Reserved(Reservation { keys: Arc::clone(self), stored, profile, processor, bytes }),
         })
     }
 
