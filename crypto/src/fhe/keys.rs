@@ -238,8 +238,8 @@ impl fmt::Debug for ServerKey {
 }
 
 impl ServerKey {
-    /// The key behind an evaluation key, for use on `processor`. Any bytes of the right length are one: of a hostile one nothing follows but wrong
-    /// answers to whoever sent it. Takes some tenths of a second.
+    /// The key behind an evaluation key, for use on `processor`. Any bytes of the right length are one: of a hostile one
+    /// nothing follows but wrong answers to whoever sent it. Takes some tenths of a second.
     pub fn from_bytes(profile: Profile, bytes: &[u8], processor: Processor) -> Result<Self, KeyError> {
         let expected = profile.evaluation_key_bytes();
         if bytes.len() != expected {
@@ -250,17 +250,20 @@ impl ServerKey {
         let (bootstrap_seed, keyswitch_seed) = seeds.split_at(SEED);
         let (bootstrap, keyswitch) = words.split_at(8 * profile.bootstrap_words());
         let modulus = CiphertextModulus::new_native();
-        let bootstrap = SeededLweBootstrapKey::from_container(
-            read_words(bootstrap),
-            of.glwe_dimension.to_glwe_size(),
-            of.polynomial_size,
-            of.pbs_base_log,
-            of.pbs_level,
-            read_seed(bootstrap_seed),
-            modulus,
-        )
-        .par_decompress_into_lwe_bootstrap_key();
-        let bootstrap = BootstrapKey::new(&bootstrap, processor)?;
+        // What is unfolded is as large as what is made of it, and goes before the other half is.
+        let bootstrap = {
+            let standard = SeededLweBootstrapKey::from_container(
+                read_words(bootstrap),
+                of.glwe_dimension.to_glwe_size(),
+                of.polynomial_size,
+                of.pbs_base_log,
+                of.pbs_level,
+                read_seed(bootstrap_seed),
+                modulus,
+            )
+            .par_decompress_into_lwe_bootstrap_key();
+            BootstrapKey::new(&standard, processor)?
+        };
         let keyswitch = SeededLweKeyswitchKey::from_container(
             read_words(keyswitch),
             of.ks_base_log,

@@ -1,10 +1,9 @@
 //! What bootstraps run on.
 
 /// What bootstraps run on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processor {
     /// All cores that the owner gives.
-    #[default]
     Cpu,
     /// The first GPU that CUDA shows, in builds with the feature `cuda`.
     Cuda,
