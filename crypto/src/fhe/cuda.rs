@@ -1,7 +1,7 @@
 //! Bootstraps on an NVIDIA GPU, through tfhe's CUDA backend.
 //!
 //! Sums and switches to the small key stay on the processor, which has the weights and the cut that this crate makes; what
-//! goes over is some kilobytes a bootstrap. One GPU, the first that CUDA shows, so that the owner's limits know which.
+//! goes over is some kilobytes a bootstrap. One GPU is used, the first that CUDA shows.
 
 use tfhe::core_crypto::{
     gpu::{

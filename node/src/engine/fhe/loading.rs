@@ -135,33 +135,39 @@ fn choose(package: &Package, interface: &Interface, threads: usize) -> Result<Si
         let wanted = MEASURED.saturating_mul(u32::try_from(threads).unwrap_or(1));
         let speed = trial.speed(Processor::Cpu, wanted).map_err(|error| failed(&error))?;
         let mut site = Site { processor: Processor::Cpu, device: gpu::cpu(), speed, warnings: Vec::new() };
-        if Processor::Cuda.is_there()
-            && let Some(device) = nvidia()
-        {
-            match trial.agrees(Processor::Cuda).and_then(|()| trial.speed(Processor::Cuda, ON_GPU)) {
-                Ok(speed) if speed > site.speed => {
-                    site = Site { processor: Processor::Cuda, device, speed, ..site };
-                }
-                Ok(speed) => site.warnings.push(format!(
-                    "bootstraps run on the processor: {} does {speed} in 1,000 s, the processor {}",
-                    device.name, site.speed
-                )),
-                Err(error) => {
-                    site.warnings
-                        .push(format!("bootstraps run on the processor, not on {}: {error}", device.name));
-                }
+        if Processor::Cuda.is_there() {
+            match on_gpu(&trial, gpu::gpus(), speed) {
+                Ok((device, speed)) => site = Site { processor: Processor::Cuda, device, speed, ..site },
+                Err(error) => site.warnings.push(format!("bootstraps run on the processor: {error}")),
             }
         }
         Ok(site)
     })
 }
 
-/// The first NVIDIA GPU that models can run on.
-fn nvidia() -> Option<Device> {
+/// The GPU that CUDA uses and its speed, where it computes what the processor computes, faster than `least`.
+fn on_gpu(trial: &Trial<'_>, found: Vec<gpu::FoundGpu>, least: u32) -> Result<(Device, u32), Fault> {
+    let device = nvidia(found)?;
+    trial.agrees(Processor::Cuda).map_err(|error| format!("{}: {error}", device.name))?;
+    let speed = trial.speed(Processor::Cuda, ON_GPU).map_err(|error| format!("{}: {error}", device.name))?;
+    if speed > least {
+        Ok((device, speed))
+    } else {
+        Err(format!("{} does {speed} in 1,000 s, the processor {least}", device.name).into())
+    }
+}
+
+/// The one NVIDIA GPU. CUDA counts in an order of its own, so that of several it is not known which is used, and an offer must
+/// not name another one.
+fn nvidia(found: Vec<gpu::FoundGpu>) -> Result<Device, Fault> {
     const VENDOR: u16 = 0x10de;
-    let is_usable =
-        |found: &gpu::FoundGpu| found.unusable.is_none() && found.pci.is_some_and(|(vendor, _)| vendor == VENDOR);
-    gpu::gpus().into_iter().find(is_usable).map(|found| found.device)
+    let mut found: Vec<_> =
+        found.into_iter().filter(|gpu| gpu.pci.is_some_and(|(vendor, _)| vendor == VENDOR)).collect();
+    match (found.pop(), found.len()) {
+        (Some(gpu), 0) => gpu.unusable.map_or(Ok(gpu.device), |reason| Err(reason.into())),
+        (Some(_), others) => Err(format!("which of {} NVIDIA GPUs CUDA uses is not known", others + 1).into()),
+        (None, _) => Err("CUDA shows a GPU that is not on the PCI bus".into()),
+    }
 }
 
 /// What a trial fails with: of any kind, since it is only told.
@@ -225,5 +231,33 @@ impl<'a> Trial<'a> {
         } else {
             Err("it computes another answer".into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aitbc_protocol::offer::DeviceKind;
+
+    fn found(vendor: u16, name: &str, unusable: Option<&str>) -> gpu::FoundGpu {
+        let device = Device { kind: DeviceKind::Gpu, name: Line::lossy(name), memory_bytes: 0, measured: None };
+        gpu::FoundGpu {
+            device,
+            pci: Some((vendor, 1)),
+            address: name.to_owned(),
+            unusable: unusable.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_gpu_is_named_only_where_it_can_be_no_other() {
+        let nvidia =
+            |found| nvidia(found).map(|device| device.name.to_string()).map_err(|error| error.to_string());
+        let (one, two) = (found(0x10de, "one", None), found(0x10de, "two", None));
+        let other = found(0x1002, "other", None);
+        assert_eq!(nvidia(vec![other.clone(), one.clone()]), Ok("one".to_owned()));
+        assert_eq!(nvidia(vec![one, two]), Err("which of 2 NVIDIA GPUs CUDA uses is not known".to_owned()));
+        assert_eq!(nvidia(vec![found(0x10de, "one", Some("no driver"))]), Err("no driver".to_owned()));
+        assert!(nvidia(vec![other]).is_err_and(|error| error.contains("not on the PCI bus")));
     }
 }
