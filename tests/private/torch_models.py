@@ -34,7 +34,7 @@ class Convolution(nn.Module):
 
 
 def perceptron():
-    """With a batch norm, which the exporter folds into the layer before, and a function of each kind."""
+    """With a batch norm, which stays a node of its own after a dense layer, and a function of each kind."""
     return nn.Sequential(
         nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.Tanh(), nn.Dropout(), nn.Linear(8, 10)
     )

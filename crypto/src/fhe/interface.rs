@@ -22,7 +22,7 @@ pub struct Interface {
     pub(super) output_unit: f64,
     bootstraps: u32,
     /// Predicted standard deviation of the noise in the noisiest output, in the units of the model.
-    noise: f64,
+    pub(super) noise: f64,
 }
 
 impl Interface {

@@ -443,6 +443,20 @@ fn an_interface_that_would_wrap_is_refused() {
     refused(|interface| interface.inputs.features.clear());
     refused(|interface| interface.outputs.scale = -1.0);
     refused(|interface| interface.outputs.labels.push("third".into()));
+    refused(|interface| interface.noise = f64::NAN);
+    refused(|interface| interface.noise = -1e-9);
+    refused(|interface| interface.noise = interface.outputs.scale / interface.output_unit);
+}
+
+#[test]
+fn clients_are_told_how_noisy_answers_are() {
+    let package = small(Mode::Approximate);
+    let sigmas = simulate::predicted_sigmas(&package.network, package.profile);
+    let last = sigmas.last().expect("a layer").total.iter().copied().fold(0.0, f64::max);
+    assert!(last > 0.0);
+    assert!((package.interface().noise() - last * package.network.outputs.scale).abs() < 1e-12);
+    // What is read of an exact model is rounded.
+    assert!(small(Mode::Exact).interface().noise().abs() < f64::EPSILON);
 }
 
 proptest! {
