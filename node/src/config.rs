@@ -16,7 +16,7 @@ use aitbc_protocol::{
     geo::{self, Location},
     gpu::heat::{LadderError, OwnerLadder},
     job::ModelName,
-    quote::TokenPrice,
+    price::TokenPrice,
 };
 use etcetera::BaseStrategy;
 use libp2p::Multiaddr;
@@ -207,6 +207,8 @@ pub struct ProvideSettings {
     pub min_bandwidth_mib: u32,
     /// MiB on the disk for evaluation keys of clients.
     pub evaluation_keys_mib: u32,
+    /// Whether the hours that prices go by are those of this machine's own clock; those of UTC if not.
+    pub local_hours: bool,
     /// Price of models that have none of their own.
     pub price: PriceSettings,
     /// Price of private models that have none of their own: for a thousand values, and a thousand bootstraps.
@@ -230,6 +232,7 @@ impl Default for ProvideSettings {
             simulated_memory_mib: None,
             min_bandwidth_mib: (REQUIRED >> 20) as u32,
             evaluation_keys_mib: 2048,
+            local_hours: false,
             price: PriceSettings::default(),
             private_price: PriceSettings::private(),
             prices: BTreeMap::new(),

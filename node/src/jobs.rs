@@ -15,10 +15,12 @@
 //! Everything a peer can make this side hold is bounded: streams by [`crate::network::intake`], slots by [`desk`],
 //! unpaid tokens by [`delivery`]. Prompts and answers live in the memory of one job's task and nowhere else.
 
+pub use self::place::CellLoad;
 use self::{
     announce::{Announced, Announcer},
     desk::Desk,
     metrics::JobMetrics,
+    place::Place,
 };
 use crate::{
     engine::{EngineHandle, EngineModel, EngineStatus},
@@ -43,7 +45,7 @@ use aitbc_protocol::{
     },
     job::{ModelName, Rejection},
     offer::{DeviceKind, Load, Offer, Statements},
-    quote::TokenPrice,
+    price::TokenPrice,
     text::Line,
 };
 use serde::Serialize;
@@ -58,6 +60,7 @@ mod delivery;
 mod desk;
 mod estimate;
 mod metrics;
+mod place;
 mod quotes;
 mod resuming;
 mod resumption;
@@ -110,6 +113,8 @@ pub struct JobsConfig {
     pub private_price: TokenPrice,
     /// Prices of single models.
     pub prices: BTreeMap<ModelName, TokenPrice>,
+    /// Whether the hours that prices go by are those of this machine's own clock, and not of UTC.
+    pub local_hours: bool,
     /// Limits of heat, power and time, and the owner's own use.
     pub power: PowerConfig,
     /// What was measured on the GPUs ([`crate::gpu::kept`]); a file that is not there stands for nothing.
@@ -123,11 +128,15 @@ impl JobsConfig {
     fn price_of(&self, model: &EngineModel, power: &PowerState) -> TokenPrice {
         let usual = if model.private.is_some() { self.private_price } else { self.price };
         let price = self.prices.get(&model.model).copied().unwrap_or(usual);
-        // What a server elsewhere or the processor draws is not known.
-        let on_gpu = !model.declared && model.device.kind == DeviceKind::Gpu;
-        let floor = if on_gpu { power.electricity(model.speed) } else { MicroCredits::ZERO };
-        TokenPrice { completion: price.completion.max(floor), ..price }
+        TokenPrice { completion: price.completion.max(electricity_of(model, power)), ..price }
     }
+}
+
+/// What the electricity for a thousand tokens of `model` costs; nothing where it is not known, as of a server elsewhere and of
+/// the processor.
+fn electricity_of(model: &EngineModel, power: &PowerState) -> MicroCredits {
+    let on_gpu = !model.declared && model.device.kind == DeviceKind::Gpu;
+    if on_gpu { power.electricity(model.speed) } else { MicroCredits::ZERO }
 }
 
 /// A running job, for `aitbc jobs` and `status`.
@@ -216,6 +225,8 @@ pub struct JobsParts {
     pub vouched: watch::Receiver<Vouched>,
     /// What was measured of this node's line, for the offer.
     pub line: watch::Receiver<Option<Bandwidth>>,
+    /// How busy the other providers of its cell are, for prices.
+    pub cell_load: CellLoad,
     /// The process that answers a challenge on a GPU now.
     pub proving: watch::Receiver<Option<u32>>,
     /// `/aitbc/quote/1`.
@@ -236,6 +247,7 @@ struct Provider {
     metrics: JobMetrics,
     counting: Semaphore,
     power: watch::Receiver<Arc<PowerState>>,
+    place: Place,
     /// Cancelled when nothing new is taken.
     stop: CancellationToken,
     /// Cancelled when what still runs ends.
@@ -347,12 +359,19 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         shown,
         vouched,
         line,
+        cell_load,
         proving: _,
         quote_streams,
         job_streams,
     } = parts;
     // Drivers are asked once: it may take a while, and cards do not come and go.
     let devices = crate::gpu::inventory::devices(&config.gpu_rates).await;
+    let place = Place {
+        devices: devices.clone(),
+        peers: network.peers(),
+        cell: cell_load,
+        local_hours: config.local_hours,
+    };
     let announcer = Announcer {
         config: config.clone(),
         key: key.clone(),
@@ -381,6 +400,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         metrics,
         counting: Semaphore::new(COUNTING),
         power,
+        place,
         stop: stop.clone(),
         closing: closing.clone(),
     });

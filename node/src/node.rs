@@ -14,7 +14,7 @@ use crate::{
     bandwidth::{self, BandwidthConfig, BandwidthParts},
     challenge::{self, ChallengeConfig, ChallengeParts},
     engine::{self, EngineConfig, EngineHandle},
-    jobs::{self, JobsConfig, JobsHandle, JobsParts},
+    jobs::{self, CellLoad, JobsConfig, JobsHandle, JobsParts},
     market::{Ledger, LedgerError},
     netcheck,
     network::{self, NetworkConfig, NetworkError, NetworkHandle},
@@ -193,6 +193,8 @@ impl Node {
             own_offer: own_statements,
         };
         let (routing, routing_task) = routing::start(config.routing, parts, &metrics, stop.clone());
+        let (others, cell) = (routing.clone(), config.jobs.cell);
+        let cell_load = CellLoad::new(move || others.cell_utilisation(&cell));
         let (challenge_key, attestation_key) = (config.key.clone(), config.key.clone());
         let parts = JobsParts {
             key: config.key,
@@ -204,6 +206,7 @@ impl Node {
             shown: was_shown,
             vouched: vouched_for,
             line: line_seen,
+            cell_load,
             proving: proves,
             quote_streams: incoming.quote,
             job_streams: incoming.job,

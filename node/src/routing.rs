@@ -54,10 +54,11 @@ use crate::{
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, NetworkId, NodeId,
-    geo::Location,
+    geo::{Cell, Location},
     gpu::seen::Seen,
     job::ModelName,
     offer::{KnownOffer, Statements},
+    price::{median_utilisation, share},
 };
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -172,6 +173,14 @@ impl Routing {
     /// What providers are like by device and region, as this node measured it or was told.
     pub fn seen(&self) -> Vec<Seen> {
         seen::seen(&self.0)
+    }
+
+    /// The median of what other providers in `cell` use of their slots, in millionths; `None` where too few are heard.
+    pub fn cell_utilisation(&self, cell: &Cell) -> Option<u32> {
+        let (snapshot, me) = (self.0.book.snapshot(), self.0.key.node_id());
+        let others = snapshot.offers.iter().filter(|known| known.provider != me && known.offer.cell == *cell);
+        let taken = |known: &KnownOffer| known.load.running.saturating_add(known.load.queued);
+        median_utilisation(others.map(|known| share(taken(known), known.offer.slots)).collect())
     }
 
     /// Live offers.

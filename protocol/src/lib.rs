@@ -16,6 +16,7 @@ pub mod messages;
 pub mod money;
 pub mod nat;
 pub mod offer;
+pub mod price;
 pub mod private;
 pub mod quote;
 pub mod reach;

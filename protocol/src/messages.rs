@@ -5,6 +5,7 @@ use crate::{
     envelope::{Signed, Statement},
     job::{Chunk, JobSpec, Rejection},
     money::MicroCredits,
+    price::LatencyClass,
     quote::Quote,
     receipt::{Cheque, Receipt},
     text::Line,
@@ -106,6 +107,9 @@ pub struct QuoteRequest {
     pub provider: crate::NodeId,
     /// The request itself, prompt included: its tokens are counted for the quote.
     pub spec: JobSpec,
+    /// How soon the answer is wished: it sets the price.
+    #[serde(default)]
+    pub latency: LatencyClass,
     /// When it was asked.
     pub issued_ms: crate::UnixMillis,
 }

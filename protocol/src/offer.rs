@@ -10,8 +10,8 @@ use crate::{
     gpu::{challenge::exchange::Shown, measured::Measured},
     identity::NodeId,
     job::ModelName,
+    price::TokenPrice,
     private::PrivateOffer,
-    quote::TokenPrice,
     text::{Line, bounded_vec},
 };
 use serde::{Deserialize, Serialize};

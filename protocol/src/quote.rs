@@ -1,4 +1,4 @@
-//! The price of a job and the quote that binds it.
+//! The quote that binds the price of a job.
 
 use crate::{
     UnixMillis,
@@ -7,6 +7,8 @@ use crate::{
     identity::NodeId,
     job::ModelName,
     money::MicroCredits,
+    offer::ModelOffer,
+    price::{Adjustment, AdjustmentFault, LatencyClass, PriceOverflow, TokenPrice, hour_of_day, price},
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,32 +18,6 @@ pub const QUOTE_LIFETIME_MS: u64 = 5 * 60 * 1000;
 pub const QUOTE_CAPACITY_MS: u64 = 10_000;
 /// Open quotes a client may hold with one provider.
 pub const OPEN_QUOTES_PER_CLIENT: u32 = 2;
-
-/// A provider's base price.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenPrice {
-    /// For a thousand prompt tokens, or values of a private job.
-    pub prompt: MicroCredits,
-    /// For a thousand tokens of the answer, or bootstraps.
-    pub completion: MicroCredits,
-}
-
-/// A price that does not fit 64 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the price does not fit 64 bits")]
-pub struct PriceOverflow;
-
-/// Price of a job in micro-credits:
-/// `ceil((prompt_tokens * price.prompt + completion_tokens * price.completion) / 1000)`, rounded up once.
-pub fn price(
-    base: &TokenPrice,
-    prompt_tokens: u32,
-    completion_tokens: u32,
-) -> Result<MicroCredits, PriceOverflow> {
-    let part = |tokens: u32, price: MicroCredits| u128::from(tokens) * u128::from(price.0);
-    let thousandths = part(prompt_tokens, base.prompt) + part(completion_tokens, base.completion);
-    u64::try_from(thousandths.div_ceil(1000)).map(MicroCredits).map_err(|_| PriceOverflow)
-}
 
 /// A binding price, signed by the provider, for one client, one request and one use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +38,11 @@ pub struct Quote {
     pub prompt_tokens: u32,
     /// Most tokens of the answer that can be billed.
     pub max_completion_tokens: u32,
-    /// Prices a thousand tokens.
+    /// The provider's base for a thousand tokens, as it offers it.
     pub price: TokenPrice,
+    /// What the place, the hour and the request put on it. It binds as the base does, whatever happens to demand.
+    #[serde(default)]
+    pub adjustment: Adjustment,
     /// The most that the job can cost.
     pub max_total: MicroCredits,
     /// Tokens the provider sends ahead of payment, at most [`crate::job::WINDOW_TOKENS`].
@@ -103,8 +82,51 @@ pub enum QuoteFault {
     #[error("the quoted window is not 1 to 64 tokens")]
     Window,
     /// Above the client's ceiling.
-    #[error("the quote is above the price ceiling")]
-    TooExpensive,
+    #[error("the quote asks up to {total}, the ceiling is {ceiling}")]
+    TooExpensive {
+        /// What it asks at most.
+        total: MicroCredits,
+        /// What the user pays at most.
+        ceiling: MicroCredits,
+    },
+    /// Factors or a floor that the rule does not make.
+    #[error(transparent)]
+    Adjustment(#[from] AdjustmentFault),
+    /// Priced for another latency class than asked for.
+    #[error("the quote is priced for {quoted} where {asked} was asked for")]
+    Latency {
+        /// What the client asked for.
+        asked: LatencyClass,
+        /// What the quote says.
+        quoted: LatencyClass,
+    },
+    /// An hour of the day at which it was not signed.
+    #[error("the quote is priced for {stated} h and was signed at {signed} h by the same clock")]
+    Hour {
+        /// What it says.
+        stated: u8,
+        /// What follows from its date.
+        signed: u8,
+    },
+    /// More or less of the context than the request needs.
+    #[error("the quote is priced for {stated} tokens of context where the request needs {needed}")]
+    ContextUsed {
+        /// What it says.
+        stated: u32,
+        /// What the request needs.
+        needed: u32,
+    },
+    /// A base above the provider's own offer.
+    #[error("the quote's base price is above the provider's own offer")]
+    AboveOffer,
+    /// Another context than the provider's own offer says.
+    #[error("the quote is priced for a context of {stated} tokens, the provider's own offer says {offered}")]
+    Context {
+        /// What it says.
+        stated: u32,
+        /// What the offer says.
+        offered: u32,
+    },
 }
 
 /// What a client asked for, to judge quotes by.
@@ -118,6 +140,8 @@ pub struct Asked<'a> {
     pub request: Digest,
     /// The request.
     pub spec: &'a crate::job::JobSpec,
+    /// How soon the answer is wished.
+    pub latency: LatencyClass,
     /// The most the user pays.
     pub ceiling: Option<MicroCredits>,
 }
@@ -144,15 +168,58 @@ impl Quote {
         {
             return Err(QuoteFault::Overcount);
         }
-        if price(&self.price, self.prompt_tokens, self.max_completion_tokens) != Ok(self.max_total) {
+        self.check_adjustment(asked)?;
+        if self.total(self.max_completion_tokens) != Ok(self.max_total) {
             return Err(QuoteFault::Total);
         }
         if self.window == 0 || self.window > crate::job::WINDOW_TOKENS {
             return Err(QuoteFault::Window);
         }
         match asked.ceiling {
-            Some(ceiling) if self.max_total > ceiling => Err(QuoteFault::TooExpensive),
+            Some(ceiling) if self.max_total > ceiling => {
+                Err(QuoteFault::TooExpensive { total: self.max_total, ceiling })
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Judges what of the price follows from the request, the date and the rule.
+    fn check_adjustment(&self, asked: &Asked<'_>) -> Result<(), QuoteFault> {
+        let inputs = self.adjustment.check(&self.price)?;
+        if inputs.latency != asked.latency {
+            return Err(QuoteFault::Latency { asked: asked.latency, quoted: inputs.latency });
+        }
+        let signed = hour_of_day(self.issued_ms, inputs.utc_offset_minutes);
+        if inputs.hour != signed {
+            return Err(QuoteFault::Hour { stated: inputs.hour, signed });
+        }
+        let needed = asked.spec.context_needed(self.prompt_tokens);
+        if inputs.context_used != needed {
+            return Err(QuoteFault::ContextUsed { stated: inputs.context_used, needed });
+        }
+        Ok(())
+    }
+
+    /// Judges whether it keeps the word of the signed offer that it was chosen by. Weights are judged elsewhere.
+    pub fn check_offer(&self, offer: &ModelOffer) -> Result<(), QuoteFault> {
+        if self.price.prompt > offer.price.prompt || self.price.completion > offer.price.completion {
+            return Err(QuoteFault::AboveOffer);
+        }
+        match &self.adjustment.inputs {
+            Some(inputs) if inputs.context != offer.context => {
+                Err(QuoteFault::Context { stated: inputs.context, offered: offer.context })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is owed once so many tokens of the answer are delivered.
+    pub fn total(&self, completion_tokens: u32) -> Result<MicroCredits, PriceOverflow> {
+        self.total_of(self.prompt_tokens, completion_tokens)
+    }
+
+    /// The same for a prompt of so many tokens, by the quote's own prices.
+    pub fn total_of(&self, prompt_tokens: u32, completion_tokens: u32) -> Result<MicroCredits, PriceOverflow> {
+        price(&self.price, &self.adjustment, prompt_tokens, completion_tokens)
     }
 }

@@ -13,7 +13,8 @@ use crate::{
     job::{Finish, ModelName, Sampling},
     money::MicroCredits,
     offer::{Device, Engine},
-    quote::{PriceOverflow, Quote, TokenPrice, price},
+    price::{PriceOverflow, TokenPrice},
+    quote::Quote,
     sealed::SealedWork,
     text::Line,
 };
@@ -95,7 +96,7 @@ pub struct Receipt {
     pub declared: bool,
     /// Why it ended.
     pub finish: Finish,
-    /// Prices a thousand tokens, as quoted.
+    /// The base for a thousand tokens, as quoted; the quote has the factors.
     pub price: TokenPrice,
     /// What is owed.
     pub total: MicroCredits,
@@ -203,7 +204,7 @@ impl Cheque {
         if self.tokens > delivered {
             return Err(ChequeFault::Undelivered { delivered, got: self.tokens });
         }
-        let expected = owed(quote, self.tokens).map_err(|PriceOverflow| ChequeFault::Overflow)?;
+        let expected = quote.total(self.tokens).map_err(|PriceOverflow| ChequeFault::Overflow)?;
         if self.job_total != expected || expected > quote.max_total {
             return Err(ChequeFault::Amount { expected: expected.min(quote.max_total), got: self.job_total });
         }
@@ -282,7 +283,7 @@ impl Receipt {
     /// Every check that binds this receipt to its quote and to what the client saw. Signatures are checked by the
     /// caller. `seen` is `None` offline, where the answer is not at hand.
     pub fn check(&self, quote: &Quote, seen: Option<&Seen>) -> Vec<Check> {
-        let total = price(&self.price, self.prompt_tokens, self.completion_tokens);
+        let total = quote.total_of(self.prompt_tokens, self.completion_tokens);
         // Whoever failed before the first token may leave the prompt unbilled; after a restart it must, because
         // nothing was paid.
         let waived =
@@ -384,9 +385,4 @@ pub struct ReceiptFile {
     pub receipt: Signed<Receipt>,
     /// The newest cheque for the job, if any was signed.
     pub cheque: Option<Signed<Cheque>>,
-}
-
-/// What is owed for `tokens` acknowledged tokens under `quote`.
-pub fn owed(quote: &Quote, tokens: u32) -> Result<MicroCredits, PriceOverflow> {
-    price(&quote.price, quote.prompt_tokens, tokens)
 }

@@ -8,7 +8,7 @@ use crate::{
     job::ModelName,
     money::MicroCredits,
     offer::{DeviceKind, Load, ModelOffer},
-    quote::price,
+    price::{Adjustment, LatencyClass, price},
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -67,6 +67,8 @@ pub struct Policy {
     pub completion_tokens: u32,
     /// The largest acceptable round trip in milliseconds.
     pub latency_budget_ms: f64,
+    /// How soon the answer is wished, which sets the price.
+    pub latency: LatencyClass,
     /// The most the user pays.
     pub ceiling: Option<MicroCredits>,
     /// Whether answers that only a forwarding server vouches for will do.
@@ -268,11 +270,13 @@ const ROUND_TRIPS: f64 = 2.0;
 /// The cost of a candidate is the time until the answer is whole plus its price in time:
 /// `(2 rtt + queue + generate) * (1 + 4 failures) + price * 1,000 ms per milli-credit`; generating goes by the speed that this
 /// client saw there, and by the provider's word only where it saw none; declared answers and CPUs get no
-/// bonus or malus of their own, for speed shows in `generate`. Ties are broken by distance and then by the
+/// bonus or malus of their own, for speed shows in `generate`. The price is that of the offer for the latency class; what
+/// else a quote puts on it is known once there is one. Ties are broken by distance and then by the
 /// provider's id, so that the order of the candidates given decides nothing.
 pub fn rank(candidates: &[Candidate<'_>], policy: &Policy) -> Vec<Ranked> {
-    let mut ranked: Vec<Ranked> =
-        candidates.iter().enumerate().map(|(index, candidate)| judge(index, candidate, policy)).collect();
+    let wished = Adjustment::wished(policy.latency);
+    let judged = |(index, candidate)| judge(index, candidate, policy, &wished);
+    let mut ranked: Vec<Ranked> = candidates.iter().enumerate().map(judged).collect();
     // The excluded have an infinite cost, so they come last by their cost alone.
     ranked.sort_unstable_by(|a, b| {
         a.cost
@@ -300,7 +304,7 @@ fn share(value: f64) -> f64 {
     if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
 }
 
-fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
+fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adjustment) -> Ranked {
     let least_ms = least_round_trip_ms(candidate.distance_km);
     // Where distances are only pretended, the pretended distance still counts.
     let round_trip_ms = candidate.round_trip_ms.map_or(least_ms, |measured| measured.max(least_ms));
@@ -315,8 +319,8 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy) -> Ranked {
     let busy = candidate.load.running.saturating_add(candidate.load.queued);
     let waiting = busy.saturating_add(1).saturating_sub(candidate.slots.max(1));
     let queue_ms = generate_ms * f64::from(waiting) / f64::from(candidate.slots.max(1));
-    let most =
-        price(&candidate.offer.price, policy.prompt_tokens, completion_tokens).unwrap_or(MicroCredits(u64::MAX));
+    let most = price(&candidate.offer.price, wished, policy.prompt_tokens, completion_tokens)
+        .unwrap_or(MicroCredits(u64::MAX));
     let reasons = Reasons {
         round_trip_ms,
         measured: candidate.round_trip_ms.is_some_and(|measured| measured >= least_ms),

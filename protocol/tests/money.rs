@@ -3,7 +3,9 @@
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
     job::{Input, JobSpec, Sampling},
-    quote::{Asked, QUOTE_LIFETIME_MS, Quote, QuoteFault, TokenPrice, price},
+    offer::{Device, DeviceKind, Engine, ModelOffer},
+    price::{Adjustment, AdjustmentFault, Inputs, LatencyClass, TokenPrice, price},
+    quote::{Asked, QUOTE_LIFETIME_MS, Quote, QuoteFault},
     receipt::{Channel, Cheque, ChequeFault},
     text::Line,
 };
@@ -31,7 +33,7 @@ fn prices_are_rounded_up_once() {
     ];
     for ((prompt, completion), (per_prompt, per_completion), expected) in cases {
         assert_eq!(
-            price(&per_thousand(per_prompt, per_completion), prompt, completion),
+            price(&per_thousand(per_prompt, per_completion), &Adjustment::default(), prompt, completion),
             Ok(MicroCredits(expected))
         );
     }
@@ -43,8 +45,8 @@ proptest! {
         prompt: u64, completion: u64, tokens: (u32, u32), more: (u32, u32),
     ) {
         let base = per_thousand(prompt, completion);
-        let low = price(&base, tokens.0, tokens.1);
-        let high = price(&base, tokens.0.saturating_add(more.0), tokens.1.saturating_add(more.1));
+        let low = price(&base, &Adjustment::default(), tokens.0, tokens.1);
+        let high = price(&base, &Adjustment::default(), tokens.0.saturating_add(more.0), tokens.1.saturating_add(more.1));
         match (low, high) {
             (Ok(low), Ok(high)) => prop_assert!(low <= high),
             (Err(_), Ok(_)) => prop_assert!(false, "fewer tokens overflow and more do not"),
@@ -158,8 +160,23 @@ fn spec() -> JobSpec {
 fn a_quote_is_held_against_what_was_asked() {
     let spec = spec();
     let request = spec.digest().expect("a small request");
-    let asked = Asked { client: ME, job: JOB, request, spec: &spec, ceiling: Some(MicroCredits(200)) };
-    let now = 1_000_000;
+    let ceiling = Some(MicroCredits(200));
+    let asked = Asked { client: ME, job: JOB, request, spec: &spec, latency: LatencyClass::Standard, ceiling };
+    // Twelve o'clock.
+    let now = 43_200_000;
+    let inputs = Inputs {
+        latency: LatencyClass::Standard,
+        capability: None,
+        round_trip_ms: None,
+        queue: 20,
+        utilisation: 500_000,
+        cell_utilisation: None,
+        hour: 12,
+        utc_offset_minutes: 0,
+        context_used: 110,
+        context: 1_100,
+    };
+    let with = |inputs| Adjustment::of(inputs, MicroCredits(900));
     let good = Quote {
         nonce: NONCE,
         client: ME,
@@ -170,7 +187,9 @@ fn a_quote_is_held_against_what_was_asked() {
         prompt_tokens: 10,
         max_completion_tokens: 100,
         price: per_thousand(200, 1000),
-        max_total: MicroCredits(102),
+        adjustment: with(inputs),
+        // 102,000 x 1.1 x 1.025
+        max_total: MicroCredits(116),
         window: 64,
         declared: false,
         issued_ms: now,
@@ -186,7 +205,28 @@ fn a_quote_is_held_against_what_was_asked() {
         (Quote { issued_ms: now + 40_000, ..good.clone() }, QuoteFault::Dates),
         (Quote { expires_ms: now + QUOTE_LIFETIME_MS + 1, ..good.clone() }, QuoteFault::Dates),
         (Quote { expires_ms: now - 1, ..good.clone() }, QuoteFault::Dates),
-        (Quote { max_total: MicroCredits(101), ..good.clone() }, QuoteFault::Total),
+        (Quote { max_total: MicroCredits(115), ..good.clone() }, QuoteFault::Total),
+        (Quote { adjustment: with(Inputs { queue: 40, ..inputs }), ..good.clone() }, QuoteFault::Total),
+        (
+            Quote { adjustment: Adjustment::default(), ..good.clone() },
+            QuoteFault::Adjustment(AdjustmentFault::Inputs),
+        ),
+        (
+            Quote { adjustment: with(Inputs { latency: LatencyClass::Fast, ..inputs }), ..good.clone() },
+            QuoteFault::Latency { asked: LatencyClass::Standard, quoted: LatencyClass::Fast },
+        ),
+        (
+            Quote { adjustment: with(Inputs { hour: 19, ..inputs }), ..good.clone() },
+            QuoteFault::Hour { stated: 19, signed: 12 },
+        ),
+        (
+            Quote { adjustment: with(Inputs { context_used: 111, ..inputs }), ..good.clone() },
+            QuoteFault::ContextUsed { stated: 111, needed: 110 },
+        ),
+        (
+            Quote { price: per_thousand(200, 899), ..good.clone() },
+            QuoteFault::Adjustment(AdjustmentFault::Electricity),
+        ),
         (Quote { prompt_tokens: 1000, ..good.clone() }, QuoteFault::Overcount),
         (Quote { max_completion_tokens: 101, ..good.clone() }, QuoteFault::Overcount),
         (Quote { window: 0, ..good.clone() }, QuoteFault::Window),
@@ -198,8 +238,31 @@ fn a_quote_is_held_against_what_was_asked() {
     let vectors = JobSpec { input: Input::Embed(vec!["a".to_owned()]), ..spec.clone() };
     let embedding = Asked { spec: &vectors, ..asked.clone() };
     assert_eq!(good.check(&embedding, now), Err(QuoteFault::Overcount), "vectors are billed by the prompt alone");
-    let poor = Asked { ceiling: Some(MicroCredits(101)), ..asked };
-    assert_eq!(good.check(&poor, now), Err(QuoteFault::TooExpensive));
+    let device = Device { kind: DeviceKind::Cpu, name: Line::lossy("cpu"), memory_bytes: 0, measured: None };
+    let offer = ModelOffer {
+        model: spec.model.clone(),
+        weights: good.weights,
+        engine: Engine { name: Line::lossy("llama.cpp"), version: Line::lossy("1") },
+        quantisation: Line::lossy("Q4_1"),
+        device,
+        context: 1_100,
+        price: good.price,
+        speed: 0,
+        declared: false,
+        private: None,
+    };
+    assert_eq!(good.check_offer(&offer), Ok(()));
+    for price in [per_thousand(199, 1_000), per_thousand(9_999, 999)] {
+        let cheaper = ModelOffer { price, ..offer.clone() };
+        assert_eq!(good.check_offer(&cheaper), Err(QuoteFault::AboveOffer));
+    }
+    let larger = ModelOffer { context: 2_048, ..offer };
+    assert_eq!(good.check_offer(&larger), Err(QuoteFault::Context { stated: 1_100, offered: 2_048 }));
+    let poor = Asked { ceiling: Some(MicroCredits(115)), ..asked };
+    assert_eq!(
+        good.check(&poor, now),
+        Err(QuoteFault::TooExpensive { total: MicroCredits(116), ceiling: MicroCredits(115) })
+    );
 }
 
 #[test]

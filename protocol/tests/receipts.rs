@@ -1,19 +1,35 @@
 //! Cheques held against their quote, and receipts against their quote and what was seen.
 
 use aitbc_protocol::{
-    Digest, JobId, MicroCredits, NodeId, Nonce,
+    Digest, JobId, MicroCredits, NodeId, Nonce, Statement,
     job::{Finish, Sampling},
     offer::{Device, DeviceKind, Engine},
-    quote::{Quote, TokenPrice, price},
-    receipt::{Check, Cheque, ChequeFault, OutputDigest, Receipt, Seen, Timings, owed},
+    price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
+    quote::Quote,
+    receipt::{Check, Cheque, ChequeFault, OutputDigest, Receipt, Seen, Timings},
     sealed::SealedWork,
     text::Line,
+    wire,
 };
 
 const ME: NodeId = NodeId([1; 32]);
 
 fn quote() -> Quote {
     let base = TokenPrice { prompt: MicroCredits(300), completion: MicroCredits(1700) };
+    let inputs = Inputs {
+        latency: LatencyClass::Fast,
+        capability: Some(620_000),
+        round_trip_ms: Some(30),
+        queue: 3,
+        utilisation: 750_000,
+        cell_utilisation: None,
+        hour: 20,
+        utc_offset_minutes: 0,
+        context_used: 110,
+        context: 2_048,
+    };
+    let adjustment = Adjustment::of(inputs, MicroCredits(100));
+    let max_total = price(&base, &adjustment, 10, 100).expect("small numbers");
     Quote {
         nonce: Nonce([7; 16]),
         client: NodeId([2; 32]),
@@ -24,7 +40,8 @@ fn quote() -> Quote {
         prompt_tokens: 10,
         max_completion_tokens: 100,
         price: base,
-        max_total: price(&base, 10, 100).expect("small numbers"),
+        adjustment,
+        max_total,
         window: 64,
         declared: false,
         issued_ms: 1,
@@ -51,7 +68,7 @@ fn receipt(tokens: u32) -> Receipt {
         declared: false,
         finish: Finish::Stop,
         price: quote.price,
-        total: owed(&quote, tokens).expect("small numbers"),
+        total: quote.total(tokens).expect("small numbers"),
         admitted_ms: 1,
         timings: Timings::default(),
         sealed: None,
@@ -64,7 +81,7 @@ fn failed(checks: &[Check]) -> Vec<&str> {
 
 fn cheque(tokens: u32) -> Cheque {
     let quote = quote();
-    let total = owed(&quote, tokens).expect("small numbers");
+    let total = quote.total(tokens).expect("small numbers");
     Cheque {
         provider: ME,
         sequence: 1,
@@ -153,4 +170,47 @@ fn a_receipt_of_a_private_job_names_key_input_and_answer() {
     assert_eq!(failed(&other.check(&quote(), Some(&seen))), ["output"]);
     let lost = Receipt { output: OutputDigest::Lost, finish: Finish::Failed, ..good };
     assert!(failed(&lost.check(&quote(), Some(&seen))).is_empty(), "after a restart the answer is not known");
+}
+
+#[test]
+fn a_quote_from_before_there_were_factors_costs_its_base() {
+    #[derive(serde::Serialize)]
+    struct Older {
+        nonce: Nonce,
+        client: NodeId,
+        job: JobId,
+        request: Digest,
+        model: Line<64>,
+        weights: Digest,
+        prompt_tokens: u32,
+        max_completion_tokens: u32,
+        price: TokenPrice,
+        max_total: MicroCredits,
+        window: u32,
+        declared: bool,
+        issued_ms: u64,
+        expires_ms: u64,
+    }
+    let Quote { nonce, client, job, request, model, weights, prompt_tokens, max_completion_tokens, price, .. } =
+        quote();
+    let older = Older {
+        nonce,
+        client,
+        job,
+        request,
+        model,
+        weights,
+        prompt_tokens,
+        max_completion_tokens,
+        price,
+        max_total: MicroCredits(173),
+        window: 64,
+        declared: false,
+        issued_ms: 1,
+        expires_ms: 2,
+    };
+    let bytes = wire::encode_payload(&older, Quote::MAX_BYTES).expect("encodes");
+    let read: Quote = wire::decode_payload(&bytes, Quote::MAX_BYTES).expect("reads");
+    assert_eq!(read.adjustment, Adjustment::default());
+    assert_eq!(read.total(100), Ok(MicroCredits(173)), "3,000 and 170,000 thousandths");
 }

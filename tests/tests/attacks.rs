@@ -8,8 +8,9 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     job::{Chunk, Finish, JobSpec, Rejection},
     offer::{Device, DeviceKind, Engine, Gossip, ModelOffer, Offer},
-    quote::{Quote, TokenPrice},
-    receipt::{Channel, owed},
+    price::{LatencyClass, TokenPrice},
+    quote::Quote,
+    receipt::Channel,
     text::Line,
     wire,
 };
@@ -47,7 +48,13 @@ async fn open(peer: &Peer, provider: &Process, protocol: Protocol) -> FramedStre
 
 /// Asks for a quote with any key.
 async fn ask(peer: &Peer, key: &SecretKey, provider: &Process, job: JobId, spec: &JobSpec) -> QuoteReply {
-    let request = QuoteRequest { job, provider: provider.id, spec: spec.clone(), issued_ms: now_ms() };
+    let request = QuoteRequest {
+        job,
+        provider: provider.id,
+        spec: spec.clone(),
+        latency: LatencyClass::Standard,
+        issued_ms: now_ms(),
+    };
     let mut stream = open(peer, provider, Protocol::Quote).await;
     let signed = seal(key, &local(), &request).expect("fits");
     stream.send(&signed, wire::MAX_QUOTE_FRAME).await.expect("sent");
@@ -172,7 +179,7 @@ async fn quotes_are_for_one_client_one_request_and_one_use() {
     let end = read_end(&mut stream).await;
     let Some(ToClient::Finished { receipt, .. }) = end else { panic!("{end:?}") };
     let tokens = aitbc_crypto::open(&receipt, &local()).expect("well signed").completion_tokens;
-    let total = owed(&read, tokens).expect("small");
+    let total = read.total(tokens).expect("small");
     let (_, cheque) = Channel::default()
         .promise(provider.id, job, read.nonce, MicroCredits::ZERO, total, tokens)
         .expect("small");
@@ -199,7 +206,7 @@ async fn bad_cheques_end_the_job_and_pay_nothing() {
         let read = quote.read_unverified().expect("reads");
         let mut stream = start(&peer, &provider, &quote, &spec).await.expect("admitted");
         read_tokens(&mut stream, 64).await;
-        let total = owed(&read, 64).expect("small");
+        let total = read.total(64).expect("small");
         let (channel, mut cheque) = Channel::default()
             .promise(provider.id, job, read.nonce, MicroCredits::ZERO, total, 64)
             .expect("small");
@@ -211,12 +218,12 @@ async fn bad_cheques_end_the_job_and_pay_nothing() {
             "lower" => {
                 let good = seal(&peer.key, &local(), &cheque).expect("fits");
                 stream.send(&ToProvider::Ack { next: 64, cheque: good }, wire::MAX_JOB_FRAME).await.expect("sent");
-                let more = owed(&read, 65).expect("small");
+                let more = read.total(65).expect("small");
                 cheque = channel.promise(provider.id, job, read.nonce, total, more, 65).expect("small").1;
                 cheque.cumulative = MicroCredits(1);
             }
             "undelivered" => {
-                let most = owed(&read, 200).expect("small");
+                let most = read.total(200).expect("small");
                 cheque = Channel::default()
                     .promise(provider.id, job, read.nonce, MicroCredits::ZERO, most, 200)
                     .expect("small")

@@ -14,7 +14,7 @@ use aitbc_protocol::{
     MicroCredits, NodeId,
     geo::{Cell, Location},
     job::ModelName,
-    quote::TokenPrice,
+    price::TokenPrice,
 };
 use aitbc_tests::{
     eventually, peer,
@@ -61,6 +61,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             worker: Some(process::binary()),
         },
         jobs: JobsConfig {
+            local_hours: false,
             power: aitbc_node::gpu::power::PowerConfig::default(),
             gpu_rates: directory.path().join("gpu-rates.json"),
             network: network.network.clone(),

@@ -94,10 +94,25 @@ async fn a_client_asks_a_miner_with_every_tool() {
         client.cli(&["run", MODEL, "Name three planets", "--temperature", "0", "--max-tokens", "40"]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).trim().len() > 10);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("can read this prompt"), "people are told");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("can read this prompt"), "people are told");
+    assert!(
+        told.contains("base 0.") && told.contains("x0.8 0 % of its slots taken"),
+        "and what prices follow: {told}"
+    );
 
     let found = json(&client.cli(&["--json", "find", MODEL]).await.stdout);
     assert_eq!(found["candidates"][0]["provider"], miner.id.to_string());
+
+    // Whoever wishes it sooner pays for it, and is told so.
+    let fast = ["--json", "run", MODEL, "Hi", "--max-tokens", "8", "--latency-class", "fast"];
+    let fast = client.cli(&fast).await;
+    assert!(fast.status.success(), "{}", String::from_utf8_lossy(&fast.stderr));
+    let updates = json(&fast.stdout)["updates"].clone();
+    let quoted = updates.as_array().expect("updates").iter().find(|update| update["event"] == "quoted");
+    let factor = &quoted.expect("a quote")["factors"][0];
+    assert_eq!((&factor["kind"], &factor["ppm"]), (&"latency".into(), &2_000_000.into()), "{factor}");
+    assert!(factor["reason"].as_str().is_some_and(|reason| reason.contains("within 500 ms")), "{factor}");
 
     // A receipt shown, verified, tampered with.
     let receipts = json(&client.cli(&["--json", "receipts"]).await.stdout);

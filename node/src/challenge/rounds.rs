@@ -75,7 +75,7 @@ mod tests {
         Digest, MicroCredits, NetworkId,
         gpu::challenge::exchange::Shown,
         offer::{Device, Engine, Load, ModelOffer, Offer},
-        quote::TokenPrice,
+        price::TokenPrice,
         text::Line,
     };
 

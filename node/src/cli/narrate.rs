@@ -2,7 +2,11 @@
 
 use super::output;
 use crate::routing::{JobUpdate, RankedCandidate, ShownBy};
-use aitbc_protocol::NodeId;
+use aitbc_protocol::{
+    NodeId,
+    price::{Explained, TokenPrice},
+    quote::Quote,
+};
 use std::collections::BTreeMap;
 
 /// Names for nodes that the teller has a better word for than the end of their id.
@@ -51,13 +55,18 @@ impl Narrator {
             JobUpdate::Retrying { provider, reason } => {
                 eprintln!("retrying  {}: {reason}", self.name(provider));
             }
-            JobUpdate::Quoted { provider, quote } => eprintln!(
-                "quote     {}: at most {} for up to {}, binding for {}",
-                self.name(provider),
-                quote.max_total,
-                self.amounts(quote.prompt_tokens, quote.max_completion_tokens),
-                output::duration(quote.expires_ms.saturating_sub(quote.issued_ms)),
-            ),
+            JobUpdate::Quoted { provider, quote, factors } => {
+                eprintln!(
+                    "quote     {}: at most {} for up to {}, binding for {}",
+                    self.name(provider),
+                    quote.max_total,
+                    self.amounts(quote.prompt_tokens, quote.max_completion_tokens),
+                    output::duration(quote.expires_ms.saturating_sub(quote.issued_ms)),
+                );
+                for line in price_lines(quote, factors) {
+                    eprintln!("          {line}");
+                }
+            }
             JobUpdate::Started { provider, after_ms } => {
                 eprintln!("started   on {} after {}", self.name(provider), output::duration(*after_ms));
             }
@@ -124,6 +133,13 @@ impl Narrator {
         });
         format!("{provider} in {cell} on {}{measured}{private}: {reasons}", device.name)
     }
+}
+
+/// What a quote's price is made of: the base, and each factor that changes it.
+fn price_lines(quote: &Quote, factors: &[Explained]) -> Vec<String> {
+    let TokenPrice { prompt, completion } = quote.price;
+    let base = format!("base {prompt} for a thousand prompt tokens, {completion} for a thousand of the answer");
+    std::iter::once(base).chain(factors.iter().map(ToString::to_string)).collect()
 }
 
 /// How a check came out.

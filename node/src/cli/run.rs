@@ -9,6 +9,7 @@ use crate::routing::{JobRequest, JobUpdate, Wishes};
 use aitbc_protocol::{
     MicroCredits, NodeId,
     job::{Input, JobSpec, Message, ModelName, Role, Sampling},
+    price::LatencyClass,
 };
 use std::io::{IsTerminal, Read, Write};
 
@@ -46,6 +47,9 @@ pub(super) struct Args {
     /// Largest round trip in milliseconds
     #[arg(long, value_name = "MS")]
     latency: Option<u32>,
+    /// How soon the answer is wished, which sets the price: realtime, fast, standard or economy
+    #[arg(long, value_name = "CLASS", default_value_t)]
+    latency_class: LatencyClass,
     /// Only this provider
     #[arg(long, value_name = "NODE")]
     provider: Option<NodeId>,
@@ -124,6 +128,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
     request.wishes = Wishes {
         max_price: args.max_price.map(MicroCredits),
         latency_budget_ms: args.latency,
+        latency_class: args.latency_class,
         provider: args.provider,
         allow_declared: args.allow_declared,
         min_shown_mib: args.min_shown,

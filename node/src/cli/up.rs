@@ -199,6 +199,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             price: provide.price.into(),
             private_price: provide.private_price.into(),
             prices: provide.prices.iter().map(|(model, price)| (model.clone(), (*price).into())).collect(),
+            local_hours: provide.local_hours,
             power: settings.power(),
             gpu_rates: directories.gpu_rates(),
             payment_patience: PAYMENT_PATIENCE,

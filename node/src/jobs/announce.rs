@@ -34,7 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-mod content;
+pub(super) mod content;
 mod schedule;
 
 /// How long a last offer stands: a clock that is behind by all that is tolerated still takes it as valid, so nobody

@@ -13,6 +13,7 @@ use aitbc_protocol::{
     JobId, NodeId, Nonce, UnixMillis,
     job::{ModelName, Rejection},
     offer::Load,
+    price::share,
     quote::{OPEN_QUOTES_PER_CLIENT, QUOTE_CAPACITY_MS, Quote},
 };
 use std::{
@@ -217,6 +218,13 @@ impl Desk {
             .collect();
         running.sort_by_key(|running| running.job);
         running
+    }
+
+    /// Jobs that wait, and the share of the slots that jobs have taken, in millionths. Promised slots do not count: asking
+    /// for prices makes none dearer.
+    pub(super) fn demand(&self) -> (u32, u32) {
+        let Load { running, queued } = self.state().load();
+        (queued, share(running.saturating_add(queued), self.slots()))
     }
 
     /// The numbers behind "the provider is full".

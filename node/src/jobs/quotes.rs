@@ -1,8 +1,9 @@
 //! Serves `/aitbc/quote/1`: one request, one binding quote or a typed refusal.
 
 use super::{
-    ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER,
+    ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER, electricity_of,
     estimate::{Demand, fits},
+    place::Wanted,
 };
 use crate::{
     clock::now_ms,
@@ -14,7 +15,8 @@ use aitbc_protocol::messages::{QuoteReply, QuoteRequest};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, Digest, NetworkId, NodeId, Nonce, Signed, UnixMillis,
     job::{JobSpec, Rejection, WINDOW_TOKENS},
-    quote::{QUOTE_LIFETIME_MS, Quote, TokenPrice, price},
+    price::{Adjustment, TokenPrice, price},
+    quote::{QUOTE_LIFETIME_MS, Quote},
     text::Line,
     wire,
 };
@@ -89,6 +91,7 @@ struct Terms {
     client: NodeId,
     prompt_tokens: u32,
     price: TokenPrice,
+    adjustment: Adjustment,
     issued_ms: UnixMillis,
 }
 
@@ -98,10 +101,10 @@ pub(super) fn with_weights(spec: JobSpec, weights: Digest) -> JobSpec {
     JobSpec { weights: Some(weights), ..spec }
 }
 
-fn build(verified: &Verified, model: &EngineModel, terms: &Terms) -> Result<Quote, Rejection> {
+fn build(verified: &Verified, model: &EngineModel, terms: Terms) -> Result<Quote, Rejection> {
     let Verified { request, digest } = verified;
     let max_completion_tokens = request.spec.completion_tokens();
-    let max_total = price(&terms.price, terms.prompt_tokens, max_completion_tokens)
+    let max_total = price(&terms.price, &terms.adjustment, terms.prompt_tokens, max_completion_tokens)
         .map_err(|error| Rejection::Invalid(Line::lossy(&error.to_string())))?;
     Ok(Quote {
         nonce: terms.nonce,
@@ -113,6 +116,7 @@ fn build(verified: &Verified, model: &EngineModel, terms: &Terms) -> Result<Quot
         prompt_tokens: terms.prompt_tokens,
         max_completion_tokens,
         price: terms.price,
+        adjustment: terms.adjustment,
         max_total,
         window: WINDOW_TOKENS,
         declared: model.declared,
@@ -173,10 +177,16 @@ impl Provider {
         let counted = counted.map_err(|error| self.rejection(error))?;
         // More than the client's own bound would only be refused by it.
         let prompt_tokens = counted.min(spec.input.max_prompt_tokens()).saturating_add(spec.prefix_tokens());
-        fits(Demand { tokens: spec.context_needed(prompt_tokens), context: model.context })?;
-        let price = self.config.price_of(model, &self.power.borrow());
-        let terms = Terms { nonce, client, prompt_tokens, price, issued_ms: now_ms() };
-        let quote = build(verified, model, &terms)?;
+        let context_used = spec.context_needed(prompt_tokens);
+        fits(Demand { tokens: context_used, context: model.context })?;
+        let power = Arc::clone(&self.power.borrow());
+        let price = self.config.price_of(model, &power);
+        let wanted = Wanted { client, latency: verified.request.latency, context_used };
+        let issued_ms = now_ms();
+        let inputs = self.place.inputs(&self.desk, model, &wanted, issued_ms);
+        let adjustment = Adjustment::of(inputs, electricity_of(model, &power));
+        let terms = Terms { nonce, client, prompt_tokens, price, adjustment, issued_ms };
+        let quote = build(verified, model, terms)?;
         signing::seal(&self.key, &self.config.network, &quote).map_err(|error| {
             tracing::error!(%error, "a quote could not be signed");
             Rejection::EngineUnavailable(Line::lossy("internal error"))
@@ -224,14 +234,21 @@ mod tests {
     use super::*;
     use crate::{
         engine,
-        jobs::tests::{client_key, engine_model, network, provider, provider_key, spec},
+        jobs::desk::Desk,
+        jobs::tests::{client_key, engine_model, network, nowhere, provider, provider_key, spec},
     };
-    use aitbc_protocol::{JobId, quote::Asked};
+    use aitbc_protocol::{JobId, price::LatencyClass, quote::Asked};
 
     const NOW: UnixMillis = 1_700_000_000_000;
 
     fn request() -> QuoteRequest {
-        QuoteRequest { job: JobId([7; 16]), provider: provider_key().node_id(), spec: spec(), issued_ms: NOW }
+        QuoteRequest {
+            job: JobId([7; 16]),
+            provider: provider_key().node_id(),
+            spec: spec(),
+            latency: LatencyClass::Fast,
+            issued_ms: NOW,
+        }
     }
 
     fn check(request: &QuoteRequest) -> Result<Verified, Rejection> {
@@ -263,11 +280,20 @@ mod tests {
         let client = client_key().node_id();
         let price =
             TokenPrice { prompt: aitbc_protocol::MicroCredits(10), completion: aitbc_protocol::MicroCredits(30) };
-        let terms = Terms { nonce: Nonce([1; 16]), client, prompt_tokens: 8, price, issued_ms: NOW };
-        let quote = build(&verified, &engine_model(), &terms).unwrap();
+        let wanted = Wanted { client, latency: LatencyClass::Fast, context_used: spec.context_needed(8) };
+        let inputs = nowhere().inputs(&Desk::new(4), &engine_model(), &wanted, NOW);
+        let adjustment = Adjustment::of(inputs, aitbc_protocol::MicroCredits(30));
+        let terms = Terms { nonce: Nonce([1; 16]), client, prompt_tokens: 8, price, adjustment, issued_ms: NOW };
+        let quote = build(&verified, &engine_model(), terms).unwrap();
         assert_eq!(quote.max_completion_tokens, spec.max_tokens - 3);
-        let asked =
-            Asked { client, job: request.job, request: spec.digest().unwrap(), spec: &spec, ceiling: None };
+        let asked = Asked {
+            client,
+            job: request.job,
+            request: spec.digest().unwrap(),
+            spec: &spec,
+            latency: LatencyClass::Fast,
+            ceiling: None,
+        };
         assert_eq!(quote.check(&asked, NOW), Ok(()));
     }
 
@@ -280,7 +306,10 @@ mod tests {
         assert_eq!(verified.request.spec.weights, None, "the client names the model only");
         let client = client_key().node_id();
         let quote = provider.price(client, Nonce([1; 16]), &verified, &engine_model()).await.unwrap();
-        assert_eq!(quote.read_unverified().unwrap().weights, engine_model().weights);
+        let quote = quote.read_unverified().unwrap();
+        assert_eq!(quote.weights, engine_model().weights);
+        let inputs = quote.adjustment.check(&quote.price).expect("an honest price");
+        assert_eq!(inputs.latency, LatencyClass::Fast, "as the request says");
         assert_eq!(asked.recv().await.unwrap().0, engine_model().weights);
     }
 }

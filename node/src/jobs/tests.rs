@@ -1,12 +1,13 @@
 //! Whole jobs over a stream in memory, with real ledgers on both sides; only the engine is a script.
 
 use super::{
-    JobsConfig, Provider, QUOTE_LIMITS,
+    CellLoad, JobsConfig, Provider, QUOTE_LIMITS,
     admission::{self, record},
     delivery::Binding,
     desk::{Desk, Ticket},
     job_limits,
     metrics::JobMetrics,
+    place::Place,
     run::{Job, Surroundings, run_job},
     settle, uses,
 };
@@ -27,7 +28,8 @@ use aitbc_protocol::{
     geo::Cell,
     job::{Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, WINDOW_TOKENS},
     offer::{Device, DeviceKind, Engine},
-    quote::{Quote, TokenPrice, price},
+    price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
+    quote::Quote,
     receipt::{Cheque, Execution, OutputDigest, Receipt, Seen},
     text::Line,
     wire::MAX_JOB_FRAME,
@@ -106,6 +108,7 @@ pub(crate) fn config() -> JobsConfig {
         price: quote().price,
         private_price: quote().price,
         prices: BTreeMap::new(),
+        local_hours: false,
         power: crate::gpu::power::PowerConfig::default(),
         gpu_rates: std::path::PathBuf::new(),
         payment_patience: LONG,
@@ -115,6 +118,19 @@ pub(crate) fn config() -> JobsConfig {
 pub(crate) fn quote() -> Quote {
     let token_price = TokenPrice { prompt: MicroCredits(1_000), completion: MicroCredits(3_000) };
     let issued_ms = now_ms();
+    let inputs = Inputs {
+        latency: LatencyClass::Fast,
+        capability: Some(620_000),
+        round_trip_ms: None,
+        queue: 3,
+        utilisation: 750_000,
+        cell_utilisation: None,
+        hour: 19,
+        utc_offset_minutes: 0,
+        context_used: 210,
+        context: 2048,
+    };
+    let adjustment = Adjustment::of(inputs, MicroCredits(400));
     Quote {
         nonce: Nonce([4; 16]),
         client: client_key().node_id(),
@@ -125,7 +141,8 @@ pub(crate) fn quote() -> Quote {
         prompt_tokens: 10,
         max_completion_tokens: 200,
         price: token_price,
-        max_total: price(&token_price, 10, 200).unwrap(),
+        max_total: price(&token_price, &adjustment, 10, 200).unwrap(),
+        adjustment,
         window: WINDOW_TOKENS,
         declared: false,
         issued_ms,
@@ -214,6 +231,12 @@ pub(super) fn unlimited() -> watch::Receiver<Arc<PowerState>> {
 }
 
 /// The provider side on `engine`, without a network.
+/// A place where nothing is measured.
+pub(super) fn nowhere() -> Place {
+    let peers = watch::channel(Arc::default()).1;
+    Place { devices: vec![], peers, cell: CellLoad::new(|| None), local_hours: false }
+}
+
 pub(super) fn provider(engine: EngineHandle) -> (Provider, tempfile::TempDir) {
     let metrics = Metrics::default();
     let (ledger, directory) = ledger(provider_key(), &metrics);
@@ -227,6 +250,7 @@ pub(super) fn provider(engine: EngineHandle) -> (Provider, tempfile::TempDir) {
         metrics: JobMetrics::new(&metrics),
         counting: Semaphore::new(1),
         power: unlimited(),
+        place: nowhere(),
         stop: CancellationToken::new(),
         closing: CancellationToken::new(),
     };
@@ -293,6 +317,7 @@ impl Provider {
             metrics: self.metrics.clone(),
             counting: Semaphore::new(1),
             power: unlimited(),
+            place: nowhere(),
             stop: CancellationToken::new(),
             closing: CancellationToken::new(),
         }
@@ -365,7 +390,7 @@ impl Nodes {
         self.client.take_receipt(quote().nonce, receipt, Some(seen)).await.expect("an honest receipt");
         let cheque = self.cheque(tokens).await;
         scene.send(ToProvider::Ack { next: tokens, cheque }).await;
-        let total = price(&quote().price, quote().prompt_tokens, tokens).unwrap();
+        let total = quote().total(tokens).unwrap();
         let said = receive(&mut scene.client).await;
         assert!(matches!(said, Some(ToClient::Paid { total: paid }) if paid == total), "{said:?}");
         assert!(receive(&mut scene.client).await.is_none(), "the stream is closed once the last cheque is taken");
@@ -432,7 +457,7 @@ async fn a_job_is_delivered_paid_and_completed_on_both_sides() {
     scene.engine.finish(Finish::Stop).await;
     let (signed, receipt, failure) = scene.finished().await;
     assert_eq!((receipt.completion_tokens, receipt.finish, failure), (100, Finish::Stop, None));
-    assert_eq!(receipt.total, price(&quote().price, 10, 100).unwrap());
+    assert_eq!(receipt.total, quote().total(100).unwrap());
     nodes.pay_up(&mut scene, signed).await;
     scene.joined().await;
     assert_eq!(nodes.client.paid(quote().nonce).await.unwrap().state, JobState::Completed);
@@ -617,7 +642,7 @@ async fn settling_ends_the_running_job_first_and_gets_its_receipt() {
     let (mut client, stream) = FramedStream::pair(client_key().node_id(), provider_key().node_id());
     settle::serve(&nodes.provider, &nodes.desk, stream, quote().nonce, Some(cheque)).await;
     let Some(ToClient::Settled { paid, receipt }) = receive(&mut client).await else { panic!("not settled") };
-    assert_eq!(paid, price(&quote().price, 10, 20).unwrap());
+    assert_eq!(paid, quote().total(20).unwrap());
     let receipt = receipt.unwrap().read_unverified().unwrap();
     assert_eq!((receipt.completion_tokens, receipt.finish), (30, Finish::Cancelled));
     assert!(matches!(receipt.output, OutputDigest::Tokens(_)), "the end was seen, nothing is lost");
@@ -666,7 +691,7 @@ async fn a_stopping_node_fails_what_runs_with_receipts() {
 async fn vectors_are_paid_by_the_prompt() {
     let nodes = nodes();
     let base = quote();
-    let quote = Quote { max_completion_tokens: 0, max_total: price(&base.price, 10, 0).unwrap(), ..base };
+    let quote = Quote { max_completion_tokens: 0, max_total: base.total(0).unwrap(), ..base };
     let mut scene = nodes.start(&quote, Binding::Vectors, LONG).await;
     scene.engine.say(EngineEvent::Embeddings(vec![vec![0.5; 4], vec![1.0; 4]])).await;
     scene.engine.finish(Finish::Stop).await;

@@ -6,7 +6,7 @@ use aitbc_protocol::{
     MicroCredits, NodeId, UnixMillis,
     job::Finish,
     quote::Quote,
-    receipt::{Channel, Check, Cheque, ChequeFault, OutputDigest, Receipt, Timings, owed},
+    receipt::{Channel, Check, Cheque, ChequeFault, OutputDigest, Receipt, Timings},
     text::Line,
 };
 
@@ -62,7 +62,7 @@ pub(super) fn promise(
     if tokens > billable {
         return Err(LedgerError::Overcharge(format!("{tokens} tokens where at most {billable} can be billed")));
     }
-    let total = owed(quote, tokens).map_err(|_| ChequeFault::Overflow)?;
+    let total = quote.total(tokens).map_err(|_| ChequeFault::Overflow)?;
     if total > quote.max_total {
         return Err(LedgerError::Overcharge(format!("{total} where the quote says at most {}", quote.max_total)));
     }
@@ -148,7 +148,7 @@ pub(super) fn lost_receipt(job: &Job, now_ms: UnixMillis) -> Result<Receipt, Sto
 /// broke: at most one window beyond.
 pub(super) fn within_window(job: &Job, receipt: &Receipt) -> bool {
     receipt.completion_tokens <= job.record.tokens.saturating_add(job.quote.window)
-        && owed(&job.quote, receipt.completion_tokens) == Ok(receipt.total)
+        && job.quote.total(receipt.completion_tokens) == Ok(receipt.total)
 }
 
 /// True once everything that a receipt asks for is paid.

@@ -4,8 +4,8 @@ use crate::storage::tests::{
 };
 use aitbc_protocol::{
     job::Finish,
-    quote::TokenPrice,
-    receipt::{Channel, OutputDigest, ReceiptFile, owed},
+    price::TokenPrice,
+    receipt::{Channel, OutputDigest, ReceiptFile},
 };
 use book::{DEBT_GRACE_MS, DEBT_LIFETIME_MS};
 use tempfile::TempDir;
@@ -84,7 +84,8 @@ impl Pair {
         let Some(price) = self.price else { return quote };
         let mut quote = quote.read_unverified().expect("signed here");
         quote.price = price;
-        quote.max_total = owed(&quote, quote.max_completion_tokens).expect("small numbers");
+        quote.adjustment.electricity = MicroCredits::ZERO;
+        quote.max_total = quote.total(quote.max_completion_tokens).expect("small numbers");
         aitbc_crypto::seal(&self.provider.key, &network(), &quote).expect("small")
     }
 
@@ -151,7 +152,7 @@ impl Pair {
 
 fn price_of(tokens: u32) -> u64 {
     let quote = quote(&key(2), key(1).node_id(), 0).read_unverified().expect("signed here");
-    owed(&quote, tokens).expect("small numbers").0
+    quote.total(tokens).expect("small numbers").0
 }
 
 #[test]

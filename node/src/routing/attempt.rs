@@ -23,7 +23,7 @@ use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     job::{Chunk, Finish, JobSpec, Rejection},
     quote::Quote,
-    receipt::{Receipt, owed},
+    receipt::Receipt,
     text::Line,
     wire,
 };
@@ -269,7 +269,7 @@ impl Attempt<'_> {
 /// The most that settling pays where `count` tokens came: those of one more window may have been on their way.
 fn billable(quote: &Quote, count: u32) -> MicroCredits {
     let tokens = count.saturating_add(quote.window).min(quote.max_completion_tokens);
-    owed(quote, tokens).unwrap_or(quote.max_total)
+    quote.total(tokens).unwrap_or(quote.max_total)
 }
 
 fn broken(reason: &dyn std::fmt::Display, stalled: bool) -> Ended {

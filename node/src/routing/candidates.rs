@@ -107,6 +107,7 @@ pub(super) fn policy(
         prompt_tokens: estimated_prompt_tokens(&spec.input).saturating_add(spec.prefix_tokens()),
         completion_tokens: spec.completion_tokens(),
         latency_budget_ms: budget_ms(wishes.latency_budget_ms),
+        latency: wishes.latency_class,
         ceiling: wishes.max_price,
         allow_declared: wishes.allow_declared,
         min_trust: wishes.min_trust,
@@ -239,24 +240,26 @@ pub(super) fn choose(
         .collect()
 }
 
-/// Why nobody does the job: how far the search went, what ruled everyone out, and what to change.
+/// Why nobody does the job: how far the search went, what ruled everyone out, and what to change. `dear` are those of
+/// `declined` who asked too much.
 pub(super) fn nobody(
     model: &ModelName,
     policy: &Policy,
     searched: &Searched,
     choices: &[Choice],
     declined: &[(NodeId, String)],
+    dear: &[(NodeId, MicroCredits)],
 ) -> JobFailure {
-    let too_expensive: Option<Vec<MicroCredits>> = choices
-        .iter()
-        .map(|choice| match choice.ranked.excluded {
-            Some(Exclusion::TooExpensive { price, .. }) => Some(price),
-            _ => None,
-        })
-        .collect();
+    let asked = |provider| dear.iter().find(|(who, _)| *who == provider).map(|(_, price)| *price);
+    let of_choices = choices.iter().map(|choice| match choice.ranked.excluded {
+        Some(Exclusion::TooExpensive { price, .. }) => Some(price),
+        Some(_) => None,
+        None => asked(choice.provider()),
+    });
+    let too_expensive: Option<Vec<MicroCredits>> =
+        of_choices.chain(declined.iter().map(|(provider, _)| asked(*provider))).collect();
     if let (Some(prices), Some(ceiling)) = (too_expensive, policy.ceiling)
         && let Some(cheapest) = prices.into_iter().min()
-        && declined.is_empty()
     {
         return JobFailure::TooExpensive {
             message: format!(
@@ -313,7 +316,7 @@ fn suggestion(model: &ModelName, searched: &Searched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::fixtures::{key, network};
+    use crate::routing::fixtures::{key, network, spec};
     use aitbc_crypto::seal;
     use aitbc_protocol::text::Line;
 
@@ -337,5 +340,25 @@ mod tests {
             shown_bytes(&signed, |signer| trusted.contains(&signer)) >> 30
         };
         assert_eq!((by(&[]), by(&[3]), by(&[3, 4]), by(&[1])), (0, 4, 32, 0));
+    }
+
+    #[test]
+    fn quotes_above_the_ceiling_are_told_as_such_and_only_where_nothing_else_is_in_the_way() {
+        let wishes = Wishes { max_price: Some(MicroCredits(100)), ..Wishes::default() };
+        let policy = policy(&spec(), &wishes, None, Vec::new(), false);
+        let searched = Searched {
+            found: Vec::new(),
+            other_models: std::collections::HashSet::new(),
+            end: SearchEnd::Everything,
+            lookups: 1,
+        };
+        let (one, two) = (key(2).node_id(), key(3).node_id());
+        let declined = [(one, "too dear".to_owned()), (two, "full".to_owned())];
+        let dear = [(one, MicroCredits(120))];
+        let failure = nobody(&policy.model, &policy, &searched, &[], &declined[..1], &dear);
+        let JobFailure::TooExpensive { message } = failure else { panic!("{failure:?}") };
+        assert!(message.contains("0.000120") && message.contains("0.000100"), "{message}");
+        let failure = nobody(&policy.model, &policy, &searched, &[], &declined, &dear);
+        assert!(matches!(failure, JobFailure::NoProvider { .. }), "{failure:?}");
     }
 }

@@ -106,6 +106,8 @@ struct Dispatch<'a> {
     failed: Vec<NodeId>,
     /// Providers that did not take it, and why.
     declined: Vec<(NodeId, String)>,
+    /// What those of them asked whose quote was above the ceiling, and nothing else.
+    dear: Vec<(NodeId, MicroCredits)>,
     /// Providers reported as found.
     told: HashSet<NodeId>,
     /// The weights that began the answer: the only ones that may go on with it.
@@ -143,6 +145,7 @@ impl<'a> Dispatch<'a> {
             asked,
             failed: Vec::new(),
             declined: Vec::new(),
+            dear: Vec::new(),
             told: HashSet::new(),
             weights: None,
             prompt_tokens: None,
@@ -270,7 +273,8 @@ impl<'a> Dispatch<'a> {
         let Offered { choice, signed, quote } = offered;
         let provider = choice.provider();
         let nonce = quote.nonce;
-        self.tell(JobUpdate::Quoted { provider, quote: quote.clone() }).await;
+        let factors = quote.adjustment.explained();
+        self.tell(JobUpdate::Quoted { provider, quote: quote.clone(), factors }).await;
         let active = self.shared.active.enter(nonce);
         let addresses = choice.found.addresses();
         let recording = self.shared.ledger.open(

@@ -10,6 +10,7 @@ use aitbc_protocol::{
     attestation::Tier,
     geo::Location,
     job::ModelName,
+    price::LatencyClass,
     routing::{Policy, Work},
 };
 use std::collections::{HashMap, HashSet};
@@ -58,6 +59,7 @@ pub(super) async fn find_private(
         prompt_tokens: values,
         completion_tokens: 0,
         latency_budget_ms: goal.budget_ms,
+        latency: wishes.latency_class,
         ceiling: wishes.max_price,
         allow_declared: wishes.allow_declared,
         min_trust: wishes.min_trust,
@@ -82,7 +84,7 @@ pub(super) async fn find_private(
             let usable: Vec<_> = lines.into_iter().filter(|line| line.excluded.is_none()).collect();
             let lost: Vec<_> = unreachable.into_iter().map(|(who, error)| (who, error.to_string())).collect();
             return if usable.is_empty() {
-                Err(candidates::nobody(model, &policy, &searched, &choices, &lost))
+                Err(candidates::nobody(model, &policy, &searched, &choices, &lost, &[]))
             } else {
                 Ok(usable)
             };
@@ -122,6 +124,7 @@ pub(super) async fn find(
         prompt_tokens: PROMPT_TOKENS,
         completion_tokens: COMPLETION_TOKENS,
         latency_budget_ms: budget_ms,
+        latency: LatencyClass::default(),
         ceiling: None,
         allow_declared: true,
         min_trust: Tier::None,

@@ -14,7 +14,8 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     job::{Finish, Input, JobSpec, Message, Role, Sampling},
     offer::{Device, DeviceKind, Engine, ModelOffer, OFFER_LIFETIME_MS, Offer},
-    quote::{QUOTE_LIFETIME_MS, Quote, TokenPrice, price},
+    price::{Adjustment, Inputs, LatencyClass, TokenPrice, hour_of_day},
+    quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{OutputDigest, Receipt, Timings},
     text::Line,
 };
@@ -91,6 +92,25 @@ pub(super) fn offer(sequence: u64, now_ms: u64) -> Offer {
     }
 }
 
+/// How a provider that is rather busy prices `quote`, at noon by its clock.
+fn adjustment(spec: &JobSpec, quote: &Quote) -> Adjustment {
+    let minute = (quote.issued_ms / 60_000 % (24 * 60)) as i16;
+    let utc_offset_minutes = 12 * 60 - minute;
+    let inputs = Inputs {
+        latency: LatencyClass::Standard,
+        capability: None,
+        round_trip_ms: None,
+        queue: 3,
+        utilisation: 750_000,
+        cell_utilisation: None,
+        hour: hour_of_day(quote.issued_ms, utc_offset_minutes),
+        utc_offset_minutes,
+        context_used: spec.context_needed(quote.prompt_tokens),
+        context: model_offer().context,
+    };
+    Adjustment::of(inputs, MicroCredits(400))
+}
+
 /// A client, a provider and a quote between them, with the client's ledger in a directory of its own.
 pub(super) struct Deal {
     pub(super) client: SecretKey,
@@ -116,6 +136,7 @@ impl Deal {
             prompt_tokens: 20,
             max_completion_tokens: 256,
             price: PRICE,
+            adjustment: Adjustment::default(),
             max_total: MicroCredits::ZERO,
             window: 64,
             declared: false,
@@ -123,9 +144,9 @@ impl Deal {
             expires_ms: now_ms + QUOTE_LIFETIME_MS,
         };
         change(&mut spec, &mut quote);
+        quote.adjustment = adjustment(&spec, &quote);
         quote.request = spec.digest().expect("a small request");
-        quote.max_total =
-            price(&quote.price, quote.prompt_tokens, quote.max_completion_tokens).expect("a small price");
+        quote.max_total = quote.total(quote.max_completion_tokens).expect("a small price");
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(directory.path()).expect("a new database");
         let ledger = Ledger::start(store, client.clone(), network(), &Metrics::default())
@@ -168,7 +189,7 @@ impl Deal {
             declared: self.quote.declared,
             finish,
             price: self.quote.price,
-            total: price(&self.quote.price, self.quote.prompt_tokens, tokens).expect("a small price"),
+            total: self.quote.total(tokens).expect("a small price"),
             admitted_ms: self.quote.issued_ms,
             timings: Timings::default(),
             sealed: None,

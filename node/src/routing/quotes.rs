@@ -12,7 +12,8 @@ use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Signed,
     job::{JobSpec, Rejection},
     offer::ModelOffer,
-    quote::{Asked, Quote, QuoteFault, price},
+    price::LatencyClass,
+    quote::{Asked, Quote, QuoteFault},
     wire,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -33,6 +34,7 @@ pub(super) struct Order<'a> {
     pub(super) spec: &'a JobSpec,
     /// Digest of `spec`.
     pub(super) request: Digest,
+    pub(super) latency: LatencyClass,
     pub(super) ceiling: Option<MicroCredits>,
 }
 
@@ -57,8 +59,6 @@ pub(super) enum NoQuote {
     Signature(#[from] SignatureError),
     #[error("the quote is for other weights than were offered")]
     Weights,
-    #[error("it asks {quoted}, its own offer says {offered}")]
-    AboveOffer { quoted: MicroCredits, offered: MicroCredits },
     #[error("it closed the stream instead of answering")]
     Silent,
     #[error("no quote within {0:?}")]
@@ -99,7 +99,7 @@ impl NoQuote {
             self,
             Self::Rejected(_)
                 | Self::TooLarge(_)
-                | Self::Fault(QuoteFault::TooExpensive)
+                | Self::Fault(QuoteFault::TooExpensive { .. })
                 | Self::Network(
                     NetworkError::Stopped
                         | NetworkError::Busy(_)
@@ -160,7 +160,13 @@ async fn ask(
     patience: Duration,
 ) -> Result<(Signed<Quote>, Quote), NoQuote> {
     let provider = choice.provider();
-    let request = QuoteRequest { job: order.job, provider, spec: order.spec.clone(), issued_ms: now_ms() };
+    let request = QuoteRequest {
+        job: order.job,
+        provider,
+        spec: order.spec.clone(),
+        latency: order.latency,
+        issued_ms: now_ms(),
+    };
     let request = aitbc_crypto::seal(&shared.key, &shared.config.network, &request)?;
     let exchange = async {
         let stream = shared.network.open(provider, choice.found.addresses(), Protocol::Quote).await?;
@@ -172,6 +178,7 @@ async fn ask(
         job: order.job,
         request: order.request,
         spec: order.spec,
+        latency: order.latency,
         ceiling: order.ceiling,
     };
     let quote = judge(&signed, provider, &shared.config.network, &asked, &choice.model, now_ms())?;
@@ -204,11 +211,8 @@ fn judge(
     if quote.weights != offer.weights || quote.declared != offer.declared {
         return Err(NoQuote::Weights);
     }
-    let offered = price(&offer.price, quote.prompt_tokens, quote.max_completion_tokens);
-    match offered {
-        Ok(offered) if quote.max_total > offered => Err(NoQuote::AboveOffer { quoted: quote.max_total, offered }),
-        _ => Ok(quote),
-    }
+    quote.check_offer(offer)?;
+    Ok(quote)
 }
 
 #[cfg(test)]

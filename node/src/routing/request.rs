@@ -9,6 +9,7 @@ use aitbc_protocol::{
     geo::Cell,
     job::{Finish, JobSpec, Logprobs, ModelName},
     offer::Device,
+    price::{Explained, LatencyClass},
     private::PrivateOffer,
     quote::Quote,
     receipt::{Check, Receipt},
@@ -26,6 +27,8 @@ pub struct Wishes {
     pub max_price: Option<MicroCredits>,
     /// Largest round trip in milliseconds; 400 if none is given.
     pub latency_budget_ms: Option<u32>,
+    /// How soon the answer is wished: it sets the price.
+    pub latency_class: LatencyClass,
     /// Only these weights (SHA-256).
     pub weights: Option<aitbc_protocol::Digest>,
     /// Whether a provider that only forwards to another server will do.
@@ -174,6 +177,8 @@ pub enum JobUpdate {
         provider: NodeId,
         /// The quote.
         quote: Quote,
+        /// What changes its price from the base, and why.
+        factors: Vec<Explained>,
     },
     /// The job runs; `provider` is this node itself where its own device answers, without quote and cheque.
     Started {

@@ -2,7 +2,12 @@
 //!
 //! It is the provider's own word: nobody has verified it.
 
-use super::{GpuProfile, catalogue::catalogue, sizing::edge_score};
+use super::{
+    GpuProfile,
+    catalogue::catalogue,
+    classify::{Classified, Reported, classify},
+    sizing::edge_score,
+};
 use crate::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +75,18 @@ pub fn estimate(measured: &Measured, memory_bytes: u64, thermal_headroom: Option
     Some(Estimate { nearest, ratio: ratio as f32, edge_score: edge_score(&card, memory_bytes, thermal_headroom) })
 }
 
+/// The [`edge_score`] of the GPU that a driver calls `name`, at rest, in millionths and whole percent: as the catalogue knows
+/// it, or else as it was measured. `None` where neither tells.
+pub fn score_at_rest(name: &str, memory_bytes: u64, measured: Option<&Measured>) -> Option<u32> {
+    let known = (memory_bytes > 0).then_some(memory_bytes);
+    let score = match classify(&Reported { name, pci: None, memory_bytes: known }) {
+        Classified::Gpu { best, .. } => edge_score(best.profile, memory_bytes, Some(1.0)),
+        Classified::Software => return None,
+        Classified::Unknown(_) => estimate(measured?, memory_bytes, Some(1.0))?.edge_score,
+    };
+    Some((score.clamp(0.0, 1.0) * 100.0).round() as u32 * 10_000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +127,18 @@ mod tests {
         let (one, twice) = (reaching(1.0, "GeForce RTX 4090"), reaching(2.0, "GeForce RTX 4090"));
         let score = |measured| estimate(measured, 24 << 30, None).expect("nearest").edge_score;
         assert!(score(&twice) >= score(&one) - 0.1, "{} {}", score(&twice), score(&one));
+    }
+
+    #[test]
+    fn a_score_is_of_the_catalogue_or_of_what_was_measured() {
+        let profile = catalogue().named("GeForce RTX 4090").expect("known");
+        let score = (edge_score(profile, 0, Some(1.0)) * 100.0).round() as u32 * 10_000;
+        assert_eq!(score_at_rest("NVIDIA GeForce RTX 4090", 24 << 30, None), Some(score));
+        assert!(score > 800_000, "{score}");
+        let unknown = score_at_rest("Frobnicator", 24 << 30, Some(&reaching(1.0, "GeForce RTX 4090")));
+        assert!(unknown.is_some_and(|unknown| unknown > 700_000), "{unknown:?}");
+        assert_eq!(score_at_rest("Frobnicator", 24 << 30, None), None);
+        assert_eq!(score_at_rest("llvmpipe (LLVM 15.0.6, 256 bits)", 0, None), None, "a program is no GPU");
     }
 
     #[test]

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     MicroCredits,
     job::{Input, MAX_TOKENS, SpecError, WINDOW_TOKENS},
-    quote::{TokenPrice, price},
+    price::{Adjustment, TokenPrice, price},
     sealed::{MAX_SEALED_INPUT, MAX_SEALED_OUTPUT},
     text::Line,
     wire,
@@ -28,7 +28,7 @@ fn a_private_job_counts_values_and_bootstraps() {
     assert_eq!(job.validate(), Ok(()));
     assert_eq!((job.input.max_prompt_tokens(), job.completion_tokens(), job.context_needed(64)), (64, 42, 0));
     let base = TokenPrice { prompt: MicroCredits(1_000), completion: MicroCredits(50_000) };
-    assert_eq!(price(&base, 64, 42), Ok(MicroCredits(64 + 2_100)));
+    assert_eq!(price(&base, &Adjustment::default(), 64, 42), Ok(MicroCredits(64 + 2_100)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     offer::{Device, Engine},
-    quote::TokenPrice,
+    price::TokenPrice,
     text::Line,
 };
 use proptest::prelude::*;
@@ -50,6 +50,7 @@ fn policy() -> Policy {
         prompt_tokens: 100,
         completion_tokens: 200,
         latency_budget_ms: 400.0,
+        latency: LatencyClass::Standard,
         ceiling: None,
         allow_declared: false,
         min_trust: Tier::None,
@@ -143,6 +144,20 @@ fn what_makes_a_candidate_better() {
         let ranked = rank(&[candidate, plain.clone()], &policy());
         assert_eq!(ranked[0].index, 1, "{name}");
     }
+}
+
+#[test]
+fn the_latency_class_sets_the_price_that_is_held_against_the_ceiling() {
+    let offer = offer();
+    let ranked = |latency, ceiling| {
+        let policy = Policy { latency, ceiling: Some(MicroCredits(ceiling)), ..policy() };
+        let ranked = rank(&[candidate(&offer, 1)], &policy).remove(0);
+        (ranked.reasons.price.0, ranked.excluded.is_some())
+    };
+    // 100 tokens at 100 a thousand and 200 at 400.
+    assert_eq!(ranked(LatencyClass::Standard, 90), (90, false));
+    assert_eq!(ranked(LatencyClass::Realtime, 90), (270, true));
+    assert_eq!(ranked(LatencyClass::Economy, 63), (63, false));
 }
 
 #[test]

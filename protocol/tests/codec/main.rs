@@ -16,7 +16,8 @@ use aitbc_protocol::{
         Device, DeviceKind, Engine, Gossip, Heartbeat, MAX_ADDRESSES, MAX_CELLS, MAX_DEVICES, MAX_MODELS,
         ModelOffer, Offer, OfferReply, OfferRequest, Statements,
     },
-    quote::{Quote, TokenPrice},
+    price::{Adjustment, Factor, FactorKind, Inputs, LatencyClass, TokenPrice},
+    quote::Quote,
     reach::{Dialled, MAX_CHECKED, ReachReply, ReachRequest, Refusal},
     receipt::{Cheque, OutputDigest, Receipt, Timings},
     text::Line,
@@ -168,16 +169,46 @@ fn statements() -> impl Strategy<Value = Statements> {
         .prop_map(|(offer, heartbeat)| Statements { offer, heartbeat })
 }
 
+fn latency() -> impl Strategy<Value = LatencyClass> {
+    use LatencyClass::{Economy, Fast, Realtime, Standard};
+    prop::sample::select(vec![Realtime, Fast, Standard, Economy])
+}
+
+prop_compose! {
+    fn inputs()(
+        latency in latency(), capability: Option<u32>, round_trip_ms: Option<u32>, queue: u32, utilisation: u32,
+        cell_utilisation: Option<u32>, (hour, utc_offset_minutes) in any::<(u8, i16)>(),
+        (context_used, context) in any::<(u32, u32)>(),
+    ) -> Inputs {
+        Inputs {
+            latency, capability, round_trip_ms, queue, utilisation, cell_utilisation, hour, utc_offset_minutes,
+            context_used, context,
+        }
+    }
+}
+
+prop_compose! {
+    fn factor()(kind in prop::sample::select(FactorKind::ALL.to_vec()), ppm: u32) -> Factor { Factor { kind, ppm } }
+}
+
+prop_compose! {
+    fn adjustment()(
+        inputs in proptest::option::of(inputs()), factors in vec(factor(), 0..=FactorKind::ALL.len()), electricity: u64,
+    ) -> Adjustment {
+        Adjustment { inputs, factors, electricity: MicroCredits(electricity) }
+    }
+}
+
 prop_compose! {
     fn quote()(
         (nonce, client, job, request) in (nonce(), node(), job_id(), digest()),
-        (model, weights, price) in (line(), digest(), price()),
+        (model, weights, price, adjustment) in (line(), digest(), price(), adjustment()),
         prompt_tokens: u32, max_completion_tokens: u32, max_total: u64, window: u32, declared: bool,
         issued_ms: u64, expires_ms: u64,
     ) -> Quote {
         Quote {
             nonce, client, job, request, model, weights, prompt_tokens, max_completion_tokens, price,
-            max_total: MicroCredits(max_total), window, declared, issued_ms, expires_ms,
+            adjustment, max_total: MicroCredits(max_total), window, declared, issued_ms, expires_ms,
         }
     }
 }
@@ -369,8 +400,8 @@ codec! {
     offer_requests: vec(cell(), 0..=MAX_CELLS).prop_map(|near| OfferRequest { near }), wire::MAX_OFFER_FRAME;
     offer_replies: (proptest::option::of(statements()), vec(statements(), 0..4))
         .prop_map(|(own, known)| OfferReply { own, known }), wire::MAX_OFFER_FRAME;
-    quote_requests: sealed((job_id(), node(), spec(), any::<u64>())
-        .prop_map(|(job, provider, spec, issued_ms)| QuoteRequest { job, provider, spec, issued_ms })),
+    quote_requests: sealed((job_id(), node(), spec(), latency(), any::<u64>())
+        .prop_map(|(job, provider, spec, latency, issued_ms)| QuoteRequest { job, provider, spec, latency, issued_ms })),
         wire::MAX_QUOTE_FRAME;
     quote_replies: prop_oneof![
         sealed(quote()).prop_map(QuoteReply::Quote),

@@ -10,7 +10,8 @@ use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     JobId, MicroCredits, NetworkId, Nonce,
     job::{Finish, JobState},
-    quote::{Quote, TokenPrice},
+    price::{Adjustment, TokenPrice},
+    quote::Quote,
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -197,6 +198,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         prompt_tokens: 1,
         max_completion_tokens: 2,
         price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
+        adjustment: Adjustment::default(),
         max_total: MicroCredits(1),
         window: 64,
         declared: false,

@@ -4,7 +4,7 @@ use crate::{
     api::{ApiState, error::Failure},
     engine::EngineModel,
 };
-use aitbc_protocol::{MicroCredits, job::ModelName, offer::KnownOffer, quote::TokenPrice};
+use aitbc_protocol::{MicroCredits, job::ModelName, offer::KnownOffer, price::TokenPrice};
 use axum::{
     Json,
     extract::{Path, State},

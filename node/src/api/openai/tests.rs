@@ -4,7 +4,7 @@ use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
     job::{Finish, Input, Logprobs, Message, ModelName, Role, TokenLogprob},
     offer::{Device, DeviceKind, Engine},
-    quote::TokenPrice,
+    price::TokenPrice,
     receipt::{OutputDigest, Receipt, Timings},
     text::Line,
 };

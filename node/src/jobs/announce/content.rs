@@ -90,7 +90,7 @@ pub(super) fn gather(
 
 /// The device of a model with what was measured on the GPU that it is: the only one there is, or else the only one of its
 /// name, for the engine tells no address.
-fn with_measured(device: &Device, devices: &[Device]) -> Device {
+pub(in crate::jobs) fn with_measured(device: &Device, devices: &[Device]) -> Device {
     let mut gpus: Vec<&Device> = devices.iter().filter(|other| other.kind == DeviceKind::Gpu).collect();
     if gpus.len() > 1 {
         let name = device.name.as_str();
@@ -166,7 +166,7 @@ mod tests {
         MicroCredits,
         gpu::power::{Decision, Limit, Running},
         offer::OFFER_LIFETIME_MS,
-        quote::TokenPrice,
+        price::TokenPrice,
     };
 
     fn engine(state: EngineState) -> EngineStatus {

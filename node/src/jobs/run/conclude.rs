@@ -6,8 +6,7 @@ use aitbc_protocol::messages::ToClient;
 use aitbc_protocol::{
     MicroCredits, Signed,
     job::Finish,
-    quote::price,
-    receipt::{Receipt, Timings, owed},
+    receipt::{Receipt, Timings},
     text::Line,
 };
 use std::time::Duration;
@@ -114,7 +113,7 @@ impl Run {
             // Whoever fails before the first token has sold nothing.
             MicroCredits::ZERO
         } else {
-            price(&quote.price, quote.prompt_tokens, tokens).unwrap_or(quote.max_total)
+            quote.total(tokens).unwrap_or(quote.max_total)
         };
         Receipt {
             job: quote.job,
@@ -147,7 +146,7 @@ impl Run {
     /// What cheques have paid.
     fn paid_sum(&self) -> MicroCredits {
         if self.any_cheque {
-            owed(&self.job.quote, self.delivery.paid()).unwrap_or_default()
+            self.job.quote.total(self.delivery.paid()).unwrap_or_default()
         } else {
             MicroCredits::ZERO
         }

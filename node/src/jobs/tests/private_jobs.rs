@@ -28,7 +28,7 @@ fn private_quote(spec: &JobSpec, nonce: u8) -> Quote {
         weights: spec.weights.unwrap(),
         prompt_tokens: 2,
         max_completion_tokens: 2,
-        max_total: price(&base.price, 2, 2).unwrap(),
+        max_total: base.total_of(2, 2).unwrap(),
         ..base
     }
 }

@@ -12,7 +12,7 @@ use aitbc_protocol::{
     Digest,
     bytes::BoundedBytes,
     job::{Input, JobState},
-    quote::price,
+    quote::Quote,
     receipt::{Cheque, OutputDigest},
 };
 use futures::future::BoxFuture;
@@ -91,10 +91,7 @@ impl Peer<'_> {
         };
         let cheque: Cheque = aitbc_crypto::open(&cheque, &network()).expect("a signed cheque");
         assert_eq!((cheque.tokens, cheque.provider), (next, self.deal.provider_id()));
-        assert_eq!(
-            Some(cheque.job_total),
-            price(&self.deal.quote.price, self.deal.quote.prompt_tokens, next).ok()
-        );
+        assert_eq!(Some(cheque.job_total), self.deal.quote.total(next).ok());
         assert!(next <= self.tokens.len() as u32 && next >= self.paid);
         self.paid = next;
         cheque
@@ -240,7 +237,7 @@ async fn an_honest_answer_is_paid_to_the_token() {
         assert_eq!(played.report.count, tokens);
         assert!(played.report.settled);
         assert_eq!(played.record.state, JobState::Completed);
-        let owed = price(&deal.quote.price, deal.quote.prompt_tokens, tokens).unwrap();
+        let owed = deal.quote.total(tokens).unwrap();
         assert_eq!((played.record.paid, played.report.paid), (owed, owed));
         let expected: String = (0..tokens).map(|n| format!(" {}", n * 7 + 1)).collect();
         assert_eq!(played.text(), expected);
@@ -394,7 +391,7 @@ async fn a_window_is_reserved_for_a_provider_that_never_answered() {
         peer.stream.close().await.unwrap();
     })
     .await;
-    let most = price(&deal.quote.price, deal.quote.prompt_tokens, 64).unwrap();
+    let most = deal.quote.total(64).unwrap();
     assert_eq!((played.report.paid, played.report.reserved), (MicroCredits::ZERO, most));
 }
 
@@ -449,20 +446,20 @@ async fn text_held_back_comes_with_the_receipt() {
 
 #[tokio::test]
 async fn a_receipt_that_does_not_hold_is_not_paid() {
-    type Change = fn(&mut Receipt);
+    type Change = fn(&mut Receipt, &Quote);
     let changes: [(&str, Change); 7] = [
-        ("over-counts", |receipt| {
+        ("over-counts", |receipt, quote| {
             receipt.completion_tokens += 1;
-            receipt.total = price(&receipt.price, receipt.prompt_tokens, receipt.completion_tokens).unwrap();
+            receipt.total = quote.total_of(receipt.prompt_tokens, receipt.completion_tokens).unwrap();
         }),
-        ("other tokens", |receipt| receipt.output = OutputDigest::Tokens(Digest::of_tokens(&[1, 2, 3]))),
-        ("text instead of tokens", |receipt| receipt.output = OutputDigest::Text(Digest::of(b"x"))),
-        ("dearer", |receipt| receipt.total = MicroCredits(receipt.total.0 + 1)),
-        ("other weights", |receipt| receipt.weights = Digest([8; 32])),
-        ("other request", |receipt| receipt.request = Digest([8; 32])),
-        ("more prompt tokens", |receipt| {
+        ("other tokens", |receipt, _| receipt.output = OutputDigest::Tokens(Digest::of_tokens(&[1, 2, 3]))),
+        ("text instead of tokens", |receipt, _| receipt.output = OutputDigest::Text(Digest::of(b"x"))),
+        ("dearer", |receipt, _| receipt.total = MicroCredits(receipt.total.0 + 1)),
+        ("other weights", |receipt, _| receipt.weights = Digest([8; 32])),
+        ("other request", |receipt, _| receipt.request = Digest([8; 32])),
+        ("more prompt tokens", |receipt, quote| {
             receipt.prompt_tokens += 1;
-            receipt.total = price(&receipt.price, receipt.prompt_tokens, receipt.completion_tokens).unwrap();
+            receipt.total = quote.total_of(receipt.prompt_tokens, receipt.completion_tokens).unwrap();
         }),
     ];
     for (name, change) in changes {
@@ -472,12 +469,12 @@ async fn a_receipt_that_does_not_hold_is_not_paid() {
             peer.generate(40).await;
             peer.take_ack().await;
             let mut receipt = deal.receipt(40, peer.output(), Finish::Stop);
-            change(&mut receipt);
+            change(&mut receipt, &deal.quote);
             peer.finish(&deal.provider, &receipt).await;
         })
         .await;
         assert!(matches!(played.report.ended, Ended::BadReceipt(_)), "{name}: {:?}", played.report.ended);
-        let acknowledged = price(&deal.quote.price, deal.quote.prompt_tokens, 32).unwrap();
+        let acknowledged = deal.quote.total(32).unwrap();
         assert_eq!(played.record.paid, acknowledged, "{name}: only what was acknowledged before");
         let failed = played.updates.iter().any(|update| {
             matches!(update, JobUpdate::Receipt { checks, .. }
@@ -514,9 +511,9 @@ async fn a_provider_that_leaves_is_promised_what_it_delivered() {
     })
     .await;
     assert!(matches!(played.report.ended, Ended::Broken { stalled: false, receipted: false, .. }));
-    let owed = price(&deal.quote.price, deal.quote.prompt_tokens, 10).unwrap();
+    let owed = deal.quote.total(10).unwrap();
     assert_eq!((played.record.paid, played.report.paid), (owed, owed));
-    let most = price(&deal.quote.price, deal.quote.prompt_tokens, 10 + 64).unwrap();
+    let most = deal.quote.total(10 + 64).unwrap();
     assert_eq!(played.report.reserved, most.checked_sub(owed).unwrap(), "a window may have been on its way");
     assert_eq!(played.record.state, JobState::Running, "left to be settled");
     assert_eq!(played.report.tokens, (0..10).map(|n| n * 7 + 1).collect::<Vec<_>>());
@@ -534,11 +531,7 @@ async fn a_provider_that_stalls_is_left() {
         })
         .await;
         assert!(matches!(played.report.ended, Ended::Broken { stalled: true, .. }), "{:?}", played.report.ended);
-        let owed = if tokens == 0 {
-            MicroCredits::ZERO
-        } else {
-            price(&deal.quote.price, deal.quote.prompt_tokens, tokens).unwrap()
-        };
+        let owed = if tokens == 0 { MicroCredits::ZERO } else { deal.quote.total(tokens).unwrap() };
         assert_eq!(played.record.paid, owed);
     }
 }
@@ -616,7 +609,7 @@ async fn leaving_cancels_and_pays_what_came() {
     assert!(matches!(report.ended, Ended::Cancelled), "{:?}", report.ended);
     let record = record(&deal).await;
     assert_eq!(record.state, JobState::Cancelled);
-    assert_eq!(record.paid, price(&deal.quote.price, deal.quote.prompt_tokens, 7).unwrap());
+    assert_eq!(record.paid, deal.quote.total(7).unwrap());
 }
 
 #[tokio::test]

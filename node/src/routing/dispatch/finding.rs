@@ -14,6 +14,7 @@ use aitbc_protocol::{
     MicroCredits, NodeId,
     attestation::Tier,
     job::Rejection,
+    quote::QuoteFault,
     routing::{Exclusion, Policy},
 };
 use std::{collections::HashSet, time::Duration};
@@ -96,7 +97,8 @@ impl Dispatch<'_> {
             }
             self.decline(provider, reason).await;
         }
-        let failure = candidates::nobody(&self.spec.model, &self.policy(), searched, choices, &self.declined);
+        let failure =
+            candidates::nobody(&self.spec.model, &self.policy(), searched, choices, &self.declined, &self.dear);
         End::Failed(if self.log.is_empty() {
             failure
         } else {
@@ -170,7 +172,13 @@ impl Dispatch<'_> {
             Err(error) => return Err(End::Failed(JobFailure::Invalid { message: error.to_string() })),
         };
         let spec = self.spec.clone();
-        let order = Order { job: self.job, spec: &spec, request, ceiling: self.ceiling() };
+        let order = Order {
+            job: self.job,
+            spec: &spec,
+            request,
+            latency: self.wishes.latency_class,
+            ceiling: self.ceiling(),
+        };
         let at_once = self.shared.config.quotes.max(1) as usize;
         let started = Instant::now();
         let mut backoff = FIRST_BACKOFF;
@@ -218,6 +226,9 @@ impl Dispatch<'_> {
     async fn refuse(&mut self, provider: NodeId, error: &NoQuote) {
         if error.is_failure() {
             self.shared.experience.note(provider, false, now_ms());
+        }
+        if let NoQuote::Fault(QuoteFault::TooExpensive { total, .. }) = error {
+            self.dear.push((provider, *total));
         }
         self.decline(provider, error.to_string()).await;
     }

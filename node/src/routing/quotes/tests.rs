@@ -1,6 +1,7 @@
 use super::*;
 use crate::routing::fixtures::{Deal, key, model_offer, network};
 use aitbc_crypto::seal;
+use aitbc_protocol::price::{Adjustment, AdjustmentFault, Inputs};
 
 fn judged(deal: &Deal, signed: &Signed<Quote>, offer: &ModelOffer, now_ms: u64) -> Result<Quote, NoQuote> {
     let asked = Asked {
@@ -8,7 +9,8 @@ fn judged(deal: &Deal, signed: &Signed<Quote>, offer: &ModelOffer, now_ms: u64) 
         job: deal.quote.job,
         request: deal.spec.digest().expect("a small request"),
         spec: &deal.spec,
-        ceiling: Some(MicroCredits(1_100)),
+        latency: LatencyClass::Standard,
+        ceiling: Some(MicroCredits(1_250)),
     };
     judge(signed, deal.provider_id(), &network(), &asked, offer, now_ms)
 }
@@ -20,7 +22,26 @@ fn quotes_that_are_not_taken() {
     let deal = Deal::new(|_, _| {});
     let now_ms = deal.quote.issued_ms;
     assert_eq!(judged(&deal, &deal.signed_quote(), &model_offer(), now_ms).ok(), Some(deal.quote.clone()));
-    let cases: [(&str, Change, Expect); 9] = [
+    let cases: [(&str, Change, Expect); 12] = [
+        (
+            "a dearer hour",
+            |quote| quote.adjustment.factors[5].ppm = 1_200_000,
+            |error| matches!(error, NoQuote::Fault(QuoteFault::Adjustment(AdjustmentFault::Factor { .. }))),
+        ),
+        (
+            "no word of what sets the price",
+            |quote| quote.adjustment = Adjustment::default(),
+            |error| matches!(error, NoQuote::Fault(QuoteFault::Adjustment(AdjustmentFault::Inputs))),
+        ),
+        (
+            "another context than offered",
+            |quote| {
+                let inputs = Inputs { context: 1_024, ..quote.adjustment.inputs.expect("honest") };
+                quote.adjustment = Adjustment::of(inputs, quote.adjustment.electricity);
+                quote.max_total = quote.total(quote.max_completion_tokens).expect("small");
+            },
+            |error| matches!(error, NoQuote::Fault(QuoteFault::Context { .. } | QuoteFault::TooExpensive { .. })),
+        ),
         (
             "another client",
             |quote| quote.client = NodeId([4; 32]),
@@ -86,14 +107,15 @@ fn a_quote_above_the_offer_it_was_chosen_by() {
     let mut cheaper = model_offer();
     cheaper.price.completion = MicroCredits(3_000);
     let error = judged(&deal, &deal.signed_quote(), &cheaper, deal.quote.issued_ms).expect_err("too much");
-    assert!(matches!(error, NoQuote::AboveOffer { .. }) && error.is_failure());
+    assert!(matches!(error, NoQuote::Fault(QuoteFault::AboveOffer)) && error.is_failure());
 }
 
 #[test]
 fn a_quote_above_the_ceiling_is_nobodys_failure() {
     let deal = Deal::new(|_, quote| quote.prompt_tokens = 140);
     let error = judged(&deal, &deal.signed_quote(), &model_offer(), deal.quote.issued_ms).expect_err("too much");
-    assert!(matches!(error, NoQuote::Fault(QuoteFault::TooExpensive | QuoteFault::Overcount)), "{error:?}");
+    assert!(matches!(error, NoQuote::Fault(QuoteFault::TooExpensive { .. })), "{error:?}");
+    assert!(!error.is_failure());
 }
 
 #[tokio::test]
@@ -103,6 +125,7 @@ async fn every_answer_to_a_request() {
         job: deal.quote.job,
         provider: deal.provider_id(),
         spec: deal.spec.clone(),
+        latency: LatencyClass::Standard,
         issued_ms: deal.quote.issued_ms,
     };
     let request = seal(&deal.client, &network(), &request).expect("a small request");

@@ -139,7 +139,7 @@ impl World {
         let mut id = [0; 16];
         id[..4].copy_from_slice(&number.to_be_bytes());
         let quote = provider_side::quote();
-        let max_total = price(&quote.price, quote.prompt_tokens, TOKENS).unwrap();
+        let max_total = quote.total(TOKENS).unwrap();
         let quote = Quote {
             nonce: Nonce(id),
             job: JobId(id),

@@ -90,7 +90,7 @@ async fn bootstraps_are_paid_and_the_answer_comes_with_its_receipt() {
     let (_, played) = whole(&deal, b"encrypted").await;
     assert!(matches!(played.report.ended, Ended::Whole(Finish::Stop)), "{:?}", played.report.ended);
     assert_eq!((played.report.count, played.report.settled), (BOOTSTRAPS, true));
-    assert_eq!(played.record.paid, price(&deal.quote.price, deal.quote.prompt_tokens, BOOTSTRAPS).unwrap());
+    assert_eq!(played.record.paid, deal.quote.total(BOOTSTRAPS).unwrap());
     assert_eq!(answers(&played), [b"encrypted"]);
     let computed = played.updates.iter().filter_map(|update| match update {
         JobUpdate::Computed { done, of } => Some((*done, *of)),

@@ -70,7 +70,7 @@ async fn a_cheque_that_was_on_its_way_goes_out_again() {
     })
     .await;
     assert!(matches!(played.report.ended, Ended::Whole(Finish::Stop)), "{:?}", played.report.ended);
-    let owed = price(&deal.quote.price, deal.quote.prompt_tokens, 40).unwrap();
+    let owed = deal.quote.total(40).unwrap();
     assert_eq!((played.record.paid, played.report.paid), (owed, owed));
     assert_eq!(resumptions(&played), 1);
     let told: Vec<u64> = played
@@ -171,7 +171,7 @@ async fn leaving_while_the_path_is_lost_ends_at_once() {
     })
     .await;
     assert!(matches!(report.ended, Ended::Cancelled), "{:?}", report.ended);
-    let owed = price(&deal.quote.price, deal.quote.prompt_tokens, 5).unwrap();
+    let owed = deal.quote.total(5).unwrap();
     assert_eq!(report.paid, owed, "settling hands it over and ends the job there");
     assert!(!report.settled);
 }

@@ -1,0 +1,159 @@
+//! What prices follow from: how busy this node and its cell are, how far the client is, which GPU answers, and the hour.
+
+use super::{announce::content::with_measured, desk::Desk};
+use crate::{engine::EngineModel, network::PeerInfo};
+use aitbc_protocol::{
+    NodeId, UnixMillis,
+    gpu::measured::score_at_rest,
+    offer::{Device, DeviceKind},
+    price::{Inputs, LatencyClass, hour_of_day},
+};
+use std::{fmt, sync::Arc};
+use tokio::sync::watch;
+
+/// Tells the median of what other providers of this node's cell use of themselves, in millionths; `None` where too few are
+/// heard.
+#[derive(Clone)]
+pub struct CellLoad(Arc<dyn Fn() -> Option<u32> + Send + Sync>);
+
+impl CellLoad {
+    /// What `read` tells whenever a price is made.
+    pub fn new(read: impl Fn() -> Option<u32> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+}
+
+impl fmt::Debug for CellLoad {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CellLoad")
+    }
+}
+
+/// What of the place and the time sets prices.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The processors, with what was measured on them.
+    pub(super) devices: Vec<Device>,
+    /// Connected peers with their round trips.
+    pub(super) peers: watch::Receiver<Arc<Vec<PeerInfo>>>,
+    /// The cell.
+    pub(super) cell: CellLoad,
+    /// Whether hours go by this machine's own clock.
+    pub(super) local_hours: bool,
+}
+
+/// What a price is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// By whom.
+    pub(super) client: NodeId,
+    /// How soon the answer is wished.
+    pub(super) latency: LatencyClass,
+    /// Tokens of context that it needs.
+    pub(super) context_used: u32,
+}
+
+impl Place {
+    /// Everything that the price of `wanted` from `model` follows from at `now_ms`.
+    pub(super) fn inputs(&self, desk: &Desk, model: &EngineModel, wanted: &Wanted, now_ms: UnixMillis) -> Inputs {
+        let (queue, utilisation) = desk.demand();
+        let utc_offset_minutes = if self.local_hours { local_offset_minutes() } else { 0 };
+        Inputs {
+            latency: wanted.latency,
+            capability: self.capability(model),
+            round_trip_ms: self.round_trip_ms(&wanted.client),
+            queue,
+            utilisation,
+            cell_utilisation: (self.cell.0)(),
+            hour: hour_of_day(now_ms, utc_offset_minutes),
+            utc_offset_minutes,
+            context_used: wanted.context_used,
+            context: model.context,
+        }
+    }
+
+    /// What a server elsewhere runs on is not known.
+    fn capability(&self, model: &EngineModel) -> Option<u32> {
+        if model.declared || model.device.kind != DeviceKind::Gpu {
+            return None;
+        }
+        let Device { name, memory_bytes, measured, .. } = with_measured(&model.device, &self.devices);
+        score_at_rest(name.as_str(), memory_bytes, measured.as_ref())
+    }
+
+    fn round_trip_ms(&self, client: &NodeId) -> Option<u32> {
+        let peers = self.peers.borrow();
+        let peer = peers.iter().find(|peer| peer.peer == *client)?;
+        // Rounded down; what is beyond all bounds stays so.
+        peer.round_trip_ms.filter(|time| time.is_finite()).map(|time| time as u32)
+    }
+}
+
+/// How far this machine's clock is ahead of UTC.
+fn local_offset_minutes() -> i16 {
+    i16::try_from(jiff::Zoned::now().offset().seconds() / 60).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        jobs::tests::{client_key, engine_model, quote},
+        network::PathKind,
+    };
+
+    const WANTED: LatencyClass = LatencyClass::Realtime;
+
+    fn place(peers: Vec<PeerInfo>, cell: Option<u32>) -> Place {
+        let peers = watch::channel(Arc::new(peers)).1;
+        Place { devices: vec![], peers, cell: CellLoad::new(move || cell), local_hours: false }
+    }
+
+    fn inputs(place: &Place, desk: &Desk, model: &EngineModel) -> Inputs {
+        let wanted = Wanted { client: client_key().node_id(), latency: WANTED, context_used: 210 };
+        place.inputs(desk, model, &wanted, 19 * 3_600_000)
+    }
+
+    #[test]
+    fn inputs_are_what_is_measured_and_nothing_where_it_is_not() {
+        let desk = Desk::new(4);
+        let alone = inputs(&place(vec![], None), &desk, &engine_model());
+        assert_eq!((alone.round_trip_ms, alone.cell_utilisation, alone.capability), (None, None, None));
+        assert_eq!((alone.queue, alone.utilisation, alone.hour), (0, 0, 19));
+        assert_eq!((alone.latency, alone.context_used, alone.context), (WANTED, 210, engine_model().context));
+
+        let peer = |peer, round_trip_ms| PeerInfo {
+            peer,
+            address: String::new(),
+            path: PathKind::Direct,
+            transport: String::new(),
+            round_trip_ms,
+            agent: String::new(),
+            score: 0.0,
+            paths: vec![],
+        };
+        let client = client_key().node_id();
+        let others = vec![peer(NodeId([9; 32]), Some(1.0)), peer(client, Some(99.9))];
+        let mut gpu = engine_model();
+        gpu.device.kind = DeviceKind::Gpu;
+        gpu.device.name = "NVIDIA GeForce RTX 4090".parse().unwrap();
+        let ticket = desk.admit(&quote(), &engine_model(), 0).unwrap();
+        let busy = inputs(&place(others, Some(600_000)), &desk, &gpu);
+        assert_eq!((busy.round_trip_ms, busy.cell_utilisation), (Some(99), Some(600_000)));
+        assert_eq!((busy.queue, busy.utilisation), (1, 250_000), "it waits and has a slot");
+        assert!(busy.capability.is_some_and(|score| score > 800_000), "{busy:?}");
+        ticket.started();
+        assert_eq!(inputs(&place(vec![], None), &desk, &gpu).queue, 0);
+        let elsewhere = EngineModel { declared: true, ..gpu };
+        assert_eq!(inputs(&place(vec![], None), &desk, &elsewhere).capability, None);
+    }
+
+    #[test]
+    fn quotes_that_nobody_took_make_no_price_dearer() {
+        let desk = Desk::new(2);
+        desk.promise(quote().nonce, client_key().node_id(), &engine_model(), 1, 0).unwrap();
+        assert_eq!(desk.demand(), (0, 0));
+        desk.limit(0);
+        assert_eq!(desk.demand(), (0, aitbc_protocol::price::ONE), "where no job may run, none has room");
+    }
+}
