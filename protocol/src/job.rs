@@ -328,6 +328,9 @@ pub struct Chunk {
     /// The encrypted answer of a private job, in its last chunk.
     #[serde(default, skip_serializing_if = "BoundedBytes::is_empty")]
     pub sealed: BoundedBytes<MAX_SEALED_OUTPUT>,
+    /// When it first left, in milliseconds since admission; not said of what leaves again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_ms: Option<u64>,
 }
 
 impl fmt::Debug for Chunk {

@@ -9,6 +9,7 @@ use crate::{
     money::MicroCredits,
     offer::ModelOffer,
     price::{Adjustment, AdjustmentFault, LatencyClass, PriceOverflow, TokenPrice, hour_of_day, price},
+    sla::Terms,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,9 @@ pub struct Quote {
     /// What the place, the hour and the request put on it. It binds as the base does, whatever happens to demand.
     #[serde(default)]
     pub adjustment: Adjustment,
+    /// What is promised of the answer's times.
+    #[serde(default)]
+    pub terms: Terms,
     /// The most that the job can cost.
     pub max_total: MicroCredits,
     /// Tokens the provider sends ahead of payment, at most [`crate::job::WINDOW_TOKENS`].
@@ -107,6 +111,16 @@ pub enum QuoteFault {
         stated: u8,
         /// What follows from its date.
         signed: u8,
+    },
+    /// Terms that promise less than the latency class asks for.
+    #[error(
+        "the quote promises a first token {quoted_ms} ms after admission at the latest, which is not what the class {asked} means"
+    )]
+    Terms {
+        /// What the client asked for.
+        asked: LatencyClass,
+        /// What the quote says.
+        quoted_ms: u32,
     },
     /// More or less of the context than the request needs.
     #[error("the quote is priced for {stated} tokens of context where the request needs {needed}")]
@@ -188,6 +202,9 @@ impl Quote {
         let inputs = self.adjustment.check(&self.price)?;
         if inputs.latency != asked.latency {
             return Err(QuoteFault::Latency { asked: asked.latency, quoted: inputs.latency });
+        }
+        if !self.terms.keep(asked.latency, asked.spec, self.prompt_tokens) {
+            return Err(QuoteFault::Terms { asked: asked.latency, quoted_ms: self.terms.penalty_from_ms });
         }
         let signed = hour_of_day(self.issued_ms, inputs.utc_offset_minutes);
         if inputs.hour != signed {

@@ -16,6 +16,7 @@ use crate::{
     price::{PriceOverflow, TokenPrice},
     quote::Quote,
     sealed::SealedWork,
+    sla::verdict,
     text::Line,
 };
 use serde::{Deserialize, Serialize};
@@ -59,8 +60,11 @@ pub struct Timings {
     pub queued_ms: u64,
     /// From admission to the first token handed to the stream.
     pub first_token_ms: u64,
-    /// From admission to the end, pauses for payment included.
+    /// From admission to the end, pauses included.
     pub total_ms: u64,
+    /// Pauses after the first token: for payment, for a client that came back on another stream, or that read slowly.
+    #[serde(default)]
+    pub paused_ms: u64,
 }
 
 /// What a provider signs at the end of a job, however it ended.
@@ -100,6 +104,9 @@ pub struct Receipt {
     pub price: TokenPrice,
     /// What is owed.
     pub total: MicroCredits,
+    /// What the provider gives back of it, for terms of the quote that were not kept ([`crate::sla::verdict`]).
+    #[serde(default)]
+    pub penalty: MicroCredits,
     /// When the job was admitted, by the provider's clock.
     pub admitted_ms: UnixMillis,
     /// How long it took.
@@ -147,6 +154,9 @@ pub struct Channel {
     pub cumulative: MicroCredits,
     /// The part of it that jobs have been given.
     pub allocated: MicroCredits,
+    /// What the provider gives back of it, by its receipts.
+    #[serde(default)]
+    pub refunded: MicroCredits,
 }
 
 /// Why a cheque is not taken.
@@ -226,7 +236,7 @@ impl Channel {
         let more = job_total.checked_sub(paid).ok_or(ChequeFault::JobLower)?;
         let cumulative = self.cumulative.checked_add(more).ok_or(ChequeFault::Overflow)?;
         let sequence = self.sequence.checked_add(1).ok_or(ChequeFault::Overflow)?;
-        let channel = Self { sequence, cumulative, allocated: cumulative };
+        let channel = Self { sequence, cumulative, allocated: cumulative, ..*self };
         Ok((channel, Cheque { provider, sequence, cumulative, job, quote, job_total, tokens }))
     }
 
@@ -246,7 +256,7 @@ impl Channel {
         if allocated > cumulative {
             return Err(ChequeFault::Overallocated);
         }
-        Ok(Self { sequence: self.sequence.max(cheque.sequence), cumulative, allocated })
+        Ok(Self { sequence: self.sequence.max(cheque.sequence), cumulative, allocated, ..*self })
     }
 }
 
@@ -344,6 +354,16 @@ impl Receipt {
                 },
             ),
         ];
+        let verdict = verdict(quote, self);
+        checks.push(Check::of(
+            "service",
+            Some(self.penalty == verdict.penalty),
+            if self.penalty == verdict.penalty {
+                verdict.to_string()
+            } else {
+                format!("{verdict}, the receipt gives {}", self.penalty)
+            },
+        ));
         checks.extend(self.check_sealed(seen));
         checks
     }

@@ -256,5 +256,6 @@ fn empty_chunk(first: u32) -> Chunk {
         logprobs: vec![],
         embeddings: vec![],
         sealed: BoundedBytes::default(),
+        sent_ms: None,
     }
 }

@@ -7,6 +7,7 @@ use aitbc_protocol::{
     price::{Adjustment, AdjustmentFault, Inputs, LatencyClass, TokenPrice, price},
     quote::{Asked, QUOTE_LIFETIME_MS, Quote, QuoteFault},
     receipt::{Channel, Cheque, ChequeFault},
+    sla::Terms,
     text::Line,
 };
 use proptest::prelude::*;
@@ -115,7 +116,12 @@ fn cheque(sequence: u64, cumulative: u64, job_total: u64) -> Cheque {
 
 #[test]
 fn bad_cheques_are_refused_for_their_reason() {
-    let channel = Channel { sequence: 5, cumulative: MicroCredits(100), allocated: MicroCredits(100) };
+    let channel = Channel {
+        sequence: 5,
+        cumulative: MicroCredits(100),
+        allocated: MicroCredits(100),
+        refunded: MicroCredits::ZERO,
+    };
     let paid = MicroCredits(40);
     let accept = |cheque: &Cheque| channel.accept(ME, paid, cheque);
     assert_eq!(
@@ -128,14 +134,27 @@ fn bad_cheques_are_refused_for_their_reason() {
     assert_eq!(accept(&cheque(6, 110, 60)), Err(ChequeFault::Overallocated));
     assert_eq!(accept(&Cheque { provider: OTHER, ..cheque(6, 110, 50) }), Err(ChequeFault::OtherProvider));
     let next = accept(&cheque(6, 110, 50)).expect("a good cheque");
-    assert_eq!(next, Channel { sequence: 6, cumulative: MicroCredits(110), allocated: MicroCredits(110) });
+    assert_eq!(
+        next,
+        Channel {
+            sequence: 6,
+            cumulative: MicroCredits(110),
+            allocated: MicroCredits(110),
+            refunded: MicroCredits::ZERO
+        }
+    );
     // The same again changes nothing.
     assert_eq!(next.accept(ME, MicroCredits(50), &cheque(6, 110, 50)), Ok(next));
 }
 
 #[test]
 fn sums_do_not_wrap() {
-    let full = Channel { sequence: 1, cumulative: MicroCredits(u64::MAX), allocated: MicroCredits(u64::MAX) };
+    let full = Channel {
+        sequence: 1,
+        cumulative: MicroCredits(u64::MAX),
+        allocated: MicroCredits(u64::MAX),
+        refunded: MicroCredits::ZERO,
+    };
     let promise = full.promise(ME, JOB, NONCE, MicroCredits::ZERO, MicroCredits(1), 1);
     assert_eq!(promise.map(|_| ()), Err(ChequeFault::Overflow));
     let last = Channel { sequence: u64::MAX, ..Channel::default() };
@@ -188,6 +207,7 @@ fn a_quote_is_held_against_what_was_asked() {
         max_completion_tokens: 100,
         price: per_thousand(200, 1000),
         adjustment: with(inputs),
+        terms: Terms::of(LatencyClass::Standard, &spec, 10, 0),
         // 102,000 x 1.1 x 1.025
         max_total: MicroCredits(116),
         window: 64,

@@ -8,6 +8,7 @@ use aitbc_protocol::{
     quote::Quote,
     receipt::{Check, Cheque, ChequeFault, OutputDigest, Receipt, Seen, Timings},
     sealed::SealedWork,
+    sla::Terms,
     text::Line,
     wire,
 };
@@ -41,6 +42,7 @@ fn quote() -> Quote {
         max_completion_tokens: 100,
         price: base,
         adjustment,
+        terms: Terms::default(),
         max_total,
         window: 64,
         declared: false,
@@ -69,6 +71,7 @@ fn receipt(tokens: u32) -> Receipt {
         finish: Finish::Stop,
         price: quote.price,
         total: quote.total(tokens).expect("small numbers"),
+        penalty: MicroCredits::ZERO,
         admitted_ms: 1,
         timings: Timings::default(),
         sealed: None,

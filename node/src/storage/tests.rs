@@ -173,7 +173,12 @@ fn every_index_follows_the_record() {
 #[test]
 fn channels_sums_and_settings_survive() {
     let (directory, store) = open();
-    let channel = Channel { sequence: 3, cumulative: MicroCredits(9), allocated: MicroCredits(8) };
+    let channel = Channel {
+        sequence: 3,
+        cumulative: MicroCredits(9),
+        allocated: MicroCredits(8),
+        refunded: MicroCredits::ZERO,
+    };
     let sums = Sums { earned: MicroCredits(9), jobs_provided: 1, ..Sums::default() };
     let peer = key(1).node_id();
     let changes =
@@ -317,7 +322,12 @@ fn the_byte_format_is_what_it_was() {
     show("job by receipt", &format::receipt_key(&Digest([4; 32]), &job));
     show("channel", &format::channel_key(Side::Client, &NodeId([5; 32])));
     let encoded = |record: Result<Vec<u8>, StorageError>| record.expect("a small record");
-    let channel = Channel { sequence: 1, cumulative: MicroCredits(1_000_000), allocated: MicroCredits(2) };
+    let channel = Channel {
+        sequence: 1,
+        cumulative: MicroCredits(1_000_000),
+        allocated: MicroCredits(2),
+        refunded: MicroCredits::ZERO,
+    };
     show("channel record", &encoded(format::encode(&channel)));
     show("sums record", &encoded(format::encode(&Sums { earned: MicroCredits(300), ..Sums::default() })));
     show("job record", &encoded(format::encode(&with_receipt(1))));

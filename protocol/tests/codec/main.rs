@@ -20,6 +20,7 @@ use aitbc_protocol::{
     quote::Quote,
     reach::{Dialled, MAX_CHECKED, ReachReply, ReachRequest, Refusal},
     receipt::{Cheque, OutputDigest, Receipt, Timings},
+    sla::Terms,
     text::Line,
     wire::{self, WireError},
 };
@@ -204,11 +205,13 @@ prop_compose! {
         (nonce, client, job, request) in (nonce(), node(), job_id(), digest()),
         (model, weights, price, adjustment) in (line(), digest(), price(), adjustment()),
         prompt_tokens: u32, max_completion_tokens: u32, max_total: u64, window: u32, declared: bool,
-        issued_ms: u64, expires_ms: u64,
+        issued_ms: u64, expires_ms: u64, terms in any::<(u32, u32, u32)>(),
     ) -> Quote {
+        let (first_token_ms, penalty_from_ms, speed) = terms;
+        let terms = Terms { first_token_ms, penalty_from_ms, speed };
         Quote {
             nonce, client, job, request, model, weights, prompt_tokens, max_completion_tokens, price,
-            adjustment, max_total: MicroCredits(max_total), window, declared, issued_ms, expires_ms,
+            adjustment, terms, max_total: MicroCredits(max_total), window, declared, issued_ms, expires_ms,
         }
     }
 }
@@ -229,13 +232,14 @@ prop_compose! {
             digest().prop_map(OutputDigest::Sealed),
         ],
         prompt_tokens: u32, completion_tokens: u32, declared: bool, total: u64, admitted_ms: u64,
-        (timings, sealed) in (any::<(u64, u64, u64)>(), proptest::option::of(private::work())),
+        (timings, penalty) in (any::<(u64, u64, u64, u64)>(), any::<u64>()),
+        sealed in proptest::option::of(private::work()),
     ) -> Receipt {
-        let (queued_ms, first_token_ms, total_ms) = timings;
+        let (queued_ms, first_token_ms, total_ms, paused_ms) = timings;
         Receipt {
             job, client, quote, request, model, weights, engine, quantisation, device, sampling, prompt_tokens,
             completion_tokens, output, declared, finish, price, total: MicroCredits(total), admitted_ms,
-            timings: Timings { queued_ms, first_token_ms, total_ms }, sealed,
+            penalty: MicroCredits(penalty), timings: Timings { queued_ms, first_token_ms, total_ms, paused_ms }, sealed,
         }
     }
 }
@@ -273,8 +277,9 @@ prop_compose! {
         first: u32, count: u32, tokens in vec(any::<u32>(), 0..=64), text in ".{0,60}",
         logprobs in vec((logprob(), vec(logprob(), 0..3)).prop_map(|(chosen, top)| Logprobs { chosen, top }), 0..4),
         embeddings in vec(vec(-1.0..1.0f32, 0..8), 0..3), sealed in private::bytes(),
+        sent_ms in proptest::option::of(any::<u64>()),
     ) -> Chunk {
-        Chunk { first, count, tokens, text, logprobs, embeddings, sealed }
+        Chunk { first, count, tokens, text, logprobs, embeddings, sealed, sent_ms }
     }
 }
 
