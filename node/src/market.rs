@@ -106,6 +106,10 @@ pub struct Totals {
     pub earned: MicroCredits,
     /// Promised by this node.
     pub spent: MicroCredits,
+    /// What of that this node gives back, for service that its quotes promised and it did not keep.
+    pub given_back: MicroCredits,
+    /// What of what this node spent is given back to it.
+    pub got_back: MicroCredits,
     /// Delivered by this node under a receipt and not paid.
     pub owed_to_us: MicroCredits,
     /// Jobs completed as provider.

@@ -101,6 +101,10 @@ pub struct PeerInfo {
     pub transport: String,
     /// The least of the latest measured round trips in milliseconds.
     pub round_trip_ms: Option<f64>,
+    /// Their mean, which prices go by.
+    pub mean_round_trip_ms: Option<f64>,
+    /// The longest of them, which late pieces are held against.
+    pub longest_round_trip_ms: Option<f64>,
     /// What identify says it runs.
     pub agent: String,
     /// Gossip score.

@@ -85,6 +85,9 @@ pub struct JobRecord {
     /// Whether the provider broke the protocol or its receipt did not hold: nothing more is promised (client side).
     #[serde(default)]
     pub refused: bool,
+    /// What of the receipt's penalty the channel counts: all of it once the job is final.
+    #[serde(default)]
+    pub refunded: MicroCredits,
     /// How the job runs, for the receipt (provider side).
     #[serde(default)]
     pub execution: Option<Execution>,
@@ -114,6 +117,12 @@ pub struct Sums {
     pub earned: MicroCredits,
     /// Promised by this node.
     pub spent: MicroCredits,
+    /// Given back by this node for service that its quotes promised and it did not keep.
+    #[serde(default)]
+    pub given_back: MicroCredits,
+    /// Given back to this node.
+    #[serde(default)]
+    pub got_back: MicroCredits,
     /// Jobs completed as provider.
     pub jobs_provided: u64,
     /// Jobs completed as client.

@@ -80,6 +80,11 @@ fn people(status: &Value) {
     let totals = &status["totals"];
     println!("earned        {} uc over {} jobs", totals["earned"], totals["jobs_provided"]);
     println!("spent         {} uc over {} jobs", totals["spent"], totals["jobs_bought"]);
+    for (name, key) in [("given back", "given_back"), ("got back", "got_back")] {
+        if totals[key].as_u64().unwrap_or_default() > 0 {
+            println!("{name:13} {} uc for service levels that were not kept", totals[key]);
+        }
+    }
     if totals["owed_to_us"].as_u64().unwrap_or_default() > 0 {
         println!("owed to us    {} uc", totals["owed_to_us"]);
     }

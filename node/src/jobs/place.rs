@@ -34,7 +34,7 @@ impl fmt::Debug for CellLoad {
 pub(super) struct Place {
     /// The processors, with what was measured on them.
     pub(super) devices: Vec<Device>,
-    /// Connected peers with their round trips.
+    /// Connected peers with the means of their latest round trips.
     pub(super) peers: watch::Receiver<Arc<Vec<PeerInfo>>>,
     /// The cell.
     pub(super) cell: CellLoad,
@@ -85,7 +85,7 @@ impl Place {
         let peers = self.peers.borrow();
         let peer = peers.iter().find(|peer| peer.peer == *client)?;
         // Rounded down; what is beyond all bounds stays so.
-        peer.round_trip_ms.filter(|time| time.is_finite()).map(|time| time as u32)
+        peer.mean_round_trip_ms.filter(|time| time.is_finite()).map(|time| time as u32)
     }
 }
 
@@ -127,7 +127,9 @@ mod tests {
             address: String::new(),
             path: PathKind::Direct,
             transport: String::new(),
-            round_trip_ms,
+            round_trip_ms: Some(1.0),
+            mean_round_trip_ms: round_trip_ms,
+            longest_round_trip_ms: round_trip_ms,
             agent: String::new(),
             score: 0.0,
             paths: vec![],

@@ -17,6 +17,7 @@ use aitbc_protocol::{
     job::{JobSpec, Rejection, WINDOW_TOKENS},
     price::{Adjustment, TokenPrice, price},
     quote::{QUOTE_LIFETIME_MS, Quote},
+    sla::{PROMISED_PART, Terms},
     text::Line,
     wire,
 };
@@ -86,12 +87,14 @@ fn verify(
 }
 
 /// What a quote says beyond the request.
-struct Terms {
+struct Stated {
     nonce: Nonce,
     client: NodeId,
     prompt_tokens: u32,
     price: TokenPrice,
     adjustment: Adjustment,
+    /// Milli-tokens a second that are promised.
+    speed: u32,
     issued_ms: UnixMillis,
 }
 
@@ -101,27 +104,28 @@ pub(super) fn with_weights(spec: JobSpec, weights: Digest) -> JobSpec {
     JobSpec { weights: Some(weights), ..spec }
 }
 
-fn build(verified: &Verified, model: &EngineModel, terms: Terms) -> Result<Quote, Rejection> {
+fn build(verified: &Verified, model: &EngineModel, stated: Stated) -> Result<Quote, Rejection> {
     let Verified { request, digest } = verified;
     let max_completion_tokens = request.spec.completion_tokens();
-    let max_total = price(&terms.price, &terms.adjustment, terms.prompt_tokens, max_completion_tokens)
+    let max_total = price(&stated.price, &stated.adjustment, stated.prompt_tokens, max_completion_tokens)
         .map_err(|error| Rejection::Invalid(Line::lossy(&error.to_string())))?;
     Ok(Quote {
-        nonce: terms.nonce,
-        client: terms.client,
+        nonce: stated.nonce,
+        client: stated.client,
         job: request.job,
         request: *digest,
         model: model.model.clone(),
         weights: model.weights,
-        prompt_tokens: terms.prompt_tokens,
+        prompt_tokens: stated.prompt_tokens,
         max_completion_tokens,
-        price: terms.price,
-        adjustment: terms.adjustment,
+        price: stated.price,
+        adjustment: stated.adjustment,
+        terms: Terms::of(request.latency, &request.spec, stated.prompt_tokens, stated.speed),
         max_total,
         window: WINDOW_TOKENS,
         declared: model.declared,
-        issued_ms: terms.issued_ms,
-        expires_ms: terms.issued_ms.saturating_add(QUOTE_LIFETIME_MS),
+        issued_ms: stated.issued_ms,
+        expires_ms: stated.issued_ms.saturating_add(QUOTE_LIFETIME_MS),
     })
 }
 
@@ -185,8 +189,9 @@ impl Provider {
         let issued_ms = now_ms();
         let inputs = self.place.inputs(&self.desk, model, &wanted, issued_ms);
         let adjustment = Adjustment::of(inputs, electricity_of(model, &power));
-        let terms = Terms { nonce, client, prompt_tokens, price, adjustment, issued_ms };
-        let quote = build(verified, model, terms)?;
+        let speed = model.speed / PROMISED_PART;
+        let stated = Stated { nonce, client, prompt_tokens, price, adjustment, speed, issued_ms };
+        let quote = build(verified, model, stated)?;
         signing::seal(&self.key, &self.config.network, &quote).map_err(|error| {
             tracing::error!(%error, "a quote could not be signed");
             Rejection::EngineUnavailable(Line::lossy("internal error"))
@@ -283,8 +288,16 @@ mod tests {
         let wanted = Wanted { client, latency: LatencyClass::Fast, context_used: spec.context_needed(8) };
         let inputs = nowhere().inputs(&Desk::new(4), &engine_model(), &wanted, NOW);
         let adjustment = Adjustment::of(inputs, aitbc_protocol::MicroCredits(30));
-        let terms = Terms { nonce: Nonce([1; 16]), client, prompt_tokens: 8, price, adjustment, issued_ms: NOW };
-        let quote = build(&verified, &engine_model(), terms).unwrap();
+        let stated = Stated {
+            nonce: Nonce([1; 16]),
+            client,
+            prompt_tokens: 8,
+            price,
+            adjustment,
+            speed: 0,
+            issued_ms: NOW,
+        };
+        let quote = build(&verified, &engine_model(), stated).unwrap();
         assert_eq!(quote.max_completion_tokens, spec.max_tokens - 3);
         let asked = Asked {
             client,

@@ -132,6 +132,8 @@ struct Run {
 struct Moments {
     queued_ms: Option<u64>,
     first_token_ms: Option<u64>,
+    /// For how long it was the client's turn after the first token: to pay, to come back, to read the rest.
+    paused: Duration,
 }
 
 /// A cheque on its way to the disk.
@@ -182,7 +184,12 @@ impl Run {
             if self.concluded.is_some() && (self.link.is_gone() || self.link.is_closed()) {
                 return;
             }
-            match self.step().await {
+            let waits = self.waits_for_client().then(Instant::now);
+            let step = self.step().await;
+            if let Some(since) = waits {
+                self.timings.paused += since.elapsed();
+            }
+            match step {
                 Step::Closing => self.close(),
                 Step::Halted => self.end(End::failed("the provider's device had to stop all its jobs")),
                 Step::Interrupted => self.abandon("the client came back on another stream", End::cancelled()),
@@ -244,6 +251,12 @@ impl Run {
         }
     }
 
+    /// Whether the provider can do nothing more for now: the answer's time does not go on.
+    fn waits_for_client(&self) -> bool {
+        let begun = self.timings.first_token_ms.is_some() && self.concluded.is_none();
+        begun && (self.is_paused() || self.link.is_parked() || self.ending.is_some())
+    }
+
     fn is_paused(&self) -> bool {
         self.ending.is_none() && self.delivery.is_paused()
     }
@@ -259,11 +272,13 @@ impl Run {
         if !self.link.is_idle() {
             return;
         }
-        let Some((chunk, fresh)) = self.delivery.next_chunk() else { return self.send_last() };
+        let Some((mut chunk, fresh)) = self.delivery.next_chunk() else { return self.send_last() };
         self.fresh = fresh;
         if fresh {
+            let elapsed = self.job.since.elapsed();
+            // As the receipt says it of the first one.
+            chunk.sent_ms = Some(milliseconds(elapsed));
             if self.timings.first_token_ms.is_none() {
-                let elapsed = self.job.since.elapsed();
                 self.timings.first_token_ms = Some(milliseconds(elapsed));
                 self.around.metrics.first_token(elapsed.as_secs_f64());
             }

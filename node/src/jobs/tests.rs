@@ -31,6 +31,7 @@ use aitbc_protocol::{
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
     quote::Quote,
     receipt::{Cheque, Execution, OutputDigest, Receipt, Seen},
+    sla::Terms,
     text::Line,
     wire::MAX_JOB_FRAME,
 };
@@ -143,6 +144,7 @@ pub(crate) fn quote() -> Quote {
         price: token_price,
         max_total: price(&token_price, &adjustment, 10, 200).unwrap(),
         adjustment,
+        terms: Terms::of(LatencyClass::Fast, &spec(), 10, 0),
         window: WINDOW_TOKENS,
         declared: false,
         issued_ms,

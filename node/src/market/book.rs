@@ -3,8 +3,11 @@
 //! Operations change the book in memory and mark what changed; [`Book::commit`] writes all of it at once. After a
 //! failed write nothing in memory is believed any more: [`Book::begin`] reads it from the store again.
 
-use super::{LedgerError, Totals, rules::Job};
-use crate::storage::{Changes, Side, StorageError, Store, Sums};
+use super::{
+    LedgerError, Totals,
+    rules::{self, Job},
+};
+use crate::storage::{Changes, JobRecord, Side, StorageError, Store, Sums};
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Nonce, Signed, Statement, UnixMillis,
@@ -179,6 +182,7 @@ impl Book {
     pub(super) fn put_relaxed(&mut self, mut job: Job) -> Result<(), StorageError> {
         job.record.updated_ms = self.now_ms;
         let key = (job.record.side, job.quote.nonce);
+        self.refund(&mut job)?;
         self.track_debt(&job)?;
         let before = self.jobs.get(&key).map(|job| job.record.state);
         if job.record.state == JobState::Completed && before != Some(JobState::Completed) {
@@ -190,6 +194,31 @@ impl Book {
         }
         self.changed.jobs.insert(key);
         self.jobs.insert(key, job);
+        Ok(())
+    }
+
+    /// Sets what the receipt of a job that is over gives back off against its channel. A receipt that is signed anew, after a
+    /// restart and a cheque that came late, counts in place of the one before.
+    fn refund(&mut self, job: &mut Job) -> Result<(), StorageError> {
+        let JobRecord { side, peer, refunded, .. } = job.record;
+        let due = rules::refund(job)?;
+        if due == refunded {
+            return Ok(());
+        }
+        let mut channel = self.channel(side, peer)?;
+        let sum = match side {
+            Side::Client => &mut self.sums.got_back,
+            Side::Provider => &mut self.sums.given_back,
+        };
+        // Never above what was promised, which fits: each penalty is a part of its receipt's total.
+        let changed = |sum: MicroCredits| MicroCredits(sum.0.saturating_sub(refunded.0).saturating_add(due.0));
+        *sum = changed(*sum);
+        channel.refunded = changed(channel.refunded);
+        job.record.refunded = due;
+        self.changed.sums = true;
+        self.changed.synced = true;
+        self.changed.channels.insert((side, peer));
+        self.channels.insert((side, peer), channel);
         Ok(())
     }
 
@@ -312,6 +341,8 @@ impl Book {
         Totals {
             earned: self.sums.earned,
             spent: self.sums.spent,
+            given_back: self.sums.given_back,
+            got_back: self.sums.got_back,
             owed_to_us: sum(self.debts.values().flat_map(HashMap::values).map(|debt| debt.amount)),
             jobs_provided: self.sums.jobs_provided,
             jobs_bought: self.sums.jobs_bought,

@@ -60,6 +60,7 @@ impl Book {
             cheque: None,
             receipt: None,
             refused: false,
+            refunded: MicroCredits::ZERO,
             execution: None,
             created_ms: self.now_ms,
             updated_ms: self.now_ms,

@@ -15,6 +15,8 @@ pub(super) struct Meters {
     cheques: Counter,
     earned: Gauge<u64, AtomicU64>,
     spent: Gauge<u64, AtomicU64>,
+    given_back: Gauge<u64, AtomicU64>,
+    got_back: Gauge<u64, AtomicU64>,
     commit_seconds: Histogram,
     commit_batch: Histogram,
 }
@@ -26,6 +28,8 @@ impl Meters {
             cheques: Counter::default(),
             earned: Gauge::default(),
             spent: Gauge::default(),
+            given_back: Gauge::default(),
+            got_back: Gauge::default(),
             // 100 us (a fast SSD) to 3 s (a dying one).
             commit_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
             commit_batch: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
@@ -34,6 +38,16 @@ impl Meters {
             registry.register("market_cheques", "Cheques given and taken", meters.cheques.clone());
             registry.register("market_earned_microcredits", "Promised to this node", meters.earned.clone());
             registry.register("market_spent_microcredits", "Promised by this node", meters.spent.clone());
+            registry.register(
+                "market_given_back_microcredits",
+                "Given back by this node for service levels not kept",
+                meters.given_back.clone(),
+            );
+            registry.register(
+                "market_got_back_microcredits",
+                "Given back to this node for service levels not kept",
+                meters.got_back.clone(),
+            );
             registry.register(
                 "storage_commits_seconds",
                 "Duration of synced writes of the ledger",
@@ -63,5 +77,7 @@ impl Meters {
         let sums = book.sums();
         self.earned.set(sums.earned.0);
         self.spent.set(sums.spent.0);
+        self.given_back.set(sums.given_back.0);
+        self.got_back.set(sums.got_back.0);
     }
 }

@@ -46,6 +46,7 @@ impl Book {
             cheque: None,
             receipt: None,
             refused: false,
+            refunded: MicroCredits::ZERO,
             execution: Some(execution),
             created_ms: self.now_ms,
             updated_ms: self.now_ms,

@@ -7,6 +7,7 @@ use aitbc_protocol::{
     job::Finish,
     quote::Quote,
     receipt::{Channel, Check, Cheque, ChequeFault, OutputDigest, Receipt, Timings},
+    sla::verdict,
     text::Line,
 };
 
@@ -120,7 +121,7 @@ pub(super) fn lost_receipt(job: &Job, now_ms: UnixMillis) -> Result<Receipt, Sto
         .execution
         .clone()
         .ok_or_else(|| StorageError::Corrupt(format!("job {} does not say how it ran", record.job)))?;
-    Ok(Receipt {
+    let mut receipt = Receipt {
         job: record.job,
         client: record.peer,
         quote: quote.nonce,
@@ -138,10 +139,13 @@ pub(super) fn lost_receipt(job: &Job, now_ms: UnixMillis) -> Result<Receipt, Sto
         finish: Finish::Failed,
         price: quote.price,
         total: record.paid,
+        penalty: MicroCredits::ZERO,
         admitted_ms: record.created_ms,
         timings: Timings { total_ms: now_ms.saturating_sub(record.created_ms), ..Timings::default() },
         sealed: execution.sealed,
-    })
+    };
+    receipt.penalty = verdict(quote, &receipt).penalty;
+    Ok(receipt)
 }
 
 /// Whether a receipt that bills more than was acknowledged can be what an honest provider sent into a path that
@@ -149,6 +153,14 @@ pub(super) fn lost_receipt(job: &Job, now_ms: UnixMillis) -> Result<Receipt, Sto
 pub(super) fn within_window(job: &Job, receipt: &Receipt) -> bool {
     receipt.completion_tokens <= job.record.tokens.saturating_add(job.quote.window)
         && job.quote.total(receipt.completion_tokens) == Ok(receipt.total)
+}
+
+/// What of a job is given back: what its receipt says, once the job is over and unless this node refused the receipt.
+pub(super) fn refund(job: &Job) -> Result<MicroCredits, StorageError> {
+    if !job.record.state.is_final() || job.record.refused {
+        return Ok(MicroCredits::ZERO);
+    }
+    Ok(job.receipt()?.map_or(MicroCredits::ZERO, |receipt| receipt.penalty.min(job.record.paid)))
 }
 
 /// True once everything that a receipt asks for is paid.

@@ -55,17 +55,27 @@ impl Connection {
         (self.dead, self.is_relayed(), self.round_trip.unwrap_or(Duration::MAX), self.id)
     }
 
+    /// Of the latest.
+    fn mean_round_trip(&self) -> Option<Duration> {
+        let count = u32::try_from(self.round_trips.len()).ok().filter(|count| *count > 0)?;
+        Some(self.round_trips.iter().sum::<Duration>() / count)
+    }
+
     fn info(&self) -> PathInfo {
         PathInfo {
             path: self.path,
             transport: self.transport.to_owned(),
             address: self.address.to_string(),
             outbound: self.outbound,
-            round_trip_ms: self.round_trip.map(|time| time.as_secs_f64() * 1000.0),
+            round_trip_ms: self.round_trip.map(milliseconds),
             late: self.late,
             age_s: self.since.elapsed().as_secs(),
         }
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 /// A connected peer.
@@ -321,7 +331,9 @@ impl Peers {
                     address: best.address.to_string(),
                     path: best.path,
                     transport: best.transport.to_owned(),
-                    round_trip_ms: best.round_trip.map(|time| time.as_secs_f64() * 1000.0),
+                    round_trip_ms: best.round_trip.map(milliseconds),
+                    mean_round_trip_ms: best.mean_round_trip().map(milliseconds),
+                    longest_round_trip_ms: best.round_trips.iter().max().copied().map(milliseconds),
                     agent: peer.agent.clone(),
                     score: score(id),
                     paths: peer.connections.iter().map(Connection::info).collect(),

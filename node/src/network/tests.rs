@@ -96,7 +96,8 @@ async fn connects_over(listen: &str, transport: &str) {
     assert_eq!(peers.len(), 1);
     let peer = &peers[0];
     assert_eq!((peer.peer, peer.transport.as_str(), peer.path.name()), (other.id(), transport, "direct"));
-    assert!(peer.round_trip_ms.is_some());
+    let least = peer.round_trip_ms.expect("measured");
+    assert!(peer.mean_round_trip_ms >= Some(least) && peer.longest_round_trip_ms >= peer.mean_round_trip_ms);
     assert_eq!(peer.agent, concat!("aitbc/", env!("CARGO_PKG_VERSION")));
     let text = one.metrics.encode();
     assert!(

@@ -24,6 +24,7 @@ use aitbc_protocol::{
     job::{Chunk, Finish, JobSpec, Rejection},
     quote::Quote,
     receipt::Receipt,
+    sla::contradiction,
     text::Line,
     wire,
 };
@@ -105,6 +106,8 @@ pub(super) struct Attempt<'a> {
     pub(super) stop: &'a CancellationToken,
     pub(super) reopen: &'a Reopen<'a>,
     pub(super) better: &'a Better<'a>,
+    /// The longest round trip to the provider of late, in milliseconds.
+    pub(super) longest_round_trip_ms: u64,
     pub(super) metrics: &'a RoutingMetrics,
 }
 
@@ -186,6 +189,8 @@ struct Run<'a> {
     /// When the job was opened.
     opened: Instant,
     first_piece: Option<Instant>,
+    /// When the first piece left, by the provider's word; nothing where it came after a break, or from an older provider.
+    first_sent_ms: Option<u64>,
     /// The newest piece with tokens, and how many the first one brought.
     last_piece: Option<Instant>,
     first_count: u32,
@@ -236,6 +241,7 @@ impl Attempt<'_> {
             delivered: false,
             opened,
             first_piece: None,
+            first_sent_ms: None,
             last_piece: None,
             first_count: 0,
         };
@@ -396,6 +402,9 @@ impl Run<'_> {
         if self.first_piece.is_none() {
             self.first_piece = Some(Instant::now());
             self.first_count = chunk.count;
+            if let Some(stop) = self.check_first(chunk.sent_ms) {
+                return Some(stop);
+            }
         }
         if !self.cancelled {
             // A chunk without tokens is the end of the answer: it waits for the receipt.
@@ -415,6 +424,16 @@ impl Run<'_> {
             }
         }
         None
+    }
+
+    /// Holds the provider's word on when the first piece left against when it came. Whoever lies about it is left before more
+    /// than one window is paid.
+    fn check_first(&mut self, sent_ms: Option<u64>) -> Option<Stop> {
+        let sent_ms = sent_ms.filter(|_| !self.streams.is_resumed())?;
+        self.first_sent_ms = Some(sent_ms);
+        let came_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let told = contradiction(self.attempt.quote, sent_ms, came_ms, self.attempt.longest_round_trip_ms)?;
+        Some(Stop::Violation(told.to_string()))
     }
 
     /// How fast the answer came.

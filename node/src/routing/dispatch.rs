@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    network::{NetworkError, Protocol},
+    network::{NetworkError, PeerInfo, Protocol},
 };
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
@@ -319,6 +319,7 @@ impl<'a> Dispatch<'a> {
             stop: &self.shared.stop,
             reopen: &reopen,
             better: &better,
+            longest_round_trip_ms: longest_round_trip_ms(&peers.borrow(), &provider),
             metrics: &self.shared.metrics,
         };
         let report = attempt.run(stream).await;
@@ -420,6 +421,13 @@ impl<'a> Dispatch<'a> {
         self.tell(JobUpdate::FailedOver { from, reason, kept }).await;
         Flow::Next
     }
+}
+
+/// The longest of the latest round trips to a provider; nothing where none is measured.
+fn longest_round_trip_ms(peers: &[PeerInfo], provider: &NodeId) -> u64 {
+    let peer = peers.iter().find(|peer| peer.peer == *provider);
+    // A cast of floating point saturates.
+    peer.and_then(|peer| peer.longest_round_trip_ms).map_or(0, |time| time.ceil() as u64)
 }
 
 /// What a failed provider left.

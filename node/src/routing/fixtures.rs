@@ -17,6 +17,7 @@ use aitbc_protocol::{
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, hour_of_day},
     quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{OutputDigest, Receipt, Timings},
+    sla::{Terms, verdict},
     text::Line,
 };
 use std::sync::Arc;
@@ -137,6 +138,7 @@ impl Deal {
             max_completion_tokens: 256,
             price: PRICE,
             adjustment: Adjustment::default(),
+            terms: Terms::default(),
             max_total: MicroCredits::ZERO,
             window: 64,
             declared: false,
@@ -145,6 +147,7 @@ impl Deal {
         };
         change(&mut spec, &mut quote);
         quote.adjustment = adjustment(&spec, &quote);
+        quote.terms = Terms::of(LatencyClass::Standard, &spec, quote.prompt_tokens, 0);
         quote.request = spec.digest().expect("a small request");
         quote.max_total = quote.total(quote.max_completion_tokens).expect("a small price");
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -172,7 +175,7 @@ impl Deal {
 
     /// The receipt of an honest provider for `tokens` tokens.
     pub(super) fn receipt(&self, tokens: u32, output: OutputDigest, finish: Finish) -> Receipt {
-        Receipt {
+        let mut receipt = Receipt {
             job: self.quote.job,
             client: self.quote.client,
             quote: self.quote.nonce,
@@ -190,10 +193,13 @@ impl Deal {
             finish,
             price: self.quote.price,
             total: self.quote.total(tokens).expect("a small price"),
+            penalty: MicroCredits::ZERO,
             admitted_ms: self.quote.issued_ms,
             timings: Timings::default(),
             sealed: None,
-        }
+        };
+        receipt.penalty = verdict(&self.quote, &receipt).penalty;
+        receipt
     }
 }
 

@@ -51,6 +51,8 @@ mod tests {
             path: *path,
             transport: String::new(),
             round_trip_ms: None,
+            mean_round_trip_ms: None,
+            longest_round_trip_ms: None,
             agent: String::new(),
             score: 0.0,
             paths: Vec::new(),

@@ -9,6 +9,7 @@ use aitbc_protocol::{
     offer::{Device, DeviceKind, Engine, Offer},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice},
     receipt::{OutputDigest, Timings},
+    sla::{Terms, verdict},
 };
 use std::{
     io::{BufRead, BufReader},
@@ -60,6 +61,7 @@ pub(crate) fn quote(provider: &SecretKey, client: NodeId, number: u64) -> Signed
         price,
         max_total: aitbc_protocol::price::price(&price, &adjustment, 10, 300).expect("small numbers"),
         adjustment,
+        terms: Terms { first_token_ms: 127, penalty_from_ms: 510, speed: 5_000 },
         window: 64,
         declared: false,
         issued_ms: 1_000,
@@ -81,7 +83,7 @@ pub(crate) fn execution() -> Execution {
 /// An honest receipt for `tokens` tokens under `quote`.
 pub(crate) fn receipt(quote: &Quote, tokens: u32, finish: Finish) -> Receipt {
     let Execution { engine, quantisation, device, sampling, .. } = execution();
-    Receipt {
+    let mut receipt = Receipt {
         job: quote.job,
         client: quote.client,
         quote: quote.nonce,
@@ -99,10 +101,13 @@ pub(crate) fn receipt(quote: &Quote, tokens: u32, finish: Finish) -> Receipt {
         finish,
         price: quote.price,
         total: quote.total(tokens).expect("small numbers"),
+        penalty: MicroCredits::ZERO,
         admitted_ms: 1_000,
         timings: Timings::default(),
         sealed: None,
-    }
+    };
+    receipt.penalty = verdict(quote, &receipt).penalty;
+    receipt
 }
 
 fn record(number: u64, state: JobState) -> JobRecord {
@@ -122,6 +127,7 @@ fn record(number: u64, state: JobState) -> JobRecord {
         cheque: None,
         receipt: None,
         refused: false,
+        refunded: MicroCredits::ZERO,
         execution: Some(execution()),
         created_ms: 1_000 + number,
         updated_ms: 2_000,

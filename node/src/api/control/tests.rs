@@ -12,6 +12,7 @@ use aitbc_protocol::{
     job::{Finish, JobState},
     price::{Adjustment, TokenPrice},
     quote::Quote,
+    sla::Terms,
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -177,6 +178,8 @@ fn the_status_document() {
       "totals": {
         "earned": 0,
         "spent": 0,
+        "given_back": 0,
+        "got_back": 0,
         "owed_to_us": 0,
         "jobs_provided": 0,
         "jobs_bought": 0
@@ -199,6 +202,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         max_completion_tokens: 2,
         price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
         adjustment: Adjustment::default(),
+        terms: Terms::default(),
         max_total: MicroCredits(1),
         window: 64,
         declared: false,
@@ -221,6 +225,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         cheque: None,
         receipt: None,
         refused: false,
+        refunded: MicroCredits::ZERO,
         created_ms: 10,
         updated_ms: 20,
     };

@@ -55,6 +55,7 @@ fn receipt(number: u8) -> JobUpdate {
         finish: Finish::Stop,
         price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
         total: MicroCredits(9),
+        penalty: MicroCredits::ZERO,
         admitted_ms: 0,
         timings: Timings::default(),
         sealed: None,

@@ -7,6 +7,7 @@ use aitbc_protocol::{
     MicroCredits, Signed,
     job::Finish,
     receipt::{Receipt, Timings},
+    sla::verdict,
     text::Line,
 };
 use std::time::Duration;
@@ -115,7 +116,7 @@ impl Run {
         } else {
             quote.total(tokens).unwrap_or(quote.max_total)
         };
-        Receipt {
+        let mut receipt = Receipt {
             job: quote.job,
             client: quote.client,
             quote: quote.nonce,
@@ -133,14 +134,18 @@ impl Run {
             finish: end.finish,
             price: quote.price,
             total,
+            penalty: MicroCredits::ZERO,
             admitted_ms: *since_ms,
             timings: Timings {
                 queued_ms: self.timings.queued_ms.unwrap_or_default(),
                 first_token_ms: self.timings.first_token_ms.unwrap_or_default(),
                 total_ms: milliseconds(since.elapsed()),
+                paused_ms: milliseconds(self.timings.paused),
             },
             sealed: execution.sealed.clone(),
-        }
+        };
+        receipt.penalty = verdict(quote, &receipt).penalty;
+        receipt
     }
 
     /// What cheques have paid.

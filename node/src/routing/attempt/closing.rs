@@ -88,6 +88,10 @@ impl Run<'_> {
             Ok(receipt) => receipt,
             Err(error) => return self.refuse(Ended::BadReceipt(error.to_string())).await,
         };
+        if self.first_sent_ms.is_some_and(|sent_ms| receipt.timings.first_token_ms != sent_ms) {
+            let reason = "the receipt says another time of the first token than the provider did when it sent it";
+            return self.refuse(Ended::BadReceipt(reason.to_owned())).await;
+        }
         let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
         let missing = if well { self.received.missing() } else { None };
         let seen = self.received.seen(well);
