@@ -90,6 +90,12 @@ pub async fn run(home: &Path, arguments: &[&str]) -> Output {
         .expect("the command starts")
 }
 
+/// Sends a signal by name to any process.
+pub fn signal(process: u32, name: &str) {
+    let status = std::process::Command::new("kill").args(["-s", name, &process.to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -s {name} works");
+}
+
 /// A running node.
 #[derive(Debug)]
 pub struct Process {
@@ -279,8 +285,19 @@ impl Process {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let status = std::process::Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill -s {name} works");
+        signal(self.pid(), name);
+    }
+
+    /// The processes that it started: its engines.
+    pub fn children(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir("/proc").expect("Linux");
+        let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        // The parent is the second word after the name, which stands in brackets.
+        let parent = |id: &u32| -> Option<u32> {
+            let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+            stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+        };
+        ids.filter(|id| parent(id) == Some(self.pid())).collect()
     }
 
     /// Asks it to leave; its exit code.

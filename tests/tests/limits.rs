@@ -86,5 +86,12 @@ async fn a_dangerous_temperature_ends_jobs_with_a_receipt() {
     let receipts = client.get("receipts").await;
     let receipt = &receipts["receipts"][0]["receipt"];
     assert_eq!(receipt["finish"], "failed", "{receipts}");
-    assert!(receipt["total"].as_u64().is_some_and(|total| total > 0), "what was delivered is paid: {receipts}");
+    let total = receipt["total"].as_u64().expect("a sum");
+    assert!(total > 0, "what was delivered is paid: {receipts}");
+    // It said that it had to stop: a quarter comes back, unless it had been late before.
+    let penalty = receipt["penalty"].as_u64().expect("a sum");
+    assert!(penalty >= total / 4 && penalty <= total, "{receipts}");
+    let given = provider.until("sets it off", |status| status["totals"]["given_back"].as_u64() == Some(penalty)).await;
+    let got = client.until("sets it off", |status| status["totals"]["got_back"].as_u64() == Some(penalty)).await;
+    assert_eq!(given["totals"]["given_back"], got["totals"]["got_back"]);
 }

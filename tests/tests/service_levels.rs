@@ -1,0 +1,77 @@
+//! What is promised of an answer's times, and what comes back where it was not kept: seen from the client's command line and in
+//! the ledgers of both.
+
+#![cfg(unix)]
+
+use aitbc_tests::{
+    Process, ProcessBuilder, eventually,
+    process::{MODEL, PATIENCE, events, question, signal},
+};
+use serde_json::Value;
+use std::time::Duration;
+
+/// What the two sides say comes back, once both say the same and more than nothing.
+async fn given_back(provider: &Process, client: &Process) -> u64 {
+    eventually("both ledgers set the same sum off", PATIENCE, || async {
+        let totals = |status: Value, key: &str| status["totals"][key].as_u64();
+        let given = totals(provider.get("status").await, "given_back");
+        let got = totals(client.get("status").await, "got_back");
+        given.filter(|given| *given > 0 && Some(*given) == got)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_provider_that_is_late_gives_money_back() {
+    let provider = ProcessBuilder::new("provider", "48.85,2.35").provide().relay().start().await;
+    let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&provider).start().await;
+    provider.offering().await;
+    client.finds(1).await;
+
+    // In time: nothing comes back. A class that leaves time, for a machine that runs many tests.
+    let output = client.cli(&["run", MODEL, "Say yes.", "--max-tokens", "8", "--latency-class", "economy"]).await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("service: kept"), "{told}");
+
+    // The prompt takes longer to read than it takes to stop the engine.
+    let mut request = question(&"Count the words of this line. ".repeat(180), 24);
+    request["wishes"]["latency_class"] = "fast".into();
+    let mut updates = client.job(&request).await;
+    let mut all = Vec::new();
+    while let Ok(Some(update)) = tokio::time::timeout(PATIENCE, updates.recv()).await {
+        if update["event"] == "started" {
+            let engines = provider.children();
+            assert!(!engines.is_empty(), "a model is loaded");
+            engines.iter().for_each(|engine| signal(*engine, "STOP"));
+            // This is the fault itself: for as long no token comes.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            engines.iter().for_each(|engine| signal(*engine, "CONT"));
+        }
+        all.push(update);
+    }
+    assert_eq!(all.last().expect("an end")["event"], "finished", "{all:?}");
+    let quote = &events(&all, "quoted")[0]["quote"];
+    let allowed = quote["terms"]["penalty_from_ms"].as_u64().expect("terms");
+    let receipt = &events(&all, "receipt")[0];
+    let (total, penalty) = (receipt["receipt"]["total"].as_u64(), receipt["receipt"]["penalty"].as_u64());
+    let took = receipt["receipt"]["timings"]["first_token_ms"].as_u64().expect("a time");
+    assert!(took >= 5_000 && took > allowed, "{took} ms, {allowed} allowed");
+    let (total, penalty) = (total.expect("a sum"), penalty.expect("a sum"));
+    assert!(penalty >= total / 2 && penalty <= total, "{penalty} of {total}");
+    let checks = receipt["checks"].as_array().expect("checks");
+    let service = checks.iter().find(|check| check["name"] == "service").expect("a verdict");
+    assert_eq!(service["passed"], true);
+    assert!(service["detail"].as_str().is_some_and(|detail| detail.contains("first token after")), "{service}");
+
+    assert_eq!(given_back(&provider, &client).await, penalty);
+    let shown = String::from_utf8(client.cli(&["status"]).await.stdout).expect("text");
+    assert!(shown.contains(&format!("got back      {penalty} uc")), "{shown}");
+
+    // The file proves it to others.
+    let id = receipt["id"].as_str().expect("an id");
+    let file = client.home.path().join("receipt.json");
+    std::fs::write(&file, client.cli(&["receipts", "show", id]).await.stdout).expect("written");
+    let verified = client.cli(&["receipts", "verify", file.to_str().expect("UTF-8")]).await;
+    let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(verified.status.success() && text.contains("service: first token after"), "{text}");
+}
