@@ -13,6 +13,8 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+pub mod fallback;
+
 /// A provider that might run the job, as the client knows it at this moment.
 #[derive(Clone, Debug)]
 pub struct Candidate<'a> {
@@ -154,6 +156,25 @@ pub enum Exclusion {
     },
 }
 
+impl Exclusion {
+    /// What rules out, in one word.
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::FailedBefore => "failed",
+            Self::Offline { .. } => "offline",
+            Self::OtherWeights => "weights",
+            Self::OnlyPrivate | Self::NotPrivate => "kind",
+            Self::OnlyDeclared => "declared",
+            Self::TooLittleTrust { .. } => "trust",
+            Self::NotShown { .. } => "memory",
+            Self::ContextTooSmall { .. } => "context",
+            Self::TooSlow { .. } => "distance",
+            Self::TooExpensive { .. } => "price",
+            Self::ImpossibleDistance { .. } => "location",
+        }
+    }
+}
+
 impl fmt::Display for Exclusion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -223,6 +244,14 @@ pub struct Reasons {
     pub speed_seen: bool,
 }
 
+impl Reasons {
+    /// Estimated milliseconds until the answer is whole, longer by what failures of late make of it.
+    pub fn time_ms(&self) -> f64 {
+        let time = ROUND_TRIPS * self.round_trip_ms + self.queue_ms + self.generate_ms;
+        time * (1.0 + 4.0 * self.failures)
+    }
+}
+
 impl fmt::Display for Reasons {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -261,7 +290,7 @@ const ASSUMED_SPEED: u32 = 10_000;
 /// Milliseconds of waiting that a credit is worth: what makes price and time comparable.
 const MS_PER_CREDIT: f64 = 1_000_000.0;
 /// Estimated tokens of an answer where the limit is higher: most answers end before the limit.
-const USUAL_ANSWER: u32 = 256;
+pub const USUAL_ANSWER: u32 = 256;
 /// Round trips that a job costs before its first token: connection aside, quote and opening.
 const ROUND_TRIPS: f64 = 2.0;
 
@@ -332,12 +361,7 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
         speed_seen: seen.is_some(),
     };
     let excluded = exclusion(candidate, policy, &reasons, least_ms);
-    let cost = if excluded.is_some() {
-        f64::INFINITY
-    } else {
-        let time = ROUND_TRIPS * round_trip_ms + queue_ms + generate_ms;
-        time * (1.0 + 4.0 * reasons.failures) + price_in_ms(most)
-    };
+    let cost = if excluded.is_some() { f64::INFINITY } else { reasons.time_ms() + price_in_ms(most) };
     Ranked { index, cost, reasons, excluded }
 }
 

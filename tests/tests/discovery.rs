@@ -15,6 +15,7 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     job::ModelName,
     price::TokenPrice,
+    routing::fallback::Fallback,
 };
 use aitbc_tests::{
     eventually, peer,
@@ -76,7 +77,14 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
         attestation: AttestationConfig::nothing(network.network.clone()),
         verifiers: Vec::new(),
         required_bandwidth: 0,
-        routing: RoutingConfig { network: network.network.clone(), location, quotes: 1, enough: 16 },
+        routing: RoutingConfig {
+            network: network.network.clone(),
+            location,
+            quotes: 1,
+            enough: 16,
+            fallback: Fallback::Never,
+        },
+        cloud: None,
         private: directory.path().join("private"),
         network,
         api: None,

@@ -82,6 +82,7 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
         line: parts.meter.last(),
         offers: parts.routing.offers().offers.len(),
         attestation: attestation::status(&state),
+        cloud: parts.routing.cloud(),
         provider,
         totals,
     }))
@@ -154,8 +155,13 @@ async fn jobs(
     State(state): State<ApiState>,
     query: Result<Query<Limit>, QueryRejection>,
 ) -> Result<Json<JobList>, Failure> {
-    let records = state.parts().ledger.jobs(limit(query)?).await?;
-    Ok(Json(JobList { schema: "aitbc.jobs/1", jobs: records.iter().map(JobSummary::from).collect() }))
+    let limit = limit(query)?;
+    let records = state.parts().ledger.jobs(limit).await?;
+    Ok(Json(JobList {
+        schema: "aitbc.jobs/1",
+        jobs: records.iter().map(JobSummary::from).collect(),
+        cloud: state.parts().routing.cloud_jobs(limit),
+    }))
 }
 
 async fn receipts(

@@ -7,6 +7,7 @@
 //! very end travels in a chunk without tokens and is shown only with a good receipt, so that it never comes twice. An
 //! answer is continued only on the same weights, and never where the token ids are not known.
 
+mod clouding;
 mod finding;
 
 use super::{
@@ -24,6 +25,7 @@ use crate::{
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
     job::{Finish, Input, JobSpec, Rejection},
+    routing::fallback::{CloudReason, Fallback},
     text::Line,
 };
 use futures::future::BoxFuture;
@@ -43,9 +45,29 @@ const REOPENING: Duration = Duration::from_millis(50);
 /// How a job ends.
 #[derive(Debug)]
 enum End {
-    Answered { finish: Finish, local: bool },
+    Answered { finish: Finish, place: Place },
     Cancelled,
     Failed(JobFailure),
+}
+
+/// Where a job was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// By this node's own device.
+    Device,
+    /// By providers.
+    Network,
+    /// By the cloud of the settings.
+    Cloud,
+}
+
+/// Where a job goes.
+#[derive(Debug)]
+enum Road {
+    /// To the provider of this quote.
+    Provider(Box<Offered>),
+    /// To the cloud, before any provider.
+    Cloud(CloudReason),
 }
 
 fn stopping() -> End {
@@ -68,8 +90,12 @@ pub(super) async fn run(shared: &Shared, job: JobId, request: JobRequest, update
         shared.metrics.first_token(first_piece.duration_since(asked));
     }
     let (outcome, last) = match end {
-        End::Answered { finish, local } => (
-            if local { Outcome::Local } else { Outcome::Answered },
+        End::Answered { finish, place } => (
+            match place {
+                Place::Device => Outcome::Local,
+                Place::Network => Outcome::Answered,
+                Place::Cloud => Outcome::Cloud,
+            },
             Some(JobUpdate::Finished {
                 finish,
                 prompt_tokens: dispatch.prompt_tokens.unwrap_or(0),
@@ -124,6 +150,8 @@ struct Dispatch<'a> {
     log: Vec<String>,
     /// Whether the last attempt ended by waiting in vain.
     stalled: bool,
+    /// Why the cloud is of no use to this job any more.
+    cloud_failed: Option<String>,
     first_piece: Option<Instant>,
 }
 
@@ -155,6 +183,7 @@ impl<'a> Dispatch<'a> {
             delivered: false,
             log: Vec::new(),
             stalled: false,
+            cloud_failed: None,
             first_piece: None,
         }
     }
@@ -172,17 +201,19 @@ impl<'a> Dispatch<'a> {
         for _ in 0..MAX_ATTEMPTS {
             if self.spec.input.sealed().is_none() && self.spec.prefix.len() >= self.spec.max_tokens as usize {
                 // The own device failed after it had delivered all there was to deliver.
-                return End::Answered { finish: Finish::Length, local: false };
+                return End::Answered { finish: Finish::Length, place: Place::Network };
             }
-            let offered = match self.find_quote().await {
-                Ok(offered) => offered,
-                Err(end) => return end,
+            let flow = match self.find_quote().await {
+                Ok(Road::Provider(offered)) => self.attempt(*offered).await,
+                Ok(Road::Cloud(reason)) => self.run_cloud(reason).await,
+                Err(end) => return self.or_cloud(end).await,
             };
-            if let Flow::Done(end) = self.attempt(offered).await {
+            if let Flow::Done(end) = flow {
                 return end;
             }
         }
-        End::Failed(self.give_up(&format!("{MAX_ATTEMPTS} providers failed")))
+        let failure = self.give_up(&format!("{MAX_ATTEMPTS} providers failed"));
+        self.or_cloud(End::Failed(failure)).await
     }
 
     fn me(&self) -> NodeId {
@@ -198,6 +229,14 @@ impl<'a> Dispatch<'a> {
             }
             (None, Some(weights)) => self.spec.weights = Some(weights),
             _ => {}
+        }
+        if let Some(fallback) = self.wishes.fallback.filter(|fallback| *fallback != Fallback::Never)
+            && self.shared.cloud.is_none()
+        {
+            let message = format!(
+                "fallback is {fallback}, and this node has no cloud to fall back to: set [client.cloud] in its settings"
+            );
+            return Err(invalid(message));
         }
         self.spec.validate().and_then(|()| self.spec.digest()).map_err(|error| invalid(error.to_string()))?;
         Ok(())
@@ -254,7 +293,7 @@ impl<'a> Dispatch<'a> {
             LocalEnd::Whole { finish, prompt_tokens } => {
                 self.count = count;
                 self.prompt_tokens = Some(prompt_tokens);
-                Some(Flow::Done(End::Answered { finish, local: true }))
+                Some(Flow::Done(End::Answered { finish, place: Place::Device }))
             }
             LocalEnd::Cancelled => Some(Flow::Done(self.interrupted())),
             LocalEnd::Refused(error) => {
@@ -356,7 +395,7 @@ impl<'a> Dispatch<'a> {
         match ended {
             Ended::Whole(finish) => {
                 self.count = self.count.saturating_add(count);
-                Flow::Done(End::Answered { finish, local: false })
+                Flow::Done(End::Answered { finish, place: Place::Network })
             }
             Ended::Cancelled => Flow::Done(self.interrupted()),
             Ended::Refused(rejection) => {
@@ -391,7 +430,7 @@ impl<'a> Dispatch<'a> {
         if !tail.is_empty() {
             self.tell(JobUpdate::Delta { text: tail, tokens: Vec::new(), logprobs: Vec::new() }).await;
         }
-        Flow::Done(End::Answered { finish: Finish::Length, local: false })
+        Flow::Done(End::Answered { finish: Finish::Length, place: Place::Network })
     }
 
     /// Prepares the job for the next provider: after the tokens at hand, or from the start where nothing was shown.

@@ -29,12 +29,47 @@ pub(super) struct Answer {
     pub(super) speed: Option<u32>,
 }
 
+/// How fast answers came of late; bounded, the newest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Answers(VecDeque<(UnixMillis, Digest, Answer)>);
+
+impl Answers {
+    /// Takes down how fast an answer of the model `of` came.
+    pub(super) fn push(&mut self, of: Digest, answer: Answer, now_ms: UnixMillis) {
+        self.0.truncate(MAX_ANSWERS - 1);
+        self.0.push_front((now_ms, of, answer));
+    }
+
+    /// Those of `of` that are fresh.
+    fn fresh(&self, of: Digest, now_ms: UnixMillis) -> impl Iterator<Item = Answer> {
+        let counts = move |(at_ms, model, _): &&(UnixMillis, Digest, Answer)| {
+            *model == of && at_ms.saturating_add(STALE_MS) > now_ms
+        };
+        self.0.iter().filter(counts).map(|(_, _, answer)| *answer)
+    }
+
+    /// How fast `of` decodes, in milli-tokens a second: the median of late, of two the faster, for a reader that is slow
+    /// slows an answer down. `None` where too few tell.
+    pub(super) fn speed(&self, of: Digest, now_ms: UnixMillis) -> Option<u32> {
+        let mut speeds: Vec<u32> = self.fresh(of, now_ms).filter_map(|answer| answer.speed).collect();
+        speeds.sort_unstable();
+        speeds.get(speeds.len() / 2).copied().filter(|_| speeds.len() >= TELLING)
+    }
+
+    /// The median wait for the first piece of `of`, in milliseconds.
+    pub(super) fn first_ms(&self, of: Digest, now_ms: UnixMillis) -> Option<f64> {
+        let mut waits: Vec<f64> = self.fresh(of, now_ms).map(|answer| answer.first_ms).collect();
+        waits.sort_unstable_by(f64::total_cmp);
+        waits.get(waits.len() / 2).copied()
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Record {
     good: f64,
     failed: f64,
     at_ms: UnixMillis,
-    answers: VecDeque<(UnixMillis, Digest, Answer)>,
+    answers: Answers,
 }
 
 impl Record {
@@ -43,14 +78,6 @@ impl Record {
         self.good *= factor;
         self.failed *= factor;
         self.at_ms = self.at_ms.max(now_ms);
-    }
-
-    /// Those of `weights` that are fresh.
-    fn answers(&self, weights: Digest, now_ms: UnixMillis) -> impl Iterator<Item = Answer> {
-        let counts = move |(at_ms, of, _): &&(UnixMillis, Digest, Answer)| {
-            *of == weights && at_ms.saturating_add(STALE_MS) > now_ms
-        };
-        self.answers.iter().filter(counts).map(|(_, _, answer)| *answer)
     }
 }
 
@@ -73,27 +100,22 @@ impl Experience {
         })
     }
 
-    /// How fast `weights` decode there, in milli-tokens a second: the median of late, of two the faster, for a reader that is
-    /// slow slows an answer down. `None` where too few tell.
+    /// How fast `weights` decode there: [`Answers::speed`].
     pub(super) fn speed(&self, provider: &NodeId, weights: Digest, now_ms: UnixMillis) -> Option<u32> {
-        let records = self.records();
-        let answers = records.get(provider)?.answers(weights, now_ms);
-        let mut speeds: Vec<u32> = answers.filter_map(|answer| answer.speed).collect();
-        speeds.sort_unstable();
-        speeds.get(speeds.len() / 2).copied().filter(|_| speeds.len() >= TELLING)
+        self.records().get(provider)?.answers.speed(weights, now_ms)
     }
 
     /// How fast answers of `weights` came of late.
     pub(super) fn answers(&self, provider: &NodeId, weights: Digest, now_ms: UnixMillis) -> Vec<Answer> {
-        self.records().get(provider).map(|record| record.answers(weights, now_ms).collect()).unwrap_or_default()
+        self.records()
+            .get(provider)
+            .map(|record| record.answers.fresh(weights, now_ms).collect())
+            .unwrap_or_default()
     }
 
     /// Takes down how fast an answer came.
     pub(super) fn answered(&self, provider: NodeId, weights: Digest, answer: Answer, now_ms: UnixMillis) {
-        self.change(provider, |record| {
-            record.answers.truncate(MAX_ANSWERS - 1);
-            record.answers.push_front((now_ms, weights, answer));
-        });
+        self.change(provider, |record| record.answers.push(weights, answer, now_ms));
     }
 
     /// Takes down how a job went.

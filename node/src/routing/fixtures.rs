@@ -17,6 +17,7 @@ use aitbc_protocol::{
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, hour_of_day},
     quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{OutputDigest, Receipt, Timings},
+    routing::fallback::Fallback,
     text::Line,
 };
 use std::sync::Arc;
@@ -225,7 +226,13 @@ impl Node {
         };
         let (book, _actor) = offers::start(parts, stop.clone());
         let shared = Shared {
-            config: RoutingConfig { network: network(), location: paris(), quotes: 1, enough: 1 },
+            config: RoutingConfig {
+                network: network(),
+                location: paris(),
+                quotes: 1,
+                enough: 1,
+                fallback: Fallback::Never,
+            },
             key,
             network: handle,
             engine: None,
@@ -233,6 +240,7 @@ impl Node {
             book,
             trust,
             zero_knowledge: None,
+            cloud: None,
             experience: experience::Experience::default(),
             searches: search::SearchMemory::default(),
             active: active::Active::default(),

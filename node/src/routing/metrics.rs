@@ -19,6 +19,8 @@ pub(super) enum Outcome {
     Answered,
     /// Answered by this node's own device.
     Local,
+    /// Answered by the cloud of the settings.
+    Cloud,
     /// Cancelled by whoever asked.
     Cancelled,
     /// Nobody could do it.

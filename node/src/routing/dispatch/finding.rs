@@ -1,6 +1,6 @@
 //! Whom a job goes to: who was found, in order of rank, and the first quote that can be taken.
 
-use super::{Dispatch, End};
+use super::{Dispatch, End, Road};
 use crate::{
     clock::now_ms,
     routing::{
@@ -53,8 +53,9 @@ pub(super) struct Lost {
 
 impl Dispatch<'_> {
     /// Finds candidates, ranks them and asks the best for quotes, until one can be taken. Where nobody else is left,
-    /// those whose path was lost are tried again for a while.
-    pub(super) async fn find_quote(&mut self) -> Result<Offered, End> {
+    /// those whose path was lost are tried again for a while. Where the cloud is to be preferred to the best of them, nobody
+    /// is asked.
+    pub(super) async fn find_quote(&mut self) -> Result<Road, End> {
         let started = Instant::now();
         let patience = if self.wishes.provider.is_some() { LOST_WANTED } else { LOST };
         let mut round = Round { thorough: false, patience: quotes::PATIENCE, lost: Vec::new() };
@@ -66,8 +67,11 @@ impl Dispatch<'_> {
             let choices = self.candidates(&searched, &mut round).await?;
             let usable: Vec<Choice> =
                 choices.iter().filter(|choice| choice.ranked.excluded.is_none()).cloned().collect();
+            if let Some(reason) = self.cloud_before(usable.first().map(|choice| &choice.ranked.reasons)) {
+                return Ok(Road::Cloud(reason));
+            }
             if let Some(offered) = self.ask(&usable, &mut round).await? {
-                return Ok(offered);
+                return Ok(Road::Provider(Box::new(offered)));
             }
             let wanted =
                 self.wishes.provider.is_some_and(|wanted| round.lost.iter().any(|lost| lost.provider == wanted));
