@@ -17,7 +17,7 @@ use aitbc_protocol::{
     gpu::heat::{LadderError, OwnerLadder},
     job::ModelName,
     price::TokenPrice,
-    routing::fallback::Fallback,
+    routing::{fallback::Fallback, preference::Preference},
 };
 use etcetera::BaseStrategy;
 use libp2p::Multiaddr;
@@ -279,6 +279,8 @@ pub struct ClientSettings {
     pub quotes: u32,
     /// Nodes whose word about the memory and the hardware of providers counts, beside this node's own.
     pub verifiers: Vec<NodeId>,
+    /// What decides among providers where a job does not say: `latency`, `cost`, `balanced`, `private` or `local_first`.
+    pub policy: Preference,
     /// When jobs that do not say go to the cloud below: `never`, `if_no_edge`, `if_cheaper` or `if_faster`.
     pub fallback: Fallback,
     /// An OpenAI-compatible server behind the network.
@@ -288,7 +290,13 @@ pub struct ClientSettings {
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { quotes: 1, verifiers: Vec::new(), fallback: Fallback::Never, cloud: None }
+        Self {
+            quotes: 1,
+            verifiers: Vec::new(),
+            policy: Preference::Balanced,
+            fallback: Fallback::Never,
+            cloud: None,
+        }
     }
 }
 

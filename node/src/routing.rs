@@ -61,7 +61,7 @@ use aitbc_protocol::{
     job::ModelName,
     offer::{KnownOffer, Statements},
     price::{median_utilisation, share},
-    routing::fallback::Fallback,
+    routing::{fallback::Fallback, preference::Preference},
 };
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -81,6 +81,8 @@ pub struct RoutingConfig {
     pub enough: usize,
     /// When jobs that do not say go to the cloud.
     pub fallback: Fallback,
+    /// What decides among the providers of jobs that do not say.
+    pub preference: Preference,
 }
 
 /// Providers known to this node.

@@ -15,7 +15,7 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     job::ModelName,
     price::TokenPrice,
-    routing::fallback::Fallback,
+    routing::{fallback::Fallback, preference::Preference},
 };
 use aitbc_tests::{
     eventually, peer,
@@ -83,6 +83,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             quotes: 1,
             enough: 16,
             fallback: Fallback::Never,
+            preference: Preference::Balanced,
         },
         cloud: None,
         private: directory.path().join("private"),

@@ -45,6 +45,7 @@ fn template(location: Option<Location>) -> String {
 # slots = 1
 
 # [client]                       # buying
+# policy = "balanced"            # latency, cost, balanced, private (attested or encrypted only), local_first
 # fallback = "if_no_edge"        # when jobs go to the cloud below: never, if_no_edge, if_cheaper, if_faster
 
 # [client.cloud]                 # any OpenAI-compatible server; it reads the prompts that go there

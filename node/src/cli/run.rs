@@ -10,7 +10,7 @@ use aitbc_protocol::{
     MicroCredits, NodeId,
     job::{Input, JobSpec, Message, ModelName, Role, Sampling},
     price::LatencyClass,
-    routing::fallback::Fallback,
+    routing::{fallback::Fallback, preference::Preference},
 };
 use std::io::{IsTerminal, Read, Write};
 
@@ -63,6 +63,9 @@ pub(super) struct Args {
     /// Also take providers that only forward to another server
     #[arg(long)]
     allow_declared: bool,
+    /// What decides among providers: latency, cost, balanced, private or local_first [default: as the settings say]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Preference>,
     /// When to go to the cloud of the node's settings: never, if_no_edge, if_cheaper or if_faster [default: as they say]
     #[arg(long, value_name = "WHEN")]
     fallback: Option<Fallback>,
@@ -139,6 +142,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
         min_trust: args.min_trust.parse().map_err(Exit::usage)?,
         remote_only: args.remote,
         fallback: args.fallback,
+        policy: args.policy,
         ..Wishes::default()
     };
     request.spec.validate().map_err(Exit::usage)?;

@@ -214,6 +214,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             quotes: settings.client.quotes,
             enough: ENOUGH_CANDIDATES,
             fallback: settings.client.fallback,
+            preference: settings.client.policy,
         },
         cloud: settings.client.cloud.clone(),
         private: directories.private(),

@@ -426,6 +426,7 @@ impl Run<'_> {
         let speed = (f64::from(tokens) * 1000.0 / took.as_secs_f64()) as u32;
         Some(Answer {
             first_ms: first.saturating_duration_since(self.opened).as_secs_f64() * 1000.0,
+            prompt_tokens: self.attempt.quote.prompt_tokens,
             speed: (tokens >= TELLING && took >= TELLING_TIME).then_some(speed),
         })
     }

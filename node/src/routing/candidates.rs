@@ -1,7 +1,7 @@
 //! From offers to a ranking, and to the words for why nobody is left.
 
 use super::{
-    JobFailure, RankedCandidate, RuledOut, Shared, Wishes,
+    JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{
@@ -98,14 +98,15 @@ pub(super) fn budget_ms(latency_budget_ms: Option<u32>) -> f64 {
 
 /// What a job and its user ask of a provider. `weights` are those that began the answer, where one was begun.
 pub(super) fn policy(
+    config: &RoutingConfig,
     spec: &JobSpec,
     wishes: &Wishes,
     weights: Option<Digest>,
     exclude: Vec<NodeId>,
-    physical: bool,
 ) -> Policy {
     Policy {
         model: spec.model.clone(),
+        preference: wishes.policy.unwrap_or(config.preference),
         weights: weights.or(spec.weights),
         work: if spec.input.sealed().is_some() { Work::Private } else { Work::Ordinary },
         prompt_tokens: estimated_prompt_tokens(&spec.input).saturating_add(spec.prefix_tokens()),
@@ -116,7 +117,7 @@ pub(super) fn policy(
         allow_declared: wishes.allow_declared,
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
-        physical,
+        physical: !config.network.is_local(),
         exclude,
     }
 }
@@ -229,6 +230,11 @@ pub(super) fn choose(
                 found.known.offer.models[*index].weights,
                 now_ms,
             ),
+            prefill_seen: shared.experience.prefill(
+                &found.known.provider,
+                found.known.offer.models[*index].weights,
+                now_ms,
+            ),
             shown_bytes: shown_bytes(&found.known.offer.shown, |signer| shared.trust.believes(signer)),
         })
         .collect();
@@ -332,7 +338,7 @@ fn suggestion(model: &ModelName, searched: &Searched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::fixtures::{key, network, spec};
+    use crate::routing::fixtures::{config, key, network, spec};
     use aitbc_crypto::seal;
     use aitbc_protocol::text::Line;
 
@@ -361,7 +367,7 @@ mod tests {
     #[test]
     fn quotes_above_the_ceiling_are_told_as_such_and_only_where_nothing_else_is_in_the_way() {
         let wishes = Wishes { max_price: Some(MicroCredits(100)), ..Wishes::default() };
-        let policy = policy(&spec(), &wishes, None, Vec::new(), false);
+        let policy = policy(&config(), &spec(), &wishes, None, Vec::new());
         let searched = Searched {
             found: Vec::new(),
             other_models: std::collections::HashSet::new(),

@@ -17,6 +17,9 @@ const CREDIT: f64 = 1.0;
 const MAX_ANSWERS: usize = 16;
 /// Answers of a model from which on they tell more than the provider's word: one may have been read slowly.
 const TELLING: usize = 2;
+/// Tokens of a prompt from which on the wait for the first piece tells how fast it was read: with fewer, the way there and
+/// back is most of it.
+const LONG_PROMPT: u32 = 256;
 /// An answer that is older tells nothing of how fast the provider is, in milliseconds.
 const STALE_MS: u64 = 24 * 3_600_000;
 
@@ -25,6 +28,8 @@ const STALE_MS: u64 = 24 * 3_600_000;
 pub(super) struct Answer {
     /// From the opening of the job to the first piece, in milliseconds.
     pub(super) first_ms: f64,
+    /// Tokens of the prompt.
+    pub(super) prompt_tokens: u32,
     /// Milli-tokens a second, from the first piece to the last; `None` of an answer too short to tell.
     pub(super) speed: Option<u32>,
 }
@@ -54,6 +59,14 @@ impl Answers {
         let mut speeds: Vec<u32> = self.fresh(of, now_ms).filter_map(|answer| answer.speed).collect();
         speeds.sort_unstable();
         speeds.get(speeds.len() / 2).copied().filter(|_| speeds.len() >= TELLING)
+    }
+
+    /// How fast `of` reads prompts, in milli-tokens a second: the best of late, for the wait for the first piece holds the way
+    /// and the queue as well. `None` where no prompt was long.
+    pub(super) fn prefill(&self, of: Digest, now_ms: UnixMillis) -> Option<u32> {
+        let long = self.fresh(of, now_ms).filter(|answer| answer.prompt_tokens >= LONG_PROMPT);
+        // Casts of floating point saturate.
+        long.map(|answer| (f64::from(answer.prompt_tokens) * 1e6 / answer.first_ms.max(1.0)) as u32).max()
     }
 
     /// The median wait for the first piece of `of`, in milliseconds.
@@ -103,6 +116,11 @@ impl Experience {
     /// How fast `weights` decode there: [`Answers::speed`].
     pub(super) fn speed(&self, provider: &NodeId, weights: Digest, now_ms: UnixMillis) -> Option<u32> {
         self.records().get(provider)?.answers.speed(weights, now_ms)
+    }
+
+    /// How fast `weights` read prompts there: [`Answers::prefill`].
+    pub(super) fn prefill(&self, provider: &NodeId, weights: Digest, now_ms: UnixMillis) -> Option<u32> {
+        self.records().get(provider)?.answers.prefill(weights, now_ms)
     }
 
     /// How fast answers of `weights` came of late.
@@ -163,7 +181,7 @@ mod tests {
     fn the_median_of_a_model_s_answers_of_the_day_counts() {
         let (experience, provider) = (Experience::default(), NodeId([1; 32]));
         let (small, large) = (Digest([1; 32]), Digest([2; 32]));
-        let answer = |speed| Answer { first_ms: 100.0, speed };
+        let answer = |speed| Answer { first_ms: 100.0, prompt_tokens: 20, speed };
         assert_eq!(experience.speed(&provider, small, 0), None);
         experience.answered(provider, small, answer(Some(50_000)), 0);
         assert_eq!(experience.speed(&provider, small, 0), None, "one may have been read slowly");
@@ -181,6 +199,20 @@ mod tests {
         }
         assert_eq!(experience.answers(&provider, large, 0).len(), MAX_ANSWERS);
         assert!(experience.failures(&provider, 0).abs() < f64::EPSILON, "it says nothing of failures");
+    }
+
+    #[test]
+    fn long_prompts_tell_how_fast_they_are_read() {
+        let (experience, provider) = (Experience::default(), NodeId([1; 32]));
+        let weights = Digest([1; 32]);
+        let took = |prompt_tokens, first_ms| {
+            experience.answered(provider, weights, Answer { first_ms, prompt_tokens, speed: None }, 0);
+            experience.prefill(&provider, weights, 0)
+        };
+        assert_eq!(took(LONG_PROMPT - 1, 10.0), None, "mostly the way");
+        assert_eq!(took(1_000, 500.0), Some(2_000_000));
+        assert_eq!(took(1_000, 4_000.0), Some(2_000_000), "that one waited for others");
+        assert_eq!(experience.prefill(&provider, weights, STALE_MS + 1), None);
     }
 
     #[test]

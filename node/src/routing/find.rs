@@ -54,6 +54,7 @@ pub(super) async fn find_private(
     };
     let policy = Policy {
         model: model.clone(),
+        preference: wishes.policy.unwrap_or(shared.config.preference),
         weights: wishes.weights,
         work: Work::Private,
         prompt_tokens: values,
@@ -119,6 +120,7 @@ pub(super) async fn find(
     };
     let policy = Policy {
         model: model.clone().unwrap_or_default(),
+        preference: shared.config.preference,
         weights: None,
         work: Work::Any,
         prompt_tokens: PROMPT_TOKENS,

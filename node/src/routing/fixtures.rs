@@ -17,7 +17,7 @@ use aitbc_protocol::{
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, hour_of_day},
     quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{OutputDigest, Receipt, Timings},
-    routing::fallback::Fallback,
+    routing::{fallback::Fallback, preference::Preference},
     text::Line,
 };
 use std::sync::Arc;
@@ -36,6 +36,17 @@ pub(super) fn key(n: u8) -> SecretKey {
 
 pub(super) fn paris() -> Location {
     Location::new(48.85, 2.35).expect("in range")
+}
+
+pub(super) fn config() -> RoutingConfig {
+    RoutingConfig {
+        network: network(),
+        location: paris(),
+        quotes: 1,
+        enough: 1,
+        fallback: Fallback::Never,
+        preference: Preference::Balanced,
+    }
 }
 
 pub(super) fn spec() -> JobSpec {
@@ -226,13 +237,7 @@ impl Node {
         };
         let (book, _actor) = offers::start(parts, stop.clone());
         let shared = Shared {
-            config: RoutingConfig {
-                network: network(),
-                location: paris(),
-                quotes: 1,
-                enough: 1,
-                fallback: Fallback::Never,
-            },
+            config: config(),
             key,
             network: handle,
             engine: None,

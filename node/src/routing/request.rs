@@ -16,6 +16,7 @@ use aitbc_protocol::{
     routing::{
         Exclusion, Reasons,
         fallback::{CloudReason, Fallback},
+        preference::Preference,
     },
     sealed::MAX_SEALED_OUTPUT,
 };
@@ -47,6 +48,8 @@ pub struct Wishes {
     pub remote_only: bool,
     /// When the job may go to the cloud of the settings; as `client.fallback` says if not given.
     pub fallback: Option<Fallback>,
+    /// What decides among those that can do the job; as `client.policy` says if not given.
+    pub policy: Option<Preference>,
 }
 
 /// A job as the client side takes it.

@@ -237,6 +237,7 @@ mod tests {
             measured: true,
             distance_km: 1.0,
             queue_ms: 0.0,
+            prefill_ms: 0.0,
             generate_ms,
             price: MicroCredits(price),
             failures: 0.0,

@@ -77,7 +77,7 @@ impl Dispatch<'_> {
     fn demands(&self) -> Demands {
         Demands {
             sealed: self.spec.input.sealed().is_some(),
-            min_trust: self.wishes.min_trust,
+            min_trust: self.policy().least_trust(false),
             least_shown: u64::from(self.wishes.min_shown_mib),
             one_provider: self.wishes.provider.is_some(),
             weights: self.spec.weights.is_some(),
@@ -168,7 +168,7 @@ impl Dispatch<'_> {
             Ok(Ok(usage)) => usage,
         };
         let bill = cloud.bill(&spec, progress.pieces, usage);
-        note(CloudEnd::Completed, &bill, speed(&progress, began));
+        note(CloudEnd::Completed, &bill, speed(&progress, began, bill.prompt_tokens));
         let Bill { prompt_tokens, completion_tokens, counted, cost } = bill;
         self.prompt_tokens = Some(prompt_tokens);
         self.count = completion_tokens;
@@ -204,7 +204,7 @@ fn so_far(cloud: &Cloud, spec: &JobSpec, progress: &Progress) -> Bill {
 }
 
 /// How fast an answer came.
-fn speed(progress: &Progress, began: Instant) -> Option<Answer> {
+fn speed(progress: &Progress, began: Instant, prompt_tokens: u32) -> Option<Answer> {
     let (first, last) = (progress.first?, progress.last?);
     let took = last.saturating_duration_since(first);
     let tokens = progress.pieces.saturating_sub(1);
@@ -212,6 +212,7 @@ fn speed(progress: &Progress, began: Instant) -> Option<Answer> {
     let speed = (f64::from(tokens) * 1000.0 / took.as_secs_f64()) as u32;
     Some(Answer {
         first_ms: first.saturating_duration_since(began).as_secs_f64() * 1000.0,
+        prompt_tokens,
         speed: (tokens >= 16 && took >= Duration::from_millis(50)).then_some(speed),
     })
 }

@@ -133,11 +133,17 @@ impl Dispatch<'_> {
             left.retain(|found| found.known.provider != provider);
             round.lost.push(Lost { provider, reason: error.to_string(), failure: false });
         }
-        if self.wishes.min_trust.rank() > Tier::None.rank() {
+        if self.policy().least_trust(false).rank() > Tier::None.rank() {
             self.unless_gone(candidates::ask_for_proofs(self.shared, &left)).await?;
         }
         let model = &self.spec.model;
-        let choices = candidates::choose(self.shared, &left, Some(model), &self.policy(), &round_trips);
+        let policy = self.policy();
+        let mut choices = candidates::choose(self.shared, &left, Some(model), &policy, &round_trips);
+        let costs = choices.iter().map(|choice| choice.ranked.cost);
+        let picked = policy.preference.pick(costs, rand::random());
+        if let Some(until) = choices.get_mut(..=picked) {
+            until.rotate_right(1);
+        }
         for choice in &choices {
             if let Some(offline @ Exclusion::Offline { .. }) = &choice.ranked.excluded {
                 round.lost.push(Lost { provider: choice.provider(), reason: offline.to_string(), failure: false });
@@ -150,14 +156,9 @@ impl Dispatch<'_> {
         Ok(choices)
     }
 
-    fn policy(&self) -> Policy {
-        let mut policy = candidates::policy(
-            &self.spec,
-            &self.wishes,
-            self.weights,
-            self.failed.clone(),
-            !self.shared.config.network.is_local(),
-        );
+    pub(super) fn policy(&self) -> Policy {
+        let mut policy =
+            candidates::policy(&self.shared.config, &self.spec, &self.wishes, self.weights, self.failed.clone());
         policy.ceiling = self.ceiling();
         policy
     }
@@ -182,6 +183,7 @@ impl Dispatch<'_> {
             request,
             latency: self.wishes.latency_class,
             ceiling: self.ceiling(),
+            preference: self.policy().preference,
         };
         let at_once = self.shared.config.quotes.max(1) as usize;
         let started = Instant::now();
