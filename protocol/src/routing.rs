@@ -14,6 +14,8 @@ use preference::Preference;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+pub mod breaker;
+pub mod calibration;
 pub mod fallback;
 pub mod preference;
 
@@ -43,6 +45,10 @@ pub struct Candidate<'a> {
     /// How fast it read prompts for the model in this client's own recent jobs, in milli-tokens a second, where one was long
     /// enough to tell.
     pub prefill_seen: Option<u32>,
+    /// For how many milliseconds it rests after failures in a row ([`breaker`]); nothing while it does not.
+    pub rests_ms: Option<u64>,
+    /// By what share its answers came later than predicted ([`calibration`]); 0 for a stranger.
+    pub lateness: f64,
     /// Memory of its GPUs, in bytes, that it has shown to this client or to a verifier whom the user names.
     pub shown_bytes: u64,
 }
@@ -88,6 +94,8 @@ pub struct Policy {
     pub least_shown: u64,
     /// False on a network of demos and tests, where a round trip below the speed of light is no contradiction.
     pub physical: bool,
+    /// Whether the user names the provider: it is asked although it rests.
+    pub named: bool,
     /// Providers that already failed this job.
     pub exclude: Vec<NodeId>,
 }
@@ -115,6 +123,11 @@ pub enum Exclusion {
     FailedBefore,
     /// Its last connection broke and it was not found again.
     Offline {
+        /// For how many milliseconds.
+        for_ms: u64,
+    },
+    /// Its last jobs failed one after the other, and it is left alone for a while.
+    Resting {
         /// For how many milliseconds.
         for_ms: u64,
     },
@@ -176,6 +189,7 @@ impl Exclusion {
         match self {
             Self::FailedBefore => "failed",
             Self::Offline { .. } => "offline",
+            Self::Resting { .. } => "failures",
             Self::OtherWeights => "weights",
             Self::OnlyPrivate | Self::NotPrivate => "kind",
             Self::OnlyDeclared => "declared",
@@ -194,6 +208,11 @@ impl fmt::Display for Exclusion {
         match self {
             Self::FailedBefore => formatter.write_str("it failed this job already"),
             Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
+            Self::Resting { for_ms } => write!(
+                formatter,
+                "its last jobs failed: it is tried again in {} s (--provider asks it all the same)",
+                for_ms.div_ceil(1_000)
+            ),
             Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
             Self::OnlyPrivate => {
                 formatter.write_str("it computes this model on encrypted values only (`aitbc private run`)")
@@ -256,6 +275,9 @@ pub struct Reasons {
     pub price: MicroCredits,
     /// Share of own jobs with it that failed.
     pub failures: f64,
+    /// By what share answers of late came later than predicted.
+    #[serde(default)]
+    pub lateness: f64,
     /// Whether the speed is that of own jobs with it, or its word.
     #[serde(default)]
     pub speed_seen: bool,
@@ -267,9 +289,10 @@ impl Reasons {
         ROUND_TRIPS * self.round_trip_ms + self.queue_ms + self.prefill_ms
     }
 
-    /// Estimated milliseconds until the answer is whole, longer by what failures of late make of it.
+    /// Estimated milliseconds until the answer is whole, longer by what failures of late and answers later than predicted
+    /// make of it.
     pub fn time_ms(&self) -> f64 {
-        (self.first_token_ms() + self.generate_ms) * (1.0 + 4.0 * self.failures)
+        (self.first_token_ms() + self.generate_ms) * (1.0 + 4.0 * self.failures) * (1.0 + self.lateness)
     }
 }
 
@@ -289,6 +312,9 @@ impl fmt::Display for Reasons {
         )?;
         if self.failures > 0.0 {
             write!(formatter, ", {:.0} % of own jobs failed there", self.failures * 100.0)?;
+        }
+        if self.lateness >= 0.005 {
+            write!(formatter, ", {:.0} % later than predicted", self.lateness * 100.0)?;
         }
         Ok(())
     }
@@ -320,7 +346,7 @@ const ROUND_TRIPS: f64 = 2.0;
 /// Ranks candidates, best first, the excluded ones last with their reason.
 ///
 /// The cost of a candidate is the time until the answer is whole plus its price in time:
-/// `(2 rtt + queue + prefill + generate) * (1 + 4 failures) + price * w + distance * d`, where the weights `w` and `d` are those
+/// `(2 rtt + queue + prefill + generate) * (1 + 4 failures) * (1 + lateness) + price * w + distance * d`, where the weights `w` and `d` are those
 /// of the [`Preference`]; reading the prompt and generating go by the speeds that this client saw there, and by the
 /// provider's word only where it saw none; declared answers and CPUs get no
 /// bonus or malus of their own, for speed shows in `generate`. The price is that of the offer for the latency class; what
@@ -386,6 +412,7 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
         generate_ms,
         price: most,
         failures: share(candidate.failures),
+        lateness: if candidate.lateness.is_nan() { 0.0 } else { candidate.lateness.clamp(0.0, 15.0) },
         speed_seen: seen.is_some(),
     };
     let excluded = exclusion(candidate, policy, &reasons, least_ms);
@@ -441,12 +468,12 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
             budget_ms: policy.latency_budget_ms,
         });
     }
-    match policy.ceiling {
-        Some(ceiling) if reasons.price > ceiling => {
-            Some(Exclusion::TooExpensive { price: reasons.price, ceiling })
-        }
-        _ => None,
+    if let Some(ceiling) = policy.ceiling.filter(|ceiling| reasons.price > *ceiling) {
+        return Some(Exclusion::TooExpensive { price: reasons.price, ceiling });
     }
+    // Last, for it is the one that passes by itself.
+    let for_ms = candidate.rests_ms.filter(|_| !policy.named)?;
+    Some(Exclusion::Resting { for_ms })
 }
 
 #[cfg(test)]

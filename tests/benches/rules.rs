@@ -63,6 +63,8 @@ fn ranking(criterion: &mut Criterion) {
             failures: 0.0,
             speed_seen: None,
             prefill_seen: None,
+            rests_ms: None,
+            lateness: 0.0,
             shown_bytes: 0,
         })
         .collect();
@@ -80,6 +82,7 @@ fn ranking(criterion: &mut Criterion) {
         min_trust: Tier::None,
         least_shown: 0,
         physical: true,
+        named: false,
         exclude: Vec::new(),
     };
     criterion.bench_function("rank 10,000 offers (goal 5 ms)", |bencher| {

@@ -118,6 +118,7 @@ pub(super) fn policy(
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical: !config.network.is_local(),
+        named: wishes.provider.is_some(),
         exclude,
     }
 }
@@ -235,6 +236,8 @@ pub(super) fn choose(
                 found.known.offer.models[*index].weights,
                 now_ms,
             ),
+            rests_ms: shared.experience.rests_ms(&found.known.provider, found.known.offer.issued_ms, now_ms),
+            lateness: shared.experience.lateness(&found.known.provider),
             shown_bytes: shown_bytes(&found.known.offer.shown, |signer| shared.trust.believes(signer)),
         })
         .collect();
@@ -294,7 +297,9 @@ fn ruled_out(choices: &[Choice], declined: &[(NodeId, String)], dear: &[(NodeId,
         let (by, reason) = (exclusion.what().to_owned(), exclusion.to_string());
         Some(RuledOut { provider: Some(choice.provider()), cell: Some(choice.cell()), by, reason })
     });
-    let of_declined = declined.iter().map(|(provider, reason)| {
+    let excluded =
+        |who: NodeId| choices.iter().any(|choice| choice.provider() == who && choice.ranked.excluded.is_some());
+    let of_declined = declined.iter().filter(|(provider, _)| !excluded(*provider)).map(|(provider, reason)| {
         let by = if dear.iter().any(|(who, _)| who == provider) { "price" } else { "declined" };
         let (by, reason) = (by.to_owned(), reason.clone());
         RuledOut { provider: Some(*provider), cell: cell(*provider), by, reason }

@@ -388,6 +388,8 @@ impl<'a> Dispatch<'a> {
         let good = matches!(ended, Ended::Whole(_));
         if !matches!(ended, Ended::Cancelled | Ended::Refused(_) | Ended::Own(_)) {
             self.shared.experience.note(provider, good, now_ms());
+        } else {
+            self.shared.experience.probe_ended(&provider, false, now_ms());
         }
         if let Some(answer) = answer.filter(|_| good) {
             self.shared.experience.answered(provider, weights, answer, now_ms());

@@ -1,7 +1,10 @@
-//! This node's own experience with providers: which share of recent jobs failed, and how fast the others were. Kept in
-//! memory, forgotten with time.
+//! This node's own experience with providers: which share of recent jobs failed, who rests for it, how fast the others
+//! were, and how far that was from what was predicted. Kept in memory, forgotten with time.
 
-use aitbc_protocol::{Digest, NodeId, UnixMillis};
+use aitbc_protocol::{
+    Digest, NodeId, UnixMillis,
+    routing::{breaker::Breaker, calibration::Calibration},
+};
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -83,6 +86,8 @@ struct Record {
     failed: f64,
     at_ms: UnixMillis,
     answers: Answers,
+    breaker: Breaker,
+    calibration: Calibration,
 }
 
 impl Record {
@@ -94,7 +99,7 @@ impl Record {
     }
 }
 
-/// Shares of failed jobs by provider. A lock that is held for a look-up only.
+/// What is remembered, by provider. A lock that is held for a look-up only.
 #[derive(Debug, Default)]
 pub(super) struct Experience(Mutex<HashMap<NodeId, Record>>);
 
@@ -142,10 +147,43 @@ impl Experience {
             record.decay(now_ms);
             if good {
                 record.good += 1.0;
+                record.breaker.succeeded();
             } else {
                 record.failed += 1.0;
+                record.breaker.failed(now_ms);
             }
         });
+    }
+
+    /// For how many more milliseconds `provider` rests, whose newest offer is from `offered_ms`: [`Breaker::rests_ms`].
+    pub(super) fn rests_ms(&self, provider: &NodeId, offered_ms: UnixMillis, now_ms: UnixMillis) -> Option<u64> {
+        self.records().get(provider)?.breaker.rests_ms(now_ms, offered_ms)
+    }
+
+    /// Takes a turn for a job with `provider`; false where it rests, or another job probes it.
+    pub(super) fn admit(&self, provider: &NodeId, offered_ms: UnixMillis, now_ms: UnixMillis) -> bool {
+        self.records().get_mut(provider).is_none_or(|record| record.breaker.admit(now_ms, offered_ms))
+    }
+
+    /// A job that probed `provider`, if one did, ended before it was one: because the provider failed, or for another reason.
+    pub(super) fn probe_ended(&self, provider: &NodeId, failed: bool, now_ms: UnixMillis) {
+        if let Some(record) = self.records().get_mut(provider).filter(|record| record.breaker.is_probing()) {
+            if failed {
+                record.breaker.failed(now_ms);
+            } else {
+                record.breaker.undecided();
+            }
+        }
+    }
+
+    /// Takes down how long an answer was expected to take, and how long it took.
+    pub(super) fn predicted(&self, provider: NodeId, predicted_ms: f64, came_ms: f64) {
+        self.change(provider, |record| record.calibration.note(predicted_ms, came_ms));
+    }
+
+    /// By what share answers came later than predicted: [`Calibration::lateness`].
+    pub(super) fn lateness(&self, provider: &NodeId) -> f64 {
+        self.records().get(provider).map_or(0.0, |record| record.calibration.lateness())
     }
 
     fn change(&self, provider: NodeId, change: impl FnOnce(&mut Record)) {
@@ -199,6 +237,30 @@ mod tests {
         }
         assert_eq!(experience.answers(&provider, large, 0).len(), MAX_ANSWERS);
         assert!(experience.failures(&provider, 0).abs() < f64::EPSILON, "it says nothing of failures");
+    }
+
+    #[test]
+    fn whoever_fails_thrice_rests_and_is_probed() {
+        let (experience, provider) = (Experience::default(), NodeId([1; 32]));
+        assert!(experience.admit(&provider, 0, 0), "a stranger");
+        (0..3).for_each(|_| experience.note(provider, false, 1_000));
+        assert!(experience.rests_ms(&provider, 0, 1_000).is_some() && !experience.admit(&provider, 0, 1_000));
+        assert!(experience.admit(&provider, 0, 60_000) && !experience.admit(&provider, 0, 60_000));
+        experience.probe_ended(&provider, false, 60_000);
+        assert!(experience.admit(&provider, 0, 60_000), "it was full");
+        experience.probe_ended(&provider, true, 60_000);
+        assert!(!experience.admit(&provider, 0, 60_000) && experience.admit(&provider, 0, 120_000));
+        experience.note(provider, true, 60_000);
+        assert!(experience.rests_ms(&provider, 0, 60_000).is_none());
+    }
+
+    #[test]
+    fn whoever_is_late_is_expected_to_be_late() {
+        let (experience, provider) = (Experience::default(), NodeId([1; 32]));
+        assert!(experience.lateness(&provider).abs() < f64::EPSILON);
+        experience.predicted(provider, 100.0, 400.0);
+        assert!((experience.lateness(&provider) - 1.0).abs() < 1e-9);
+        assert!(experience.failures(&provider, 0).abs() < f64::EPSILON, "late is not failed");
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub(super) async fn find_private(
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical: !shared.config.network.is_local(),
+        named: wishes.provider.is_some(),
         exclude: Vec::new(),
     };
     loop {
@@ -132,6 +133,7 @@ pub(super) async fn find(
         min_trust: Tier::None,
         least_shown: 0,
         physical: !shared.config.network.is_local(),
+        named: false,
         exclude: Vec::new(),
     };
     let choices = candidates::choose(shared, &searched.found, model.as_ref(), &policy, &round_trips);

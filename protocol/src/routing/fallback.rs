@@ -241,6 +241,7 @@ mod tests {
             generate_ms,
             price: MicroCredits(price),
             failures: 0.0,
+            lateness: 0.0,
             speed_seen: false,
         }
     }

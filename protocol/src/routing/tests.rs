@@ -39,6 +39,8 @@ fn candidate(offer: &ModelOffer, id: u8) -> Candidate<'_> {
         failures: 0.0,
         speed_seen: None,
         prefill_seen: None,
+        rests_ms: None,
+        lateness: 0.0,
         shown_bytes: 0,
     }
 }
@@ -58,6 +60,7 @@ fn policy() -> Policy {
         min_trust: Tier::None,
         least_shown: 0,
         physical: true,
+        named: false,
         exclude: Vec::new(),
     }
 }
@@ -97,6 +100,11 @@ fn every_exclusion_says_what_rules_out() {
     let excluded = ranked[0].excluded.clone();
     assert_eq!(excluded, Some(Exclusion::Offline { for_ms: 12_345 }));
     assert_eq!(excluded.map(|reason| reason.to_string()).as_deref(), Some("offline for 12 s"));
+    let ranked = rank(&[Candidate { rests_ms: Some(4_200), ..candidate(&offer, 1) }], &policy());
+    let excluded = ranked[0].excluded.clone().expect("it rests");
+    assert!(excluded.to_string().contains("in 5 s") && excluded.what() == "failures", "{excluded}");
+    let named = Policy { named: true, ..policy() };
+    assert_eq!(rank(&[Candidate { rests_ms: Some(4_200), ..candidate(&offer, 1) }], &named)[0].excluded, None);
 }
 
 #[test]
@@ -137,9 +145,10 @@ fn what_makes_a_candidate_better() {
         let ranked = rank(&[plain.clone(), candidate], &policy());
         assert_eq!(ranked[0].index, 1, "{name}");
     }
-    let worse: [(&str, Candidate<'_>); 3] = [
+    let worse: [(&str, Candidate<'_>); 4] = [
         ("busy", Candidate { load: Load { running: 4, queued: 2 }, ..candidate(&base, 1) }),
         ("boasts of its speed", Candidate { speed_seen: Some(50_000), ..candidate(&fast, 1) }),
+        ("lateness", Candidate { lateness: 0.1, ..candidate(&base, 1) }),
         ("failures", Candidate { failures: 0.5, ..candidate(&base, 1) }),
     ];
     for (name, candidate) in worse {
@@ -245,6 +254,8 @@ fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> 
             failures,
             speed_seen,
             prefill_seen: speed_seen,
+            rests_ms: None,
+            lateness: failures * 2.0,
             shown_bytes: 0,
         }
     })

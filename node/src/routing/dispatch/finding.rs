@@ -145,8 +145,10 @@ impl Dispatch<'_> {
             until.rotate_right(1);
         }
         for choice in &choices {
-            if let Some(offline @ Exclusion::Offline { .. }) = &choice.ranked.excluded {
-                round.lost.push(Lost { provider: choice.provider(), reason: offline.to_string(), failure: false });
+            if let Some(passing @ (Exclusion::Offline { .. } | Exclusion::Resting { .. })) =
+                &choice.ranked.excluded
+            {
+                round.lost.push(Lost { provider: choice.provider(), reason: passing.to_string(), failure: false });
             }
         }
         if !choices.is_empty() {
@@ -192,9 +194,11 @@ impl Dispatch<'_> {
         loop {
             let mut again = Vec::new();
             for few in asked.chunks(at_once) {
+                let few = &self.admitted(few, round)[..];
                 let (mut offered, refused) =
                     self.unless_gone(quotes::ask_all(self.shared, &order, few, round.patience)).await?;
                 for (provider, error) in refused {
+                    self.shared.experience.probe_ended(&provider, error.is_failure(), now_ms());
                     if error.is_lost() {
                         round.lost.push(self.lose(provider, &error));
                     } else if error.is_passing() && started.elapsed() < PASSING {
@@ -206,6 +210,7 @@ impl Dispatch<'_> {
                 if !offered.is_empty() {
                     let best = offered.remove(0);
                     for other in offered {
+                        self.shared.experience.probe_ended(&other.choice.provider(), false, now_ms());
                         let reason = "another quote was better".to_owned();
                         self.tell(JobUpdate::Declined { provider: other.choice.provider(), reason }).await;
                     }
@@ -219,6 +224,23 @@ impl Dispatch<'_> {
             backoff = (backoff * 2).min(LAST_BACKOFF);
             asked = again;
         }
+    }
+
+    /// Those of `few` that may have a job now: after a rest, one job at a time shows whether a provider works again.
+    fn admitted(&self, few: &[Choice], round: &mut Round) -> Vec<Choice> {
+        let mut admitted = few.to_vec();
+        admitted.retain(|choice| {
+            let provider = choice.provider();
+            let offered_ms = choice.found.known.offer.issued_ms;
+            let turn = self.shared.experience.admit(&provider, offered_ms, now_ms());
+            if !turn && self.wishes.provider.is_none() {
+                let reason = "its last jobs failed, and another job shows whether it works again".to_owned();
+                round.lost.push(Lost { provider, reason, failure: false });
+                return false;
+            }
+            true
+        });
+        admitted
     }
 
     /// Does what may bring a quote a little later.
