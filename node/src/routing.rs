@@ -18,6 +18,7 @@ mod book;
 mod candidates;
 mod catch_up;
 mod cloud;
+mod decisions;
 mod dispatch;
 mod experience;
 mod fetch;
@@ -41,6 +42,7 @@ mod verification;
 
 pub use candidates::ShownBy;
 pub use cloud::{Cloud, CloudConfig, CloudEnd, CloudError, CloudJob, CloudPrice, CloudStatus};
+pub use decisions::{Came, Chosen, Decision, Decisions, End as DecisionEnd, Prediction};
 pub(crate) use find::PrivateGoal;
 pub use request::{JobFailure, JobRequest, JobUpdate, RankedCandidate, RuledOut, RunningRequest, Wishes};
 
@@ -117,6 +119,7 @@ struct Shared {
     cloud: Option<Cloud>,
     experience: experience::Experience,
     searches: search::SearchMemory,
+    decisions: decisions::DecisionLog,
     active: active::Active,
     settle: settle::Wake,
     metrics: metrics::RoutingMetrics,
@@ -189,6 +192,11 @@ impl Routing {
         let others = snapshot.offers.iter().filter(|known| known.provider != me && known.offer.cell == *cell);
         let taken = |known: &KnownOffer| known.load.running.saturating_add(known.load.queued);
         median_utilisation(others.map(|known| share(taken(known), known.offer.slots)).collect())
+    }
+
+    /// Where the last jobs went, what was expected of it and what came: newest first, `limit` at most.
+    pub fn decisions(&self, limit: usize) -> Decisions {
+        self.0.decisions.last(limit)
     }
 
     /// How the cloud of the settings has done, where there is one.
@@ -281,6 +289,7 @@ pub fn start(
         cloud,
         experience: experience::Experience::default(),
         searches: search::SearchMemory::default(),
+        decisions: decisions::DecisionLog::new(metrics.clone()),
         active: active::Active::default(),
         settle: settle::Wake::default(),
         metrics,

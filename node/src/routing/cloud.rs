@@ -182,7 +182,7 @@ impl Cloud {
         let first_ms = log.answers.first_ms(of, now_ms).unwrap_or(ASSUMED_FIRST_MS);
         let generate_ms = f64::from(spec.max_tokens.min(USUAL_ANSWER)) * 1_000_000.0 / f64::from(speed);
         let price = self.cost(Direct::prompt_tokens(spec), spec.max_tokens);
-        CloudEstimate { price, time_ms: first_ms + generate_ms }
+        CloudEstimate { price, first_ms, time_ms: first_ms + generate_ms }
     }
 
     /// Has `model` answer `spec` on `events`; see [`Direct::ask`].

@@ -13,6 +13,7 @@ mod finding;
 use super::{
     JobFailure, JobRequest, JobUpdate, Shared, Wishes,
     attempt::{Attempt, Ended, Patience, Report},
+    decisions::{self, Came, Chosen, Decision, Pending, Prediction},
     local::{self, LocalEnd, LocalJob, LocalReport},
     metrics::Outcome,
     paths,
@@ -25,7 +26,10 @@ use crate::{
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
     job::{Finish, Input, JobSpec, Rejection},
-    routing::fallback::{CloudReason, Fallback},
+    routing::{
+        USUAL_ANSWER,
+        fallback::{CloudReason, Fallback},
+    },
     text::Line,
 };
 use futures::future::BoxFuture;
@@ -150,6 +154,8 @@ struct Dispatch<'a> {
     log: Vec<String>,
     /// Whether the last attempt ended by waiting in vain.
     stalled: bool,
+    /// Providers of the last ranking that could do the job, and those that were ruled out.
+    looked_at: (usize, usize),
     /// Why the cloud is of no use to this job any more.
     cloud_failed: Option<String>,
     first_piece: Option<Instant>,
@@ -183,6 +189,7 @@ impl<'a> Dispatch<'a> {
             delivered: false,
             log: Vec::new(),
             stalled: false,
+            looked_at: (0, 0),
             cloud_failed: None,
             first_piece: None,
         }
@@ -275,10 +282,27 @@ impl<'a> Dispatch<'a> {
         if self.stalled { JobFailure::Timeout { message } } else { JobFailure::Failed { message } }
     }
 
+    /// Keeps where the job goes, and what is expected of that.
+    fn decided(&self, chosen: Chosen, predicted: Option<Prediction>) -> Pending {
+        let (among, ruled_out) = self.looked_at;
+        self.shared.decisions.made(Decision {
+            job: self.job,
+            at_ms: now_ms(),
+            model: self.spec.model.clone(),
+            policy: self.policy().preference,
+            chosen,
+            among,
+            ruled_out,
+            predicted,
+            outcome: decisions::End::Running,
+        })
+    }
+
     /// Runs the job on this node's own device, where that serves the model. `None` where it does not.
     async fn run_local(&mut self) -> Option<Flow> {
         let engine = self.shared.engine.as_ref()?;
         let weights = local::serves(engine, self.me(), &self.spec, &self.wishes)?;
+        let pending = self.decided(Chosen::Device, None);
         let job = LocalJob {
             me: self.me(),
             engine,
@@ -289,6 +313,14 @@ impl<'a> Dispatch<'a> {
         };
         let LocalReport { end, count, tokens, has_ids, delivered, first_piece, weights } = job.run(weights).await;
         self.first_piece = first_piece;
+        let outcome = match &end {
+            LocalEnd::Whole { .. } => decisions::End::Answered { came: None },
+            LocalEnd::Cancelled => decisions::End::Cancelled,
+            LocalEnd::Refused(error) | LocalEnd::Failed(error) => {
+                decisions::End::Failed { reason: error.to_string() }
+            }
+        };
+        self.shared.decisions.ended(pending, outcome);
         match end {
             LocalEnd::Whole { finish, prompt_tokens } => {
                 self.count = count;
@@ -314,6 +346,10 @@ impl<'a> Dispatch<'a> {
         let nonce = quote.nonce;
         let factors = quote.adjustment.explained();
         self.tell(JobUpdate::Quoted { provider, quote: quote.clone(), factors }).await;
+        let usual = self.spec.completion_tokens().min(USUAL_ANSWER);
+        let tokens = choice.model.private.as_ref().map_or(usual, |private| private.bootstraps);
+        let predicted = Prediction::of(&choice.ranked.reasons, tokens);
+        let pending = self.decided(Chosen::Provider { provider }, Some(predicted));
         let active = self.shared.active.enter(nonce);
         let addresses = choice.found.addresses();
         let recording = self.shared.ledger.open(
@@ -332,14 +368,21 @@ impl<'a> Dispatch<'a> {
             }
         });
         let (recorded, opened) = tokio::join!(recording, opening);
+        let failed = |reason: &str| decisions::End::Failed { reason: reason.to_owned() };
         if let Err(error) = recorded {
-            return Flow::Done(End::Failed(JobFailure::Failed { message: error.to_string() }));
+            let message = error.to_string();
+            self.shared.decisions.ended(pending, failed(&message));
+            return Flow::Done(End::Failed(JobFailure::Failed { message }));
         }
+        let opened = match opened {
+            Ok(opened) => opened.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no stream within {OPENING:?}")),
+        };
         let stream = match opened {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.unopened(provider, nonce, error.to_string()).await,
-            Err(_) => {
-                return self.unopened(provider, nonce, format!("no stream within {OPENING:?}")).await;
+            Ok(stream) => stream,
+            Err(reason) => {
+                self.shared.decisions.ended(pending, failed(&reason));
+                return self.unopened(provider, nonce, reason).await;
             }
         };
         let reopen = || paths::open(self.shared, provider, &addresses);
@@ -362,6 +405,11 @@ impl<'a> Dispatch<'a> {
         };
         let report = attempt.run(stream).await;
         drop(active);
+        self.shared.decisions.ended(pending, outcome(&report, &predicted));
+        if let (Ended::Whole(_), Some(answer)) = (&report.ended, &report.answer) {
+            let expected_ms = predicted.whole_ms(answer.tokens);
+            self.shared.experience.predicted(provider, expected_ms, answer.whole_ms);
+        }
         if !report.settled {
             self.shared.settle.left_open();
         }
@@ -460,6 +508,26 @@ impl<'a> Dispatch<'a> {
         info!(peer = %from, %reason, kept, "failing over");
         self.tell(JobUpdate::FailedOver { from, reason, kept }).await;
         Flow::Next
+    }
+}
+
+/// What came of an attempt, as it is kept beside its prediction.
+fn outcome(report: &Report, predicted: &Prediction) -> decisions::End {
+    match &report.ended {
+        Ended::Whole(_) => decisions::End::Answered {
+            came: report.answer.map(|answer| Came {
+                first_ms: answer.first_ms,
+                whole_ms: answer.whole_ms,
+                predicted_ms: Some(predicted.whole_ms(answer.tokens)),
+                tokens: answer.tokens,
+                paid: report.paid,
+            }),
+        },
+        Ended::Cancelled => decisions::End::Cancelled,
+        Ended::Refused(rejection) => decisions::End::Failed { reason: rejection.to_string() },
+        Ended::BadReceipt(reason) => decisions::End::Failed { reason: reason.clone() },
+        Ended::Own(error) => decisions::End::Failed { reason: error.to_string() },
+        Ended::Broken { reason, .. } => decisions::End::Failed { reason: reason.clone() },
     }
 }
 

@@ -31,8 +31,12 @@ const STALE_MS: u64 = 24 * 3_600_000;
 pub(super) struct Answer {
     /// From the opening of the job to the first piece, in milliseconds.
     pub(super) first_ms: f64,
+    /// From the opening of the job to the last piece, in milliseconds.
+    pub(super) whole_ms: f64,
     /// Tokens of the prompt.
     pub(super) prompt_tokens: u32,
+    /// Tokens of the answer, or bootstraps.
+    pub(super) tokens: u32,
     /// Milli-tokens a second, from the first piece to the last; `None` of an answer too short to tell.
     pub(super) speed: Option<u32>,
 }
@@ -219,7 +223,7 @@ mod tests {
     fn the_median_of_a_model_s_answers_of_the_day_counts() {
         let (experience, provider) = (Experience::default(), NodeId([1; 32]));
         let (small, large) = (Digest([1; 32]), Digest([2; 32]));
-        let answer = |speed| Answer { first_ms: 100.0, prompt_tokens: 20, speed };
+        let answer = |speed| Answer { first_ms: 100.0, whole_ms: 200.0, prompt_tokens: 20, tokens: 9, speed };
         assert_eq!(experience.speed(&provider, small, 0), None);
         experience.answered(provider, small, answer(Some(50_000)), 0);
         assert_eq!(experience.speed(&provider, small, 0), None, "one may have been read slowly");
@@ -268,7 +272,8 @@ mod tests {
         let (experience, provider) = (Experience::default(), NodeId([1; 32]));
         let weights = Digest([1; 32]);
         let took = |prompt_tokens, first_ms| {
-            experience.answered(provider, weights, Answer { first_ms, prompt_tokens, speed: None }, 0);
+            let answer = Answer { first_ms, whole_ms: first_ms, prompt_tokens, tokens: 1, speed: None };
+            experience.answered(provider, weights, answer, 0);
             experience.prefill(&provider, weights, 0)
         };
         assert_eq!(took(LONG_PROMPT - 1, 10.0), None, "mostly the way");

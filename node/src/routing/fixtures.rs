@@ -1,6 +1,8 @@
 //! What the tests of the client side share: two nodes with keys, a job between them, a real ledger.
 
-use super::{RoutingConfig, Shared, active, experience, metrics::RoutingMetrics, offers, search, settle};
+use super::{
+    RoutingConfig, Shared, active, decisions, experience, metrics::RoutingMetrics, offers, search, settle,
+};
 use crate::{
     market::Ledger,
     network::{self, NetworkConfig},
@@ -248,6 +250,7 @@ impl Node {
             cloud: None,
             experience: experience::Experience::default(),
             searches: search::SearchMemory::default(),
+            decisions: decisions::DecisionLog::new(metrics.clone()),
             active: active::Active::default(),
             settle: settle::Wake::default(),
             metrics,

@@ -83,6 +83,8 @@ pub struct Demands {
 pub struct CloudEstimate {
     /// The most it can cost there, by the price that the settings name.
     pub price: MicroCredits,
+    /// Estimated milliseconds until the first piece.
+    pub first_ms: f64,
     /// Estimated milliseconds until the answer is whole.
     pub time_ms: f64,
 }
@@ -247,7 +249,7 @@ mod tests {
     }
 
     fn cloud(price: u64, time_ms: f64) -> CloudEstimate {
-        CloudEstimate { price: MicroCredits(price), time_ms }
+        CloudEstimate { price: MicroCredits(price), first_ms: 0.0, time_ms }
     }
 
     #[test]

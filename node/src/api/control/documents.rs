@@ -7,7 +7,7 @@ use crate::{
     jobs::JobsSnapshot,
     market::Totals,
     network::{NetworkReport, PeerInfo, Reachability, TrafficRates},
-    routing::{CloudJob, CloudStatus, RankedCandidate},
+    routing::{CloudJob, CloudStatus, Decisions, RankedCandidate},
     storage::{JobRecord, Side},
 };
 use aitbc_protocol::{
@@ -162,6 +162,14 @@ impl From<&JobRecord> for JobSummary {
             updated_ms: record.updated_ms,
         }
     }
+}
+
+/// `aitbc.decisions/1`
+#[derive(Debug, Serialize)]
+pub(super) struct DecisionList {
+    pub(super) schema: &'static str,
+    #[serde(flatten)]
+    pub(super) decisions: Decisions,
 }
 
 /// `aitbc.receipts/1`

@@ -7,6 +7,7 @@ use crate::{
     routing::{
         JobFailure, JobUpdate, RuledOut,
         cloud::{Bill, Cloud, CloudEnd, CloudJob},
+        decisions::{self, Came, Chosen, Prediction},
         experience::Answer,
     },
 };
@@ -14,8 +15,8 @@ use aitbc_protocol::{
     MicroCredits,
     job::{Finish, Input, JobSpec},
     routing::{
-        Reasons,
-        fallback::{CloudReason, Demands, Fallback, barred, cloud_reason},
+        Reasons, USUAL_ANSWER,
+        fallback::{CloudEstimate, CloudReason, Demands, Fallback, barred, cloud_reason},
     },
 };
 use std::time::Duration;
@@ -130,7 +131,11 @@ impl Dispatch<'_> {
         };
         // What failed providers began was never shown: the cloud begins anew.
         let spec = JobSpec { prefix: Vec::new(), ..self.spec.clone() };
-        let most = cloud.estimate(&spec, model).price;
+        let CloudEstimate { price: most, first_ms, time_ms } = cloud.estimate(&spec, model);
+        let generate_ms = time_ms - first_ms;
+        let predicted =
+            Prediction { first_ms, generate_ms, tokens: spec.max_tokens.min(USUAL_ANSWER), price: most };
+        let pending = self.decided(Chosen::Cloud { host: cloud.host().to_owned() }, Some(predicted));
         let host = cloud.host().to_owned();
         info!(cloud = %host, model, %reason, "going to the cloud");
         self.tell(JobUpdate::Cloud { host: host.clone(), model: model.to_owned(), most, reason }).await;
@@ -158,17 +163,28 @@ impl Dispatch<'_> {
         let usage = match asked {
             Err(end) => {
                 note(CloudEnd::Cancelled, &so_far(cloud, &spec, &progress), None);
+                shared.decisions.ended(pending, decisions::End::Cancelled);
                 return Flow::Done(end);
             }
             Ok(Err(error)) => {
                 let failure = told(&error);
                 note(CloudEnd::Failed { failure: failure.clone() }, &so_far(cloud, &spec, &progress), None);
+                shared.decisions.ended(pending, decisions::End::Failed { reason: failure.clone() });
                 return self.cloud_fails(host, failure, progress.pieces > 0).await;
             }
             Ok(Ok(usage)) => usage,
         };
         let bill = cloud.bill(&spec, progress.pieces, usage);
-        note(CloudEnd::Completed, &bill, speed(&progress, began, bill.prompt_tokens));
+        let answer = speed(&progress, began, bill.prompt_tokens);
+        note(CloudEnd::Completed, &bill, answer);
+        let came = answer.map(|answer| Came {
+            first_ms: answer.first_ms,
+            whole_ms: answer.whole_ms,
+            predicted_ms: Some(predicted.whole_ms(answer.tokens)),
+            tokens: answer.tokens,
+            paid: bill.cost,
+        });
+        shared.decisions.ended(pending, decisions::End::Answered { came });
         let Bill { prompt_tokens, completion_tokens, counted, cost } = bill;
         self.prompt_tokens = Some(prompt_tokens);
         self.count = completion_tokens;
@@ -212,7 +228,9 @@ fn speed(progress: &Progress, began: Instant, prompt_tokens: u32) -> Option<Answ
     let speed = (f64::from(tokens) * 1000.0 / took.as_secs_f64()) as u32;
     Some(Answer {
         first_ms: first.saturating_duration_since(began).as_secs_f64() * 1000.0,
+        whole_ms: last.saturating_duration_since(began).as_secs_f64() * 1000.0,
         prompt_tokens,
+        tokens: progress.pieces,
         speed: (tokens >= 16 && took >= Duration::from_millis(50)).then_some(speed),
     })
 }

@@ -151,6 +151,8 @@ impl Dispatch<'_> {
                 round.lost.push(Lost { provider: choice.provider(), reason: passing.to_string(), failure: false });
             }
         }
+        let out = choices.iter().filter(|choice| choice.ranked.excluded.is_some()).count();
+        self.looked_at = (choices.len() - out, out);
         if !choices.is_empty() {
             let lines = choices.iter().map(Choice::line).collect();
             self.tell(JobUpdate::Ranked { candidates: lines }).await;
