@@ -9,7 +9,7 @@ mod power;
 pub use attestation::AttestationSettings;
 pub use power::PowerSettings;
 
-use crate::{api::ApiConfig, engine::UpstreamConfig};
+use crate::{api::ApiConfig, engine::UpstreamConfig, routing::CloudConfig};
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId,
     bandwidth::REQUIRED,
@@ -17,6 +17,7 @@ use aitbc_protocol::{
     gpu::heat::{LadderError, OwnerLadder},
     job::ModelName,
     price::TokenPrice,
+    routing::{fallback::Fallback, preference::Preference},
 };
 use etcetera::BaseStrategy;
 use libp2p::Multiaddr;
@@ -278,11 +279,24 @@ pub struct ClientSettings {
     pub quotes: u32,
     /// Nodes whose word about the memory and the hardware of providers counts, beside this node's own.
     pub verifiers: Vec<NodeId>,
+    /// What decides among providers where a job does not say: `latency`, `cost`, `balanced`, `private` or `local_first`.
+    pub policy: Preference,
+    /// When jobs that do not say go to the cloud below: `never`, `if_no_edge`, `if_cheaper` or `if_faster`.
+    pub fallback: Fallback,
+    /// An OpenAI-compatible server behind the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<CloudConfig>,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { quotes: 1, verifiers: Vec::new() }
+        Self {
+            quotes: 1,
+            verifiers: Vec::new(),
+            policy: Preference::Balanced,
+            fallback: Fallback::Never,
+            cloud: None,
+        }
     }
 }
 
@@ -343,6 +357,7 @@ impl Settings {
         if self.client.verifiers.len() > 1024 {
             return range("client.verifiers", self.client.verifiers.len().to_string(), "allowed are 1024 at most");
         }
+        self.validate_cloud()?;
         if let Some(mbit) = self.relay_mbit.filter(|mbit| !(1..=100_000).contains(mbit)) {
             return range("relay_mbit", mbit.to_string(), "allowed is 1 to 100000");
         }
@@ -386,6 +401,34 @@ impl Settings {
                     "each address must end in /p2p/ and the node's PeerId (see `aitbc status` there)",
                 );
             }
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// A fallback needs a cloud, and a cloud a model that stands in for others.
+    fn validate_cloud(&self) -> Result<(), ConfigError> {
+        let range = |setting, value: String, allowed| Err(ConfigError::Range { setting, value, allowed });
+        let ClientSettings { fallback, cloud, .. } = &self.client;
+        let Some(cloud) = cloud else {
+            if *fallback == Fallback::Never {
+                return Ok(());
+            }
+            let allowed = "set [client.cloud] with url, model and price, or leave fallback at never";
+            return range("client.fallback", fallback.to_string(), allowed);
+        };
+        let names = cloud.model.iter().chain(cloud.models.values());
+        if names.clone().next().is_none() {
+            let allowed = "name the cloud's model that stands in for all, or those of single models in `client.cloud.models`";
+            return range("client.cloud.model", "not set".to_owned(), allowed);
+        }
+        if names.into_iter().any(|name| name.is_empty() || name.len() > 256) {
+            return range(
+                "client.cloud.models",
+                "a name without characters, or over 256 bytes".to_owned(),
+                "1 to 256",
+            );
         }
         Ok(())
     }
@@ -500,6 +543,10 @@ mod tests {
         assert!(check(&format!("network = \"local\"\n{simulated} = 0")).contains("1 to 4096"));
         assert!(check("[provide]\nevaluation_keys_mib = 1").contains("provide.evaluation_keys_mib is 1"));
         assert!(check("[client]\nquotes = 0").contains("client.quotes"));
+        assert!(check("[client]\nfallback = \"if_no_edge\"").contains("[client.cloud]"));
+        let cloud = "[client.cloud]\nurl = \"https://cloud.example/v1\"\nprice = { prompt = 1, completion = 2 }\n";
+        assert!(check(cloud).contains("client.cloud.model is not set"));
+        assert!(check(&format!("{cloud}model = \"\"")).contains("client.cloud.models"));
         assert!(check("[provide]\nenabled = true").contains("--model"));
         assert!(check("bootstrap = [\"/ip4/1.2.3.4/tcp/4101\"]").contains("/p2p/"));
     }

@@ -19,7 +19,7 @@ use crate::{
     netcheck,
     network::{self, NetworkConfig, NetworkError, NetworkHandle},
     private::{self, Private, PrivateParts},
-    routing::{self, Routing, RoutingConfig, RoutingParts},
+    routing::{self, Cloud, CloudConfig, CloudError, Routing, RoutingConfig, RoutingParts},
     storage::{StorageError, Store},
     telemetry::Metrics,
     trust::{Trust, Vouched},
@@ -64,6 +64,8 @@ pub struct NodeConfig {
     pub required_bandwidth: u64,
     /// Its client side.
     pub routing: RoutingConfig,
+    /// The cloud behind it, where there is one.
+    pub cloud: Option<CloudConfig>,
     /// Secret keys of private jobs, and what comparing answers has shown.
     pub private: PathBuf,
     /// Its HTTP server; `None` for nodes inside tests.
@@ -91,6 +93,9 @@ pub enum NodeError {
     /// What attestation is set to.
     #[error(transparent)]
     Attestation(#[from] attestation::SetupError),
+    /// The cloud of the settings.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
     /// HTTP server.
     #[error(transparent)]
     Api(#[from] api::ApiError),
@@ -148,12 +153,20 @@ async fn open_store(directory: &Path) -> Result<Store, StorageError> {
     }
 }
 
+/// Reads the cloud's key and the certificates of the system, where a cloud is set.
+async fn open_cloud(config: Option<CloudConfig>) -> Result<Option<Cloud>, CloudError> {
+    let Some(config) = config else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || Cloud::open(config)).await;
+    opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map(Some)
+}
+
 impl Node {
     /// Starts all subsystems. What was started is stopped again if a later one fails.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
         let metrics = Metrics::default();
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
+        let cloud = open_cloud(config.cloud).await?;
         let store = open_store(&config.database).await?;
         let ledger = Ledger::start(store.clone(), config.key.clone(), config.network.network.clone(), &metrics)?;
         let (attesting, me) = (config.attestation, config.key.node_id());
@@ -188,6 +201,7 @@ impl Node {
             store: store.clone(),
             trust: trust.clone(),
             zero_knowledge,
+            cloud,
             gossip: incoming.gossip,
             offer_streams: incoming.offer,
             own_offer: own_statements,

@@ -17,6 +17,8 @@ mod attempt;
 mod book;
 mod candidates;
 mod catch_up;
+mod cloud;
+mod decisions;
 mod dispatch;
 mod experience;
 mod fetch;
@@ -39,8 +41,10 @@ mod subscriptions;
 mod verification;
 
 pub use candidates::ShownBy;
+pub use cloud::{Cloud, CloudConfig, CloudEnd, CloudError, CloudJob, CloudPrice, CloudStatus};
+pub use decisions::{Came, Chosen, Decision, Decisions, End as DecisionEnd, Prediction};
 pub(crate) use find::PrivateGoal;
-pub use request::{JobFailure, JobRequest, JobUpdate, RankedCandidate, RunningRequest, Wishes};
+pub use request::{JobFailure, JobRequest, JobUpdate, RankedCandidate, RuledOut, RunningRequest, Wishes};
 
 use crate::{
     clock::now_ms,
@@ -59,6 +63,7 @@ use aitbc_protocol::{
     job::ModelName,
     offer::{KnownOffer, Statements},
     price::{median_utilisation, share},
+    routing::{fallback::Fallback, preference::Preference},
 };
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -76,6 +81,10 @@ pub struct RoutingConfig {
     pub quotes: u32,
     /// Candidates after which a search stops.
     pub enough: usize,
+    /// When jobs that do not say go to the cloud.
+    pub fallback: Fallback,
+    /// What decides among the providers of jobs that do not say.
+    pub preference: Preference,
 }
 
 /// Providers known to this node.
@@ -107,8 +116,10 @@ struct Shared {
     book: offers::BookHandle,
     trust: Trust,
     zero_knowledge: Option<Arc<ZeroKnowledge>>,
+    cloud: Option<Cloud>,
     experience: experience::Experience,
     searches: search::SearchMemory,
+    decisions: decisions::DecisionLog,
     active: active::Active,
     settle: settle::Wake,
     metrics: metrics::RoutingMetrics,
@@ -183,6 +194,21 @@ impl Routing {
         median_utilisation(others.map(|known| share(taken(known), known.offer.slots)).collect())
     }
 
+    /// Where the last jobs went, what was expected of it and what came: newest first, `limit` at most.
+    pub fn decisions(&self, limit: usize) -> Decisions {
+        self.0.decisions.last(limit)
+    }
+
+    /// How the cloud of the settings has done, where there is one.
+    pub fn cloud(&self) -> Option<CloudStatus> {
+        self.0.cloud.as_ref().map(Cloud::status)
+    }
+
+    /// The last jobs that went to the cloud, newest first, `limit` at most.
+    pub fn cloud_jobs(&self, limit: usize) -> Vec<CloudJob> {
+        self.0.cloud.as_ref().map(|cloud| cloud.jobs(limit)).unwrap_or_default()
+    }
+
     /// Live offers.
     pub fn offers(&self) -> Arc<OffersSnapshot> {
         self.0.book.snapshot()
@@ -206,6 +232,8 @@ pub struct RoutingParts {
     pub trust: Trust,
     /// The network's parameters for proofs, where there are some.
     pub zero_knowledge: Option<Arc<ZeroKnowledge>>,
+    /// The cloud of the settings, where they name one.
+    pub cloud: Option<Cloud>,
     /// Gossip that waits for a verdict.
     pub gossip: mpsc::Receiver<GossipMessage>,
     /// `/aitbc/offer/1`.
@@ -233,6 +261,7 @@ pub fn start(
         store,
         trust,
         zero_knowledge,
+        cloud,
         gossip,
         offer_streams,
         own_offer,
@@ -257,8 +286,10 @@ pub fn start(
         book,
         trust,
         zero_knowledge,
+        cloud,
         experience: experience::Experience::default(),
         searches: search::SearchMemory::default(),
+        decisions: decisions::DecisionLog::new(metrics.clone()),
         active: active::Active::default(),
         settle: settle::Wake::default(),
         metrics,

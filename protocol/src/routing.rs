@@ -10,8 +10,14 @@ use crate::{
     offer::{DeviceKind, Load, ModelOffer},
     price::{Adjustment, LatencyClass, price},
 };
+use preference::Preference;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+pub mod breaker;
+pub mod calibration;
+pub mod fallback;
+pub mod preference;
 
 /// A provider that might run the job, as the client knows it at this moment.
 #[derive(Clone, Debug)]
@@ -36,6 +42,13 @@ pub struct Candidate<'a> {
     pub failures: f64,
     /// How fast it decoded the model in this client's own recent jobs, in milli-tokens a second, where there were enough.
     pub speed_seen: Option<u32>,
+    /// How fast it read prompts for the model in this client's own recent jobs, in milli-tokens a second, where one was long
+    /// enough to tell.
+    pub prefill_seen: Option<u32>,
+    /// For how many milliseconds it rests after failures in a row ([`breaker`]); nothing while it does not.
+    pub rests_ms: Option<u64>,
+    /// By what share its answers came later than predicted ([`calibration`]); 0 for a stranger.
+    pub lateness: f64,
     /// Memory of its GPUs, in bytes, that it has shown to this client or to a verifier whom the user names.
     pub shown_bytes: u64,
 }
@@ -57,6 +70,8 @@ pub enum Work {
 pub struct Policy {
     /// The model.
     pub model: ModelName,
+    /// What decides among those that can do it.
+    pub preference: Preference,
     /// The weights, where the client insists.
     pub weights: Option<Digest>,
     /// What kind of work it is.
@@ -79,11 +94,20 @@ pub struct Policy {
     pub least_shown: u64,
     /// False on a network of demos and tests, where a round trip below the speed of light is no contradiction.
     pub physical: bool,
+    /// Whether the user names the provider: it is asked although it rests.
+    pub named: bool,
     /// Providers that already failed this job.
     pub exclude: Vec<NodeId>,
 }
 
 impl Policy {
+    /// The least that a provider must have shown of its hardware: what the user says, and for a private preference at
+    /// least that it was affirmed, unless the provider cannot read what it computes on.
+    pub fn least_trust(&self, encrypted: bool) -> Tier {
+        let affirmed = self.preference == Preference::Private && !encrypted;
+        if affirmed && self.min_trust.rank() < Tier::Affirming.rank() { Tier::Affirming } else { self.min_trust }
+    }
+
     /// Tokens of context that the job needs, as [`crate::job::JobSpec::context_needed`] counts them: without an answer
     /// in tokens, these are vectors, and their inputs each have the context for themselves.
     fn context_needed(&self) -> u32 {
@@ -99,6 +123,11 @@ pub enum Exclusion {
     FailedBefore,
     /// Its last connection broke and it was not found again.
     Offline {
+        /// For how many milliseconds.
+        for_ms: u64,
+    },
+    /// Its last jobs failed one after the other, and it is left alone for a while.
+    Resting {
         /// For how many milliseconds.
         for_ms: u64,
     },
@@ -154,11 +183,36 @@ pub enum Exclusion {
     },
 }
 
+impl Exclusion {
+    /// What rules out, in one word.
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::FailedBefore => "failed",
+            Self::Offline { .. } => "offline",
+            Self::Resting { .. } => "failures",
+            Self::OtherWeights => "weights",
+            Self::OnlyPrivate | Self::NotPrivate => "kind",
+            Self::OnlyDeclared => "declared",
+            Self::TooLittleTrust { .. } => "trust",
+            Self::NotShown { .. } => "memory",
+            Self::ContextTooSmall { .. } => "context",
+            Self::TooSlow { .. } => "distance",
+            Self::TooExpensive { .. } => "price",
+            Self::ImpossibleDistance { .. } => "location",
+        }
+    }
+}
+
 impl fmt::Display for Exclusion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FailedBefore => formatter.write_str("it failed this job already"),
             Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
+            Self::Resting { for_ms } => write!(
+                formatter,
+                "its last jobs failed: it is tried again in {} s (--provider asks it all the same)",
+                for_ms.div_ceil(1_000)
+            ),
             Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
             Self::OnlyPrivate => {
                 formatter.write_str("it computes this model on encrypted values only (`aitbc private run`)")
@@ -212,32 +266,55 @@ pub struct Reasons {
     pub distance_km: f64,
     /// Estimated wait for a slot, in milliseconds.
     pub queue_ms: f64,
+    /// Estimated time to read the prompt, in milliseconds.
+    #[serde(default)]
+    pub prefill_ms: f64,
     /// Estimated time to generate, in milliseconds.
     pub generate_ms: f64,
     /// The most the job can cost there.
     pub price: MicroCredits,
     /// Share of own jobs with it that failed.
     pub failures: f64,
+    /// By what share answers of late came later than predicted.
+    #[serde(default)]
+    pub lateness: f64,
     /// Whether the speed is that of own jobs with it, or its word.
     #[serde(default)]
     pub speed_seen: bool,
+}
+
+impl Reasons {
+    /// Estimated milliseconds until the first token, quote included.
+    pub fn first_token_ms(&self) -> f64 {
+        ROUND_TRIPS * self.round_trip_ms + self.queue_ms + self.prefill_ms
+    }
+
+    /// Estimated milliseconds until the answer is whole, longer by what failures of late and answers later than predicted
+    /// make of it.
+    pub fn time_ms(&self) -> f64 {
+        (self.first_token_ms() + self.generate_ms) * (1.0 + 4.0 * self.failures) * (1.0 + self.lateness)
+    }
 }
 
 impl fmt::Display for Reasons {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "round trip {:.1} ms ({}), {:.0} km, queue {:.0} ms, generates in {:.0} ms ({}), at most {}",
+            "round trip {:.1} ms ({}), {:.0} km, queue {:.0} ms, reads the prompt in {:.0} ms, generates in {:.0} ms ({}), at most {}",
             self.round_trip_ms,
             if self.measured { "measured" } else { "least for the distance" },
             self.distance_km,
             self.queue_ms,
+            self.prefill_ms,
             self.generate_ms,
             if self.speed_seen { "seen" } else { "by its word" },
             self.price
         )?;
         if self.failures > 0.0 {
             write!(formatter, ", {:.0} % of own jobs failed there", self.failures * 100.0)?;
+        }
+        if self.lateness >= 0.005 {
+            write!(formatter, ", {:.0} % later than predicted", self.lateness * 100.0)?;
         }
         Ok(())
     }
@@ -258,18 +335,20 @@ pub struct Ranked {
 
 /// Decoding speed assumed of a provider that has not measured its own, in milli-tokens a second.
 const ASSUMED_SPEED: u32 = 10_000;
-/// Milliseconds of waiting that a credit is worth: what makes price and time comparable.
-const MS_PER_CREDIT: f64 = 1_000_000.0;
+/// How many times as fast as it decodes a provider is taken to read a prompt, where this client saw no long one there:
+/// a prompt's tokens are computed together, and decoding waits for memory at every token.
+const ASSUMED_PREFILL: f64 = 10.0;
 /// Estimated tokens of an answer where the limit is higher: most answers end before the limit.
-const USUAL_ANSWER: u32 = 256;
+pub const USUAL_ANSWER: u32 = 256;
 /// Round trips that a job costs before its first token: connection aside, quote and opening.
 const ROUND_TRIPS: f64 = 2.0;
 
 /// Ranks candidates, best first, the excluded ones last with their reason.
 ///
 /// The cost of a candidate is the time until the answer is whole plus its price in time:
-/// `(2 rtt + queue + generate) * (1 + 4 failures) + price * 1,000 ms per milli-credit`; generating goes by the speed that this
-/// client saw there, and by the provider's word only where it saw none; declared answers and CPUs get no
+/// `(2 rtt + queue + prefill + generate) * (1 + 4 failures) * (1 + lateness) + price * w + distance * d`, where the weights `w` and `d` are those
+/// of the [`Preference`]; reading the prompt and generating go by the speeds that this client saw there, and by the
+/// provider's word only where it saw none; declared answers and CPUs get no
 /// bonus or malus of their own, for speed shows in `generate`. The price is that of the offer for the latency class; what
 /// else a quote puts on it is known once there is one. Ties are broken by distance and then by the
 /// provider's id, so that the order of the candidates given decides nothing.
@@ -290,13 +369,13 @@ pub fn rank(candidates: &[Candidate<'_>], policy: &Policy) -> Vec<Ranked> {
 
 impl Ranked {
     /// The cost once the price is known: by a quote instead of by the offer.
-    pub fn cost_at(&self, quoted: MicroCredits) -> f64 {
-        self.cost - price_in_ms(self.reasons.price) + price_in_ms(quoted)
+    pub fn cost_at(&self, quoted: MicroCredits, preference: Preference) -> f64 {
+        self.cost - price_in_ms(self.reasons.price, preference) + price_in_ms(quoted, preference)
     }
 }
 
-fn price_in_ms(price: MicroCredits) -> f64 {
-    price.0 as f64 / 1_000_000.0 * MS_PER_CREDIT
+fn price_in_ms(price: MicroCredits, preference: Preference) -> f64 {
+    price.0 as f64 / 1_000_000.0 * preference.ms_per_credit()
 }
 
 /// A share as a number between 0 and 1, whatever the caller passed.
@@ -316,9 +395,12 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
     let seen = candidate.speed_seen.filter(known);
     let speed = seen.or(Some(candidate.offer.speed).filter(known)).unwrap_or(ASSUMED_SPEED);
     let generate_ms = f64::from(answer) * 1_000_000.0 / f64::from(speed);
+    let read = candidate.prefill_seen.filter(known).map_or(f64::from(speed) * ASSUMED_PREFILL, f64::from);
+    // The values of a private job are no prompt.
+    let prefill_ms = if private.is_some() { 0.0 } else { f64::from(policy.prompt_tokens) * 1_000_000.0 / read };
     let busy = candidate.load.running.saturating_add(candidate.load.queued);
     let waiting = busy.saturating_add(1).saturating_sub(candidate.slots.max(1));
-    let queue_ms = generate_ms * f64::from(waiting) / f64::from(candidate.slots.max(1));
+    let queue_ms = (prefill_ms + generate_ms) * f64::from(waiting) / f64::from(candidate.slots.max(1));
     let most = price(&candidate.offer.price, wished, policy.prompt_tokens, completion_tokens)
         .unwrap_or(MicroCredits(u64::MAX));
     let reasons = Reasons {
@@ -326,17 +408,19 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
         measured: candidate.round_trip_ms.is_some_and(|measured| measured >= least_ms),
         distance_km: candidate.distance_km,
         queue_ms,
+        prefill_ms,
         generate_ms,
         price: most,
         failures: share(candidate.failures),
+        lateness: if candidate.lateness.is_nan() { 0.0 } else { candidate.lateness.clamp(0.0, 15.0) },
         speed_seen: seen.is_some(),
     };
     let excluded = exclusion(candidate, policy, &reasons, least_ms);
     let cost = if excluded.is_some() {
         f64::INFINITY
     } else {
-        let time = ROUND_TRIPS * round_trip_ms + queue_ms + generate_ms;
-        time * (1.0 + 4.0 * reasons.failures) + price_in_ms(most)
+        let distance_ms = candidate.distance_km * policy.preference.ms_per_km();
+        reasons.time_ms() + price_in_ms(most, policy.preference) + distance_ms
     };
     Ranked { index, cost, reasons, excluded }
 }
@@ -361,8 +445,9 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     {
         return Some(Exclusion::OnlyDeclared);
     }
-    if candidate.tier.rank() < policy.min_trust.rank() {
-        return Some(Exclusion::TooLittleTrust { tier: candidate.tier, least: policy.min_trust });
+    let least = policy.least_trust(candidate.offer.private.is_some());
+    if candidate.tier.rank() < least.rank() {
+        return Some(Exclusion::TooLittleTrust { tier: candidate.tier, least });
     }
     if candidate.shown_bytes < policy.least_shown {
         return Some(Exclusion::NotShown { shown: candidate.shown_bytes, least: policy.least_shown });
@@ -383,12 +468,12 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
             budget_ms: policy.latency_budget_ms,
         });
     }
-    match policy.ceiling {
-        Some(ceiling) if reasons.price > ceiling => {
-            Some(Exclusion::TooExpensive { price: reasons.price, ceiling })
-        }
-        _ => None,
+    if let Some(ceiling) = policy.ceiling.filter(|ceiling| reasons.price > *ceiling) {
+        return Some(Exclusion::TooExpensive { price: reasons.price, ceiling });
     }
+    // Last, for it is the one that passes by itself.
+    let for_ms = candidate.rests_ms.filter(|_| !policy.named)?;
+    Some(Exclusion::Resting { for_ms })
 }
 
 #[cfg(test)]

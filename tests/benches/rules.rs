@@ -9,7 +9,7 @@ use aitbc_protocol::{
     job::Chunk,
     offer::{Device, DeviceKind, Engine, Load, ModelOffer, Offer},
     price::{LatencyClass, TokenPrice},
-    routing::{Candidate, Policy, Work, rank},
+    routing::{Candidate, Policy, Work, preference::Preference, rank},
     text::Line,
     wire,
 };
@@ -62,11 +62,15 @@ fn ranking(criterion: &mut Criterion) {
             offline_ms: None,
             failures: 0.0,
             speed_seen: None,
+            prefill_seen: None,
+            rests_ms: None,
+            lateness: 0.0,
             shown_bytes: 0,
         })
         .collect();
     let policy = Policy {
         model: Line::lossy("smollm2:135m"),
+        preference: Preference::Balanced,
         weights: None,
         work: Work::Ordinary,
         prompt_tokens: 200,
@@ -78,6 +82,7 @@ fn ranking(criterion: &mut Criterion) {
         min_trust: Tier::None,
         least_shown: 0,
         physical: true,
+        named: false,
         exclude: Vec::new(),
     };
     criterion.bench_function("rank 10,000 offers (goal 5 ms)", |bencher| {

@@ -15,6 +15,7 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     job::ModelName,
     price::TokenPrice,
+    routing::{fallback::Fallback, preference::Preference},
 };
 use aitbc_tests::{
     eventually, peer,
@@ -76,7 +77,15 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
         attestation: AttestationConfig::nothing(network.network.clone()),
         verifiers: Vec::new(),
         required_bandwidth: 0,
-        routing: RoutingConfig { network: network.network.clone(), location, quotes: 1, enough: 16 },
+        routing: RoutingConfig {
+            network: network.network.clone(),
+            location,
+            quotes: 1,
+            enough: 16,
+            fallback: Fallback::Never,
+            preference: Preference::Balanced,
+        },
+        cloud: None,
         private: directory.path().join("private"),
         network,
         api: None,

@@ -91,7 +91,8 @@ async fn a_dangerous_temperature_ends_jobs_with_a_receipt() {
     // It said that it had to stop: a quarter comes back, unless it had been late before.
     let penalty = receipt["penalty"].as_u64().expect("a sum");
     assert!(penalty >= total / 4 && penalty <= total, "{receipts}");
-    let given = provider.until("sets it off", |status| status["totals"]["given_back"].as_u64() == Some(penalty)).await;
+    let given =
+        provider.until("sets it off", |status| status["totals"]["given_back"].as_u64() == Some(penalty)).await;
     let got = client.until("sets it off", |status| status["totals"]["got_back"].as_u64() == Some(penalty)).await;
     assert_eq!(given["totals"]["given_back"], got["totals"]["got_back"]);
 }

@@ -20,8 +20,9 @@ use axum::{
     routing::{get, post},
 };
 use documents::{
-    Bandwidth, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound, OfferList, OfferSummary,
-    PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList, Status, Stopping,
+    Bandwidth, DecisionList, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound, OfferList,
+    OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList, Status,
+    Stopping,
 };
 use serde::{Deserialize, Serialize};
 use std::future::Future;
@@ -50,6 +51,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/offers", get(offers))
         .route("/aitbc/v1/seen", get(seen))
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
+        .route("/aitbc/v1/decisions", get(decisions))
         .route("/aitbc/v1/receipts", get(receipts))
         .route("/aitbc/v1/receipts/{id}", get(receipt))
         .route("/aitbc/v1/find", post(find))
@@ -82,6 +84,7 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
         line: parts.meter.last(),
         offers: parts.routing.offers().offers.len(),
         attestation: attestation::status(&state),
+        cloud: parts.routing.cloud(),
         provider,
         totals,
     }))
@@ -154,8 +157,21 @@ async fn jobs(
     State(state): State<ApiState>,
     query: Result<Query<Limit>, QueryRejection>,
 ) -> Result<Json<JobList>, Failure> {
-    let records = state.parts().ledger.jobs(limit(query)?).await?;
-    Ok(Json(JobList { schema: "aitbc.jobs/1", jobs: records.iter().map(JobSummary::from).collect() }))
+    let limit = limit(query)?;
+    let records = state.parts().ledger.jobs(limit).await?;
+    Ok(Json(JobList {
+        schema: "aitbc.jobs/1",
+        jobs: records.iter().map(JobSummary::from).collect(),
+        cloud: state.parts().routing.cloud_jobs(limit),
+    }))
+}
+
+async fn decisions(
+    State(state): State<ApiState>,
+    query: Result<Query<Limit>, QueryRejection>,
+) -> Result<Json<DecisionList>, Failure> {
+    let decisions = state.parts().routing.decisions(limit(query)?);
+    Ok(Json(DecisionList { schema: "aitbc.decisions/1", decisions }))
 }
 
 async fn receipts(

@@ -248,8 +248,8 @@ mod tests {
         let model = ModelName::new("m").unwrap();
         for (failure, status, code) in [
             (JobFailure::Invalid { message: message() }, 400, "invalid_request"),
-            (JobFailure::NoProvider { model, message: message() }, 503, "no_provider"),
-            (JobFailure::TooExpensive { message: message() }, 402, "too_expensive"),
+            (JobFailure::NoProvider { model, message: message(), ruled_out: Vec::new() }, 503, "no_provider"),
+            (JobFailure::TooExpensive { message: message(), ruled_out: Vec::new() }, 402, "too_expensive"),
             (JobFailure::Timeout { message: message() }, 504, "timeout"),
             (JobFailure::Verification { message: message() }, 502, "verification_failed"),
             (JobFailure::Failed { message: message() }, 502, "job_failed"),

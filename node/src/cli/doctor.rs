@@ -9,6 +9,8 @@ use std::path::Path;
 
 /// Free space that a database, logs and small models need, in bytes.
 const DISK_NEEDED: u64 = 1024 * 1024 * 1024;
+/// Answers from which on the error of predictions tells something.
+const TELLING_ANSWERS: u64 = 8;
 /// Peers whose clocks are asked.
 const CLOCKS: usize = 3;
 
@@ -272,7 +274,22 @@ async fn running(client: &Client, status: &Value) -> Vec<Check> {
         ),
     ];
     checks.extend(devices(status));
+    checks.push(predictions(&client.get::<Value>("decisions?limit=1").await.unwrap_or_default()));
     checks
+}
+
+/// Whether answers come when they are expected: jobs go by what is expected.
+fn predictions(decisions: &Value) -> Check {
+    let required = "answers within half to twice the time expected of them";
+    let answers = decisions["answers"].as_u64().unwrap_or_default();
+    let known = decisions["error"].as_f64().filter(|_| answers >= TELLING_ANSWERS);
+    let actual = match known {
+        Some(error) => format!("typically {:.0} % off, over {answers} answers", error * 100.0),
+        None => format!("{answers} answers so far, too few to tell"),
+    };
+    let remedy = "see `aitbc jobs --decisions`: providers that are late lose rank by themselves; where all are, this machine or \
+                  its line is busy";
+    Check::new("predict", known.map(|error| error <= 1.0), actual, required, remedy)
 }
 
 /// How far this node's clock is off, by what peers say.
@@ -352,6 +369,17 @@ mod tests {
         let checks = devices(&engine(&["a GPU is there and unused"]));
         assert_eq!((checks.len(), checks[0].verdict), (1, Verdict::Failed));
         assert_eq!(devices(&serde_json::json!({}))[0].verdict, Verdict::Skipped);
+    }
+
+    #[test]
+    fn predictions_that_are_far_off_fail() {
+        let check = |error: f64, answers: u64| {
+            predictions(&serde_json::json!({"error": error, "answers": answers})).verdict
+        };
+        assert_eq!(check(0.3, 8), Verdict::Ok);
+        assert_eq!(check(1.5, 8), Verdict::Failed);
+        assert_eq!(check(1.5, 7), Verdict::Skipped);
+        assert_eq!(predictions(&Value::Null).verdict, Verdict::Skipped);
     }
 
     #[tokio::test]

@@ -54,7 +54,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
             (false, _) => "every provider found is ruled out, for the reasons above".to_owned(),
         };
         let model = args.model.unwrap_or_default();
-        return Err(crate::routing::JobFailure::NoProvider { model, message }.into());
+        return Err(crate::routing::JobFailure::NoProvider { model, message, ruled_out: Vec::new() }.into());
     }
     Ok(())
 }

@@ -44,6 +44,16 @@ fn template(location: Option<Location>) -> String {
 # models = ["llama3.2"]
 # slots = 1
 
+# [client]                       # buying
+# policy = "balanced"            # latency, cost, balanced, private (attested or encrypted only), local_first
+# fallback = "if_no_edge"        # when jobs go to the cloud below: never, if_no_edge, if_cheaper, if_faster
+
+# [client.cloud]                 # any OpenAI-compatible server; it reads the prompts that go there
+# url = "https://api.example.com/v1"
+# key_file = "/path/to/key"      # mode 0600
+# model = "small-model"          # what stands in for every model, but for those of [client.cloud.models]
+# price = {{ prompt = 150000, completion = 600000 }}   # micro-credits for a thousand tokens
+
 # [power]                        # what the GPUs may take, and when
 # watts = 300                    # all GPUs together
 # hours = ["22:00-06:30"]        # local time

@@ -70,6 +70,15 @@ impl Narrator {
             JobUpdate::Started { provider, after_ms } => {
                 eprintln!("started   on {} after {}", self.name(provider), output::duration(*after_ms));
             }
+            JobUpdate::Cloud { host, model, most, reason } => eprintln!(
+                "cloud     going to {host} for {model} ({reason}), at most {most}; its operator can read the prompt"
+            ),
+            JobUpdate::CloudBill { host, model, prompt_tokens, completion_tokens, counted, cost } => eprintln!(
+                "cloud     {host} answered with {model}: {}{}, {cost} by its price, charged there",
+                self.amounts(*prompt_tokens, *completion_tokens),
+                if *counted { "" } else { " by this node's count" },
+            ),
+            JobUpdate::CloudFailed { host, reason } => eprintln!("cloud     {host} failed: {reason}"),
             JobUpdate::Paid { provider, sequence, job_total, tokens } => eprintln!(
                 "cheque    number {sequence} to {}: {job_total} for this job so far, {tokens} {}",
                 self.name(provider),

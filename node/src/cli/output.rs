@@ -1,6 +1,11 @@
 //! What commands print, and how they end.
 
-use crate::{config::ConfigError, models::ModelError, node::NodeError, routing::JobFailure};
+use crate::{
+    config::ConfigError,
+    models::ModelError,
+    node::NodeError,
+    routing::{JobFailure, RuledOut},
+};
 use serde::Serialize;
 use std::{fmt, io::Write, process::ExitCode};
 
@@ -12,12 +17,18 @@ pub type Outcome = Result<(), Exit>;
 pub struct Exit {
     code: u8,
     error: anyhow::Error,
+    /// Who could not do a job, and why.
+    ruled_out: Vec<RuledOut>,
 }
 
 impl Exit {
+    fn new(code: u8, error: anyhow::Error) -> Self {
+        Self { code, error, ruled_out: Vec::new() }
+    }
+
     /// Something of no special kind.
     pub(super) fn error(error: impl Into<anyhow::Error>) -> Self {
-        Self { code: 1, error: error.into() }
+        Self::new(1, error.into())
     }
 
     /// The same with a message of our own.
@@ -27,7 +38,7 @@ impl Exit {
 
     /// Wrong use.
     pub(super) fn usage(message: impl fmt::Display) -> Self {
-        Self { code: 2, error: anyhow::anyhow!("{message}") }
+        Self::new(2, anyhow::anyhow!("{message}"))
     }
 
     /// No node answers.
@@ -35,27 +46,33 @@ impl Exit {
         let error = anyhow::anyhow!(
             "no aitbc node answers at http://{address} ({reason}): start one with `aitbc up`, or name another with --api"
         );
-        Self { code: 3, error }
+        Self::new(3, error)
     }
 
     /// Something that did not happen in time.
     pub(super) fn timeout(message: impl fmt::Display) -> Self {
-        Self { code: 5, error: anyhow::anyhow!("{message}") }
+        Self::new(5, anyhow::anyhow!("{message}"))
     }
 
     /// A check that does not hold.
     pub(super) fn verification(message: impl fmt::Display) -> Self {
-        Self { code: 6, error: anyhow::anyhow!("{message}") }
+        Self::new(6, anyhow::anyhow!("{message}"))
     }
 
     /// Prints the error on stderr (as JSON where JSON was asked for) and gives the exit code.
     pub fn report(&self, json: bool) -> ExitCode {
         if json {
-            let document = serde_json::json!({
+            let mut document = serde_json::json!({
                 "schema": "aitbc.error/1", "code": self.code, "error": format!("{:#}", self.error),
             });
+            if !self.ruled_out.is_empty() {
+                document["ruled_out"] = serde_json::json!(self.ruled_out);
+            }
             eprintln!("{document}");
         } else {
+            for line in table(&self.ruled_out) {
+                eprintln!("{line}");
+            }
             eprintln!("error: {:#}", self.error);
         }
         ExitCode::from(self.code)
@@ -68,8 +85,20 @@ impl fmt::Display for Exit {
     }
 }
 
+/// Who was ruled out by what, a line each under a head; nothing of nobody.
+fn table(ruled_out: &[RuledOut]) -> Vec<String> {
+    let row = |row: &RuledOut| {
+        let who = row.provider.map_or_else(|| "the cloud".to_owned(), |who| format!("…{}", who.short()));
+        let cell = row.cell.map_or_else(|| "-".to_owned(), |cell| cell.to_string());
+        format!("{who:12} {cell:8} {:10} {}", row.by, row.reason)
+    };
+    let head = (!ruled_out.is_empty()).then(|| format!("{:12} {:8} {:10} why", "who", "cell", "ruled by"));
+    head.into_iter().chain(ruled_out.iter().map(row)).collect()
+}
+
 impl From<JobFailure> for Exit {
-    fn from(failure: JobFailure) -> Self {
+    fn from(mut failure: JobFailure) -> Self {
+        let ruled_out = failure.take_ruled_out();
         let code = match failure {
             JobFailure::Invalid { .. } => 2,
             JobFailure::NoProvider { .. } => 4,
@@ -78,7 +107,7 @@ impl From<JobFailure> for Exit {
             JobFailure::TooExpensive { .. } => 7,
             JobFailure::Failed { .. } => 1,
         };
-        Self { code, error: failure.into() }
+        Self { ruled_out, ..Self::new(code, failure.into()) }
     }
 }
 
@@ -104,7 +133,7 @@ plain_error!(
 
 impl From<ConfigError> for Exit {
     fn from(error: ConfigError) -> Self {
-        Self { code: 2, error: error.into() }
+        Self::new(2, error.into())
     }
 }
 

@@ -10,6 +10,7 @@ use aitbc_protocol::{
     MicroCredits, NodeId,
     job::{Input, JobSpec, Message, ModelName, Role, Sampling},
     price::LatencyClass,
+    routing::{fallback::Fallback, preference::Preference},
 };
 use std::io::{IsTerminal, Read, Write};
 
@@ -62,6 +63,12 @@ pub(super) struct Args {
     /// Also take providers that only forward to another server
     #[arg(long)]
     allow_declared: bool,
+    /// What decides among providers: latency, cost, balanced, private or local_first [default: as the settings say]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Preference>,
+    /// When to go to the cloud of the node's settings: never, if_no_edge, if_cheaper or if_faster [default: as they say]
+    #[arg(long, value_name = "WHEN")]
+    fallback: Option<Fallback>,
     /// Never use this node's own device
     #[arg(long)]
     remote: bool,
@@ -134,12 +141,14 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
         min_shown_mib: args.min_shown,
         min_trust: args.min_trust.parse().map_err(Exit::usage)?,
         remote_only: args.remote,
+        fallback: args.fallback,
+        policy: args.policy,
         ..Wishes::default()
     };
     request.spec.validate().map_err(Exit::usage)?;
     let (json, quiet) = (global.json, args.quiet);
     if !json && !quiet {
-        eprintln!("note: the provider that answers can read this prompt");
+        eprintln!("note: whoever answers can read this prompt");
     }
     let narrator = narrate::Narrator::default();
     let mut answer = String::new();
@@ -160,7 +169,11 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
             if !json && !quiet {
                 if matches!(
                     *update,
-                    JobUpdate::Receipt { .. } | JobUpdate::FailedOver { .. } | JobUpdate::PathLost { .. }
+                    JobUpdate::Receipt { .. }
+                        | JobUpdate::FailedOver { .. }
+                        | JobUpdate::PathLost { .. }
+                        | JobUpdate::CloudBill { .. }
+                        | JobUpdate::CloudFailed { .. }
                 ) && !answer.is_empty()
                 {
                     eprintln!();

@@ -77,6 +77,16 @@ fn people(status: &Value) {
     power(&status["provider"]["power"]);
     let running = status["provider"]["running"].as_array().map_or(0, Vec::len);
     println!("jobs          {running} running, {} queued", status["provider"]["queued"]);
+    let cloud = &status["cloud"];
+    if !cloud.is_null() {
+        println!(
+            "cloud         {}: {} jobs since the start, {} failed, {} uc by its price",
+            text(&cloud["host"]),
+            cloud["jobs"],
+            cloud["failed"],
+            cloud["cost"]
+        );
+    }
     let totals = &status["totals"];
     println!("earned        {} uc over {} jobs", totals["earned"], totals["jobs_provided"]);
     println!("spent         {} uc over {} jobs", totals["spent"], totals["jobs_bought"]);

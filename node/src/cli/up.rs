@@ -213,7 +213,10 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             location,
             quotes: settings.client.quotes,
             enough: ENOUGH_CANDIDATES,
+            fallback: settings.client.fallback,
+            preference: settings.client.policy,
         },
+        cloud: settings.client.cloud.clone(),
         private: directories.private(),
         api: Some((&settings.api).into()),
     })

@@ -29,11 +29,14 @@ use tracing::Instrument;
 
 mod answer;
 mod connection;
+mod direct;
 mod events;
 mod request;
 mod speed;
 
-pub(crate) use connection::find_ollama;
+pub(crate) use connection::{SettingError, find_ollama};
+pub(crate) use direct::Direct;
+pub(crate) use events::Usage;
 
 /// Context assumed where the server does not tell: what Ollama gives a model that asks for nothing.
 const ASSUMED_CONTEXT: u32 = 4096;
@@ -134,15 +137,7 @@ impl Upstream {
     /// is a rule that both sides compute alike, not what the server's tokenizer says.
     #[allow(clippy::unused_self)] // An engine's method like all others: where the count comes from is its own affair.
     pub(crate) fn count_tokens(&self, spec: &JobSpec) -> u32 {
-        let count = |text: &str| text.len().div_ceil(PROMPT_BYTES_PER_TOKEN).saturating_add(TOKENS_PER_MESSAGE);
-        let tokens = match &spec.input {
-            Input::Chat(messages) => messages.iter().map(|message| count(&message.content)).sum(),
-            Input::Text(text) => count(text),
-            Input::Embed(texts) => texts.iter().map(|text| count(text)).sum(),
-            // Refused before it is counted.
-            Input::Sealed(_) => 0,
-        };
-        u32::try_from(tokens).unwrap_or(u32::MAX)
+        prompt_tokens(&spec.input)
     }
 
     /// Starts a job with an allowance of `credit` tokens. Without allowance the server is not read any further, so that
@@ -188,7 +183,7 @@ impl Upstream {
                 result = job.run(&shared.connection, &request) => result,
             };
             match result {
-                Ok(sample) => shared.learn_speed(&name, sample),
+                Ok(ran) => shared.learn_speed(&name, ran.sample),
                 Err(error) => {
                     let _ = events.send(EngineEvent::Failed(error)).await;
                 }
@@ -256,6 +251,19 @@ impl Shared {
         }
         (models, warnings)
     }
+}
+
+/// Prompt tokens by [`Upstream::count_tokens`]' rule.
+fn prompt_tokens(input: &Input) -> u32 {
+    let count = |text: &str| text.len().div_ceil(PROMPT_BYTES_PER_TOKEN).saturating_add(TOKENS_PER_MESSAGE);
+    let tokens = match input {
+        Input::Chat(messages) => messages.iter().map(|message| count(&message.content)).sum(),
+        Input::Text(text) => count(text),
+        Input::Embed(texts) => texts.iter().map(|text| count(text)).sum(),
+        // Refused before it is counted.
+        Input::Sealed(_) => 0,
+    };
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 /// Asks the server again and again what it has, and publishes changes.

@@ -109,7 +109,11 @@ impl Run<'_> {
                     // Nobody is paid for a part of it.
                     let message =
                         format!("{wanted} providers are to compute it, and {} can be asked", candidates.len());
-                    return Err(JobFailure::NoProvider { model: self.request.model.clone(), message });
+                    return Err(JobFailure::NoProvider {
+                        model: self.request.model.clone(),
+                        message,
+                        ruled_out: Vec::new(),
+                    });
                 }
                 Err(failure) if tried.is_empty() => return Err(failure),
                 _ => return Err(gave_up(closed.len(), wanted, &log)),

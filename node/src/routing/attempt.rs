@@ -439,12 +439,16 @@ impl Run<'_> {
     /// How fast the answer came.
     fn answer(&self) -> Option<Answer> {
         let first = self.first_piece.filter(|_| !self.streams.is_resumed())?;
-        let took = self.last_piece?.saturating_duration_since(first);
+        let last = self.last_piece?;
+        let took = last.saturating_duration_since(first);
         let tokens = self.received.count().saturating_sub(self.first_count);
         // Casts of floating point saturate.
         let speed = (f64::from(tokens) * 1000.0 / took.as_secs_f64()) as u32;
         Some(Answer {
             first_ms: first.saturating_duration_since(self.opened).as_secs_f64() * 1000.0,
+            whole_ms: last.saturating_duration_since(self.opened).as_secs_f64() * 1000.0,
+            prompt_tokens: self.attempt.quote.prompt_tokens,
+            tokens: self.received.count(),
             speed: (tokens >= TELLING && took >= TELLING_TIME).then_some(speed),
         })
     }

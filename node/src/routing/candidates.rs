@@ -1,7 +1,7 @@
 //! From offers to a ranking, and to the words for why nobody is left.
 
 use super::{
-    JobFailure, RankedCandidate, Shared, Wishes,
+    JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 use aitbc_protocol::{
     Digest, MicroCredits, NodeId, Signed,
     attestation::Tier,
-    geo::{EARTH_RADIUS_KM, least_round_trip_ms},
+    geo::{Cell, EARTH_RADIUS_KM, least_round_trip_ms},
     gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
@@ -44,6 +44,10 @@ pub(super) struct Choice {
 impl Choice {
     pub(super) fn provider(&self) -> NodeId {
         self.found.known.provider
+    }
+
+    fn cell(&self) -> Cell {
+        self.found.known.offer.cell
     }
 
     pub(super) fn line(&self) -> RankedCandidate {
@@ -94,14 +98,15 @@ pub(super) fn budget_ms(latency_budget_ms: Option<u32>) -> f64 {
 
 /// What a job and its user ask of a provider. `weights` are those that began the answer, where one was begun.
 pub(super) fn policy(
+    config: &RoutingConfig,
     spec: &JobSpec,
     wishes: &Wishes,
     weights: Option<Digest>,
     exclude: Vec<NodeId>,
-    physical: bool,
 ) -> Policy {
     Policy {
         model: spec.model.clone(),
+        preference: wishes.policy.unwrap_or(config.preference),
         weights: weights.or(spec.weights),
         work: if spec.input.sealed().is_some() { Work::Private } else { Work::Ordinary },
         prompt_tokens: estimated_prompt_tokens(&spec.input).saturating_add(spec.prefix_tokens()),
@@ -112,7 +117,8 @@ pub(super) fn policy(
         allow_declared: wishes.allow_declared,
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
-        physical,
+        physical: !config.network.is_local(),
+        named: wishes.provider.is_some(),
         exclude,
     }
 }
@@ -225,6 +231,13 @@ pub(super) fn choose(
                 found.known.offer.models[*index].weights,
                 now_ms,
             ),
+            prefill_seen: shared.experience.prefill(
+                &found.known.provider,
+                found.known.offer.models[*index].weights,
+                now_ms,
+            ),
+            rests_ms: shared.experience.rests_ms(&found.known.provider, found.known.offer.issued_ms, now_ms),
+            lateness: shared.experience.lateness(&found.known.provider),
             shown_bytes: shown_bytes(&found.known.offer.shown, |signer| shared.trust.believes(signer)),
         })
         .collect();
@@ -258,6 +271,7 @@ pub(super) fn nobody(
     });
     let too_expensive: Option<Vec<MicroCredits>> =
         of_choices.chain(declined.iter().map(|(provider, _)| asked(*provider))).collect();
+    let ruled_out = ruled_out(choices, declined, dear);
     if let (Some(prices), Some(ceiling)) = (too_expensive, policy.ceiling)
         && let Some(cheapest) = prices.into_iter().min()
     {
@@ -265,19 +279,32 @@ pub(super) fn nobody(
             message: format!(
                 "the cheapest provider of {model} asks up to {cheapest}, the ceiling is {ceiling}: raise max_price or lower max_tokens"
             ),
+            ruled_out,
         };
     }
     let mut parts = vec![reach(searched, policy.latency_budget_ms)];
-    for choice in choices {
-        if let Some(exclusion) = &choice.ranked.excluded {
-            parts.push(format!("{}: {exclusion}", choice.provider().short()));
-        }
-    }
-    parts.extend(declined.iter().map(|(provider, reason)| format!("{}: {reason}", provider.short())));
     if choices.is_empty() && declined.is_empty() && searched.end != SearchEnd::NoPeers {
         parts.push(suggestion(model, searched));
     }
-    JobFailure::NoProvider { model: model.clone(), message: parts.join("; ") }
+    JobFailure::NoProvider { model: model.clone(), message: parts.join("; "), ruled_out }
+}
+
+/// Who was ruled out by what.
+fn ruled_out(choices: &[Choice], declined: &[(NodeId, String)], dear: &[(NodeId, MicroCredits)]) -> Vec<RuledOut> {
+    let cell = |who: NodeId| choices.iter().find(|choice| choice.provider() == who).map(Choice::cell);
+    let of_choices = choices.iter().filter_map(|choice| {
+        let exclusion = choice.ranked.excluded.as_ref()?;
+        let (by, reason) = (exclusion.what().to_owned(), exclusion.to_string());
+        Some(RuledOut { provider: Some(choice.provider()), cell: Some(choice.cell()), by, reason })
+    });
+    let excluded =
+        |who: NodeId| choices.iter().any(|choice| choice.provider() == who && choice.ranked.excluded.is_some());
+    let of_declined = declined.iter().filter(|(provider, _)| !excluded(*provider)).map(|(provider, reason)| {
+        let by = if dear.iter().any(|(who, _)| who == provider) { "price" } else { "declined" };
+        let (by, reason) = (by.to_owned(), reason.clone());
+        RuledOut { provider: Some(*provider), cell: cell(*provider), by, reason }
+    });
+    of_choices.chain(of_declined).collect()
 }
 
 fn reach(searched: &Searched, budget_ms: f64) -> String {
@@ -316,7 +343,7 @@ fn suggestion(model: &ModelName, searched: &Searched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::fixtures::{key, network, spec};
+    use crate::routing::fixtures::{config, key, network, spec};
     use aitbc_crypto::seal;
     use aitbc_protocol::text::Line;
 
@@ -345,7 +372,7 @@ mod tests {
     #[test]
     fn quotes_above_the_ceiling_are_told_as_such_and_only_where_nothing_else_is_in_the_way() {
         let wishes = Wishes { max_price: Some(MicroCredits(100)), ..Wishes::default() };
-        let policy = policy(&spec(), &wishes, None, Vec::new(), false);
+        let policy = policy(&config(), &spec(), &wishes, None, Vec::new());
         let searched = Searched {
             found: Vec::new(),
             other_models: std::collections::HashSet::new(),
@@ -356,9 +383,13 @@ mod tests {
         let declined = [(one, "too dear".to_owned()), (two, "full".to_owned())];
         let dear = [(one, MicroCredits(120))];
         let failure = nobody(&policy.model, &policy, &searched, &[], &declined[..1], &dear);
-        let JobFailure::TooExpensive { message } = failure else { panic!("{failure:?}") };
+        let JobFailure::TooExpensive { message, ruled_out } = failure else { panic!("{failure:?}") };
+        assert_eq!(ruled_out.iter().map(|row| row.by.as_str()).collect::<Vec<_>>(), ["price"]);
         assert!(message.contains("0.000120") && message.contains("0.000100"), "{message}");
         let failure = nobody(&policy.model, &policy, &searched, &[], &declined, &dear);
-        assert!(matches!(failure, JobFailure::NoProvider { .. }), "{failure:?}");
+        let text = failure.to_string();
+        assert!(text.contains("too dear") && text.contains("full"), "{text}");
+        let JobFailure::NoProvider { ruled_out, .. } = failure else { panic!("{failure:?}") };
+        assert_eq!(ruled_out.iter().map(|row| row.by.as_str()).collect::<Vec<_>>(), ["price", "declined"]);
     }
 }

@@ -7,11 +7,13 @@
 //! very end travels in a chunk without tokens and is shown only with a good receipt, so that it never comes twice. An
 //! answer is continued only on the same weights, and never where the token ids are not known.
 
+mod clouding;
 mod finding;
 
 use super::{
     JobFailure, JobRequest, JobUpdate, Shared, Wishes,
     attempt::{Attempt, Ended, Patience, Report},
+    decisions::{self, Came, Chosen, Decision, Pending, Prediction},
     local::{self, LocalEnd, LocalJob, LocalReport},
     metrics::Outcome,
     paths,
@@ -24,6 +26,10 @@ use crate::{
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
     job::{Finish, Input, JobSpec, Rejection},
+    routing::{
+        USUAL_ANSWER,
+        fallback::{CloudReason, Fallback},
+    },
     text::Line,
 };
 use futures::future::BoxFuture;
@@ -43,9 +49,29 @@ const REOPENING: Duration = Duration::from_millis(50);
 /// How a job ends.
 #[derive(Debug)]
 enum End {
-    Answered { finish: Finish, local: bool },
+    Answered { finish: Finish, place: Place },
     Cancelled,
     Failed(JobFailure),
+}
+
+/// Where a job was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// By this node's own device.
+    Device,
+    /// By providers.
+    Network,
+    /// By the cloud of the settings.
+    Cloud,
+}
+
+/// Where a job goes.
+#[derive(Debug)]
+enum Road {
+    /// To the provider of this quote.
+    Provider(Box<Offered>),
+    /// To the cloud, before any provider.
+    Cloud(CloudReason),
 }
 
 fn stopping() -> End {
@@ -68,8 +94,12 @@ pub(super) async fn run(shared: &Shared, job: JobId, request: JobRequest, update
         shared.metrics.first_token(first_piece.duration_since(asked));
     }
     let (outcome, last) = match end {
-        End::Answered { finish, local } => (
-            if local { Outcome::Local } else { Outcome::Answered },
+        End::Answered { finish, place } => (
+            match place {
+                Place::Device => Outcome::Local,
+                Place::Network => Outcome::Answered,
+                Place::Cloud => Outcome::Cloud,
+            },
             Some(JobUpdate::Finished {
                 finish,
                 prompt_tokens: dispatch.prompt_tokens.unwrap_or(0),
@@ -124,6 +154,10 @@ struct Dispatch<'a> {
     log: Vec<String>,
     /// Whether the last attempt ended by waiting in vain.
     stalled: bool,
+    /// Providers of the last ranking that could do the job, and those that were ruled out.
+    looked_at: (usize, usize),
+    /// Why the cloud is of no use to this job any more.
+    cloud_failed: Option<String>,
     first_piece: Option<Instant>,
 }
 
@@ -155,6 +189,8 @@ impl<'a> Dispatch<'a> {
             delivered: false,
             log: Vec::new(),
             stalled: false,
+            looked_at: (0, 0),
+            cloud_failed: None,
             first_piece: None,
         }
     }
@@ -172,17 +208,19 @@ impl<'a> Dispatch<'a> {
         for _ in 0..MAX_ATTEMPTS {
             if self.spec.input.sealed().is_none() && self.spec.prefix.len() >= self.spec.max_tokens as usize {
                 // The own device failed after it had delivered all there was to deliver.
-                return End::Answered { finish: Finish::Length, local: false };
+                return End::Answered { finish: Finish::Length, place: Place::Network };
             }
-            let offered = match self.find_quote().await {
-                Ok(offered) => offered,
-                Err(end) => return end,
+            let flow = match self.find_quote().await {
+                Ok(Road::Provider(offered)) => self.attempt(*offered).await,
+                Ok(Road::Cloud(reason)) => self.run_cloud(reason).await,
+                Err(end) => return self.or_cloud(end).await,
             };
-            if let Flow::Done(end) = self.attempt(offered).await {
+            if let Flow::Done(end) = flow {
                 return end;
             }
         }
-        End::Failed(self.give_up(&format!("{MAX_ATTEMPTS} providers failed")))
+        let failure = self.give_up(&format!("{MAX_ATTEMPTS} providers failed"));
+        self.or_cloud(End::Failed(failure)).await
     }
 
     fn me(&self) -> NodeId {
@@ -198,6 +236,14 @@ impl<'a> Dispatch<'a> {
             }
             (None, Some(weights)) => self.spec.weights = Some(weights),
             _ => {}
+        }
+        if let Some(fallback) = self.wishes.fallback.filter(|fallback| *fallback != Fallback::Never)
+            && self.shared.cloud.is_none()
+        {
+            let message = format!(
+                "fallback is {fallback}, and this node has no cloud to fall back to: set [client.cloud] in its settings"
+            );
+            return Err(invalid(message));
         }
         self.spec.validate().and_then(|()| self.spec.digest()).map_err(|error| invalid(error.to_string()))?;
         Ok(())
@@ -236,10 +282,27 @@ impl<'a> Dispatch<'a> {
         if self.stalled { JobFailure::Timeout { message } } else { JobFailure::Failed { message } }
     }
 
+    /// Keeps where the job goes, and what is expected of that.
+    fn decided(&self, chosen: Chosen, predicted: Option<Prediction>) -> Pending {
+        let (among, ruled_out) = self.looked_at;
+        self.shared.decisions.made(Decision {
+            job: self.job,
+            at_ms: now_ms(),
+            model: self.spec.model.clone(),
+            policy: self.policy().preference,
+            chosen,
+            among,
+            ruled_out,
+            predicted,
+            outcome: decisions::End::Running,
+        })
+    }
+
     /// Runs the job on this node's own device, where that serves the model. `None` where it does not.
     async fn run_local(&mut self) -> Option<Flow> {
         let engine = self.shared.engine.as_ref()?;
         let weights = local::serves(engine, self.me(), &self.spec, &self.wishes)?;
+        let pending = self.decided(Chosen::Device, None);
         let job = LocalJob {
             me: self.me(),
             engine,
@@ -250,11 +313,19 @@ impl<'a> Dispatch<'a> {
         };
         let LocalReport { end, count, tokens, has_ids, delivered, first_piece, weights } = job.run(weights).await;
         self.first_piece = first_piece;
+        let outcome = match &end {
+            LocalEnd::Whole { .. } => decisions::End::Answered { came: None },
+            LocalEnd::Cancelled => decisions::End::Cancelled,
+            LocalEnd::Refused(error) | LocalEnd::Failed(error) => {
+                decisions::End::Failed { reason: error.to_string() }
+            }
+        };
+        self.shared.decisions.ended(pending, outcome);
         match end {
             LocalEnd::Whole { finish, prompt_tokens } => {
                 self.count = count;
                 self.prompt_tokens = Some(prompt_tokens);
-                Some(Flow::Done(End::Answered { finish, local: true }))
+                Some(Flow::Done(End::Answered { finish, place: Place::Device }))
             }
             LocalEnd::Cancelled => Some(Flow::Done(self.interrupted())),
             LocalEnd::Refused(error) => {
@@ -275,6 +346,10 @@ impl<'a> Dispatch<'a> {
         let nonce = quote.nonce;
         let factors = quote.adjustment.explained();
         self.tell(JobUpdate::Quoted { provider, quote: quote.clone(), factors }).await;
+        let usual = self.spec.completion_tokens().min(USUAL_ANSWER);
+        let tokens = choice.model.private.as_ref().map_or(usual, |private| private.bootstraps);
+        let predicted = Prediction::of(&choice.ranked.reasons, tokens);
+        let pending = self.decided(Chosen::Provider { provider }, Some(predicted));
         let active = self.shared.active.enter(nonce);
         let addresses = choice.found.addresses();
         let recording = self.shared.ledger.open(
@@ -293,14 +368,21 @@ impl<'a> Dispatch<'a> {
             }
         });
         let (recorded, opened) = tokio::join!(recording, opening);
+        let failed = |reason: &str| decisions::End::Failed { reason: reason.to_owned() };
         if let Err(error) = recorded {
-            return Flow::Done(End::Failed(JobFailure::Failed { message: error.to_string() }));
+            let message = error.to_string();
+            self.shared.decisions.ended(pending, failed(&message));
+            return Flow::Done(End::Failed(JobFailure::Failed { message }));
         }
+        let opened = match opened {
+            Ok(opened) => opened.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no stream within {OPENING:?}")),
+        };
         let stream = match opened {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.unopened(provider, nonce, error.to_string()).await,
-            Err(_) => {
-                return self.unopened(provider, nonce, format!("no stream within {OPENING:?}")).await;
+            Ok(stream) => stream,
+            Err(reason) => {
+                self.shared.decisions.ended(pending, failed(&reason));
+                return self.unopened(provider, nonce, reason).await;
             }
         };
         let reopen = || paths::open(self.shared, provider, &addresses);
@@ -324,6 +406,11 @@ impl<'a> Dispatch<'a> {
         };
         let report = attempt.run(stream).await;
         drop(active);
+        self.shared.decisions.ended(pending, outcome(&report, &predicted));
+        if let (Ended::Whole(_), Some(answer)) = (&report.ended, &report.answer) {
+            let expected_ms = predicted.whole_ms(answer.tokens);
+            self.shared.experience.predicted(provider, expected_ms, answer.whole_ms);
+        }
         if !report.settled {
             self.shared.settle.left_open();
         }
@@ -350,6 +437,8 @@ impl<'a> Dispatch<'a> {
         let good = matches!(ended, Ended::Whole(_));
         if !matches!(ended, Ended::Cancelled | Ended::Refused(_) | Ended::Own(_)) {
             self.shared.experience.note(provider, good, now_ms());
+        } else {
+            self.shared.experience.probe_ended(&provider, false, now_ms());
         }
         if let Some(answer) = answer.filter(|_| good) {
             self.shared.experience.answered(provider, weights, answer, now_ms());
@@ -357,7 +446,7 @@ impl<'a> Dispatch<'a> {
         match ended {
             Ended::Whole(finish) => {
                 self.count = self.count.saturating_add(count);
-                Flow::Done(End::Answered { finish, local: false })
+                Flow::Done(End::Answered { finish, place: Place::Network })
             }
             Ended::Cancelled => Flow::Done(self.interrupted()),
             Ended::Refused(rejection) => {
@@ -392,7 +481,7 @@ impl<'a> Dispatch<'a> {
         if !tail.is_empty() {
             self.tell(JobUpdate::Delta { text: tail, tokens: Vec::new(), logprobs: Vec::new() }).await;
         }
-        Flow::Done(End::Answered { finish: Finish::Length, local: false })
+        Flow::Done(End::Answered { finish: Finish::Length, place: Place::Network })
     }
 
     /// Prepares the job for the next provider: after the tokens at hand, or from the start where nothing was shown.
@@ -428,6 +517,26 @@ fn longest_round_trip_ms(peers: &[PeerInfo], provider: &NodeId) -> u64 {
     let peer = peers.iter().find(|peer| peer.peer == *provider);
     // A cast of floating point saturates.
     peer.and_then(|peer| peer.longest_round_trip_ms).map_or(0, |time| time.ceil() as u64)
+}
+
+/// What came of an attempt, as it is kept beside its prediction.
+fn outcome(report: &Report, predicted: &Prediction) -> decisions::End {
+    match &report.ended {
+        Ended::Whole(_) => decisions::End::Answered {
+            came: report.answer.map(|answer| Came {
+                first_ms: answer.first_ms,
+                whole_ms: answer.whole_ms,
+                predicted_ms: Some(predicted.whole_ms(answer.tokens)),
+                tokens: answer.tokens,
+                paid: report.paid,
+            }),
+        },
+        Ended::Cancelled => decisions::End::Cancelled,
+        Ended::Refused(rejection) => decisions::End::Failed { reason: rejection.to_string() },
+        Ended::BadReceipt(reason) => decisions::End::Failed { reason: reason.clone() },
+        Ended::Own(error) => decisions::End::Failed { reason: error.to_string() },
+        Ended::Broken { reason, .. } => decisions::End::Failed { reason: reason.clone() },
+    }
 }
 
 /// What a failed provider left.

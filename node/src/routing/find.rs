@@ -54,6 +54,7 @@ pub(super) async fn find_private(
     };
     let policy = Policy {
         model: model.clone(),
+        preference: wishes.policy.unwrap_or(shared.config.preference),
         weights: wishes.weights,
         work: Work::Private,
         prompt_tokens: values,
@@ -65,6 +66,7 @@ pub(super) async fn find_private(
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical: !shared.config.network.is_local(),
+        named: wishes.provider.is_some(),
         exclude: Vec::new(),
     };
     loop {
@@ -119,6 +121,7 @@ pub(super) async fn find(
     };
     let policy = Policy {
         model: model.clone().unwrap_or_default(),
+        preference: shared.config.preference,
         weights: None,
         work: Work::Any,
         prompt_tokens: PROMPT_TOKENS,
@@ -130,6 +133,7 @@ pub(super) async fn find(
         min_trust: Tier::None,
         least_shown: 0,
         physical: !shared.config.network.is_local(),
+        named: false,
         exclude: Vec::new(),
     };
     let choices = candidates::choose(shared, &searched.found, model.as_ref(), &policy, &round_trips);

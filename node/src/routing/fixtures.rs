@@ -1,6 +1,8 @@
 //! What the tests of the client side share: two nodes with keys, a job between them, a real ledger.
 
-use super::{RoutingConfig, Shared, active, experience, metrics::RoutingMetrics, offers, search, settle};
+use super::{
+    RoutingConfig, Shared, active, decisions, experience, metrics::RoutingMetrics, offers, search, settle,
+};
 use crate::{
     market::Ledger,
     network::{self, NetworkConfig},
@@ -17,6 +19,7 @@ use aitbc_protocol::{
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, hour_of_day},
     quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{OutputDigest, Receipt, Timings},
+    routing::{fallback::Fallback, preference::Preference},
     sla::{Terms, verdict},
     text::Line,
 };
@@ -36,6 +39,17 @@ pub(super) fn key(n: u8) -> SecretKey {
 
 pub(super) fn paris() -> Location {
     Location::new(48.85, 2.35).expect("in range")
+}
+
+pub(super) fn config() -> RoutingConfig {
+    RoutingConfig {
+        network: network(),
+        location: paris(),
+        quotes: 1,
+        enough: 1,
+        fallback: Fallback::Never,
+        preference: Preference::Balanced,
+    }
 }
 
 pub(super) fn spec() -> JobSpec {
@@ -231,7 +245,7 @@ impl Node {
         };
         let (book, _actor) = offers::start(parts, stop.clone());
         let shared = Shared {
-            config: RoutingConfig { network: network(), location: paris(), quotes: 1, enough: 1 },
+            config: config(),
             key,
             network: handle,
             engine: None,
@@ -239,8 +253,10 @@ impl Node {
             book,
             trust,
             zero_knowledge: None,
+            cloud: None,
             experience: experience::Experience::default(),
             searches: search::SearchMemory::default(),
+            decisions: decisions::DecisionLog::new(metrics.clone()),
             active: active::Active::default(),
             settle: settle::Wake::default(),
             metrics,

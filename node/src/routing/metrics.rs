@@ -10,7 +10,7 @@ use prometheus_client::{
         histogram::{Histogram, exponential_buckets},
     },
 };
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -19,6 +19,8 @@ pub(super) enum Outcome {
     Answered,
     /// Answered by this node's own device.
     Local,
+    /// Answered by the cloud of the settings.
+    Cloud,
     /// Cancelled by whoever asked.
     Cancelled,
     /// Nobody could do it.
@@ -68,6 +70,8 @@ pub(super) struct RoutingMetrics {
     resume: Histogram,
     first_token: Histogram,
     search: Histogram,
+    prediction: Histogram,
+    prediction_error: Gauge<f64, AtomicU64>,
 }
 
 impl RoutingMetrics {
@@ -82,6 +86,8 @@ impl RoutingMetrics {
             resume: Histogram::new(exponential_buckets(0.05, 2.0, 11)),
             first_token: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             search: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            prediction: Histogram::new(exponential_buckets(0.125, std::f64::consts::SQRT_2, 13)),
+            prediction_error: Gauge::default(),
         };
         metrics.register(|registry| {
             registry.register("routing_offers_known", "Live offers known", this.offers.clone());
@@ -103,6 +109,16 @@ impl RoutingMetrics {
                 "routing_first_token_seconds",
                 "From the request to the first piece of the answer",
                 this.first_token.clone(),
+            );
+            registry.register(
+                "routing_prediction_ratio",
+                "How long answers took, by how long they were expected to take",
+                this.prediction.clone(),
+            );
+            registry.register(
+                "routing_prediction_error",
+                "Typical error of these predictions as a share; 0 is none",
+                this.prediction_error.clone(),
             );
             registry.register("routing_search_seconds", "Searches for providers", this.search.clone());
         });
@@ -152,6 +168,14 @@ impl RoutingMetrics {
 
     pub(super) fn first_token(&self, after: Duration) {
         self.first_token.observe(after.as_secs_f64());
+    }
+
+    /// An answer took `ratio` times as long as predicted, and predictions are typically off by `error`.
+    pub(super) fn predicted(&self, ratio: f64, error: Option<f64>) {
+        self.prediction.observe(ratio);
+        if let Some(error) = error {
+            self.prediction_error.set(error);
+        }
     }
 
     pub(super) fn search(&self, took: Duration) {

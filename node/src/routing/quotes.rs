@@ -14,6 +14,7 @@ use aitbc_protocol::{
     offer::ModelOffer,
     price::LatencyClass,
     quote::{Asked, Quote, QuoteFault},
+    routing::preference::Preference,
     wire,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -36,6 +37,7 @@ pub(super) struct Order<'a> {
     pub(super) request: Digest,
     pub(super) latency: LatencyClass,
     pub(super) ceiling: Option<MicroCredits>,
+    pub(super) preference: Preference,
 }
 
 /// A quote that can be taken.
@@ -126,7 +128,7 @@ pub(super) async fn ask_all(
             Err(error) => refused.push((choice.provider(), error)),
         }
     }
-    let cost = |offered: &Offered| offered.choice.ranked.cost_at(offered.quote.max_total);
+    let cost = |offered: &Offered| offered.choice.ranked.cost_at(offered.quote.max_total, order.preference);
     offered.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     (offered, refused)
 }

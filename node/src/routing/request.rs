@@ -13,10 +13,15 @@ use aitbc_protocol::{
     private::PrivateOffer,
     quote::Quote,
     receipt::{Check, Receipt},
-    routing::{Exclusion, Reasons},
+    routing::{
+        Exclusion, Reasons,
+        fallback::{CloudReason, Fallback},
+        preference::Preference,
+    },
     sealed::MAX_SEALED_OUTPUT,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use tokio::sync::mpsc;
 
 /// What a user wishes beyond the request itself: the `aitbc` object of the API, the flags of `aitbc run`.
@@ -41,6 +46,10 @@ pub struct Wishes {
     pub provider: Option<NodeId>,
     /// Never on this node's own device.
     pub remote_only: bool,
+    /// When the job may go to the cloud of the settings; as `client.fallback` says if not given.
+    pub fallback: Option<Fallback>,
+    /// What decides among those that can do the job; as `client.policy` says if not given.
+    pub policy: Option<Preference>,
 }
 
 /// A job as the client side takes it.
@@ -92,18 +101,24 @@ pub enum JobFailure {
         message: String,
     },
     /// Nobody serves the model, as far as this node can see.
-    #[error("no provider for {model}: {message}")]
+    #[error("no provider for {model}: {message}{}", Listed(.ruled_out))]
     NoProvider {
         /// The model.
         model: ModelName,
-        /// How far the search went and what ruled everyone out, with what to change.
+        /// How far the search went, with what to change.
         message: String,
+        /// What ruled everyone out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ruled_out: Vec<RuledOut>,
     },
     /// All candidates are above the ceiling.
-    #[error("{message}")]
+    #[error("{message}{}", Listed(.ruled_out))]
     TooExpensive {
         /// The cheapest one, and the ceiling.
         message: String,
+        /// What each asks.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ruled_out: Vec<RuledOut>,
     },
     /// It took too long.
     #[error("{message}")]
@@ -123,6 +138,64 @@ pub enum JobFailure {
         /// Each attempt with its reason.
         message: String,
     },
+}
+
+/// Somebody who could not do a job, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuledOut {
+    /// Who; nothing stands for the cloud of the settings.
+    pub provider: Option<NodeId>,
+    /// The cell it announces, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cell: Option<Cell>,
+    /// What ruled it out, in one word.
+    pub by: String,
+    /// The same in a sentence.
+    pub reason: String,
+}
+
+impl fmt::Display for RuledOut {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.provider {
+            Some(provider) => write!(formatter, "{}: {}", provider.short(), self.reason),
+            None => write!(formatter, "the cloud: {}", self.reason),
+        }
+    }
+}
+
+/// All of them in one line.
+struct Listed<'a>(&'a [RuledOut]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|row| write!(formatter, "; {row}"))
+    }
+}
+
+impl JobFailure {
+    /// The same with one more who could not do it.
+    #[must_use]
+    pub(super) fn with(mut self, row: RuledOut) -> Self {
+        match &mut self {
+            Self::NoProvider { ruled_out, .. } | Self::TooExpensive { ruled_out, .. } => ruled_out.push(row),
+            Self::Invalid { message }
+            | Self::Timeout { message }
+            | Self::Verification { message }
+            | Self::Failed { message } => {
+                message.push_str("; ");
+                message.push_str(&row.to_string());
+            }
+        }
+        self
+    }
+
+    /// Takes out of it who was ruled out by what, for a table of its own.
+    pub(crate) fn take_ruled_out(&mut self) -> Vec<RuledOut> {
+        match self {
+            Self::NoProvider { ruled_out, .. } | Self::TooExpensive { ruled_out, .. } => std::mem::take(ruled_out),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// What happens to a job, as it happens: one line of NDJSON on the control API each. Deltas of a job that failed over
@@ -186,6 +259,39 @@ pub enum JobUpdate {
         provider: NodeId,
         /// Milliseconds from the request until now.
         after_ms: u64,
+    },
+    /// The job goes to the cloud of the settings, whose operator reads the prompt. Nothing is paid by this node.
+    Cloud {
+        /// Host and port.
+        host: String,
+        /// What the cloud calls the model that stands in.
+        model: String,
+        /// The most the job can cost there, by the price that the settings name.
+        most: MicroCredits,
+        /// Why it goes there.
+        reason: CloudReason,
+    },
+    /// The cloud has answered.
+    CloudBill {
+        /// Host and port.
+        host: String,
+        /// What the cloud calls the model that answered.
+        model: String,
+        /// Tokens of the prompt.
+        prompt_tokens: u32,
+        /// Tokens of the answer.
+        completion_tokens: u32,
+        /// Whether the cloud told both counts, or this node made them.
+        counted: bool,
+        /// What that costs, by the price that the settings name.
+        cost: MicroCredits,
+    },
+    /// The cloud did not answer.
+    CloudFailed {
+        /// Host and port.
+        host: String,
+        /// Why.
+        reason: String,
     },
     /// A piece of the answer.
     Delta {

@@ -38,6 +38,9 @@ fn candidate(offer: &ModelOffer, id: u8) -> Candidate<'_> {
         offline_ms: None,
         failures: 0.0,
         speed_seen: None,
+        prefill_seen: None,
+        rests_ms: None,
+        lateness: 0.0,
         shown_bytes: 0,
     }
 }
@@ -45,6 +48,7 @@ fn candidate(offer: &ModelOffer, id: u8) -> Candidate<'_> {
 fn policy() -> Policy {
     Policy {
         model: Line::lossy("smollm2:135m"),
+        preference: Preference::Balanced,
         weights: None,
         work: Work::Ordinary,
         prompt_tokens: 100,
@@ -56,6 +60,7 @@ fn policy() -> Policy {
         min_trust: Tier::None,
         least_shown: 0,
         physical: true,
+        named: false,
         exclude: Vec::new(),
     }
 }
@@ -95,6 +100,11 @@ fn every_exclusion_says_what_rules_out() {
     let excluded = ranked[0].excluded.clone();
     assert_eq!(excluded, Some(Exclusion::Offline { for_ms: 12_345 }));
     assert_eq!(excluded.map(|reason| reason.to_string()).as_deref(), Some("offline for 12 s"));
+    let ranked = rank(&[Candidate { rests_ms: Some(4_200), ..candidate(&offer, 1) }], &policy());
+    let excluded = ranked[0].excluded.clone().expect("it rests");
+    assert!(excluded.to_string().contains("in 5 s") && excluded.what() == "failures", "{excluded}");
+    let named = Policy { named: true, ..policy() };
+    assert_eq!(rank(&[Candidate { rests_ms: Some(4_200), ..candidate(&offer, 1) }], &named)[0].excluded, None);
 }
 
 #[test]
@@ -135,15 +145,63 @@ fn what_makes_a_candidate_better() {
         let ranked = rank(&[plain.clone(), candidate], &policy());
         assert_eq!(ranked[0].index, 1, "{name}");
     }
-    let worse: [(&str, Candidate<'_>); 3] = [
+    let worse: [(&str, Candidate<'_>); 4] = [
         ("busy", Candidate { load: Load { running: 4, queued: 2 }, ..candidate(&base, 1) }),
         ("boasts of its speed", Candidate { speed_seen: Some(50_000), ..candidate(&fast, 1) }),
+        ("lateness", Candidate { lateness: 0.1, ..candidate(&base, 1) }),
         ("failures", Candidate { failures: 0.5, ..candidate(&base, 1) }),
     ];
     for (name, candidate) in worse {
         let ranked = rank(&[candidate, plain.clone()], &policy());
         assert_eq!(ranked[0].index, 1, "{name}");
     }
+}
+
+#[test]
+fn each_preference_has_its_own_best() {
+    // 0.5 s and 10 milli-credits, 2 s and 1, 10 s and none; the last is at the door.
+    let made = |speed: u32, price: u64| ModelOffer {
+        speed,
+        price: TokenPrice { prompt: MicroCredits(0), completion: MicroCredits(price) },
+        ..offer()
+    };
+    let (fast, fair, cheap) = (made(400_000, 50_000), made(100_000, 5_000), made(20_000, 0));
+    let near = made(20_000, 10_000);
+    let candidates = [
+        candidate(&fast, 1),
+        candidate(&fair, 2),
+        candidate(&cheap, 3),
+        Candidate { distance_km: 0.0, tier: Tier::Affirming, ..candidate(&near, 4) },
+    ];
+    let best = |preference| rank(&candidates, &Policy { preference, ..policy() })[0].index;
+    let expected =
+        [(Preference::Latency, 0), (Preference::Balanced, 1), (Preference::Cost, 2), (Preference::Private, 3)];
+    for (preference, index) in expected {
+        assert_eq!(best(preference), index, "{preference}");
+    }
+    let far = [
+        Candidate { distance_km: 2_000.0, round_trip_ms: Some(25.0), ..candidate(&fair, 2) },
+        candidates[3].clone(),
+    ];
+    let best = |preference| rank(&far, &Policy { preference, ..policy() })[0].index;
+    assert_eq!((best(Preference::Balanced), best(Preference::LocalFirst)), (0, 1));
+    let private = rank(&candidates, &Policy { preference: Preference::Private, ..policy() });
+    let reason = private[1].excluded.clone();
+    assert_eq!(reason, Some(Exclusion::TooLittleTrust { tier: Tier::None, least: Tier::Affirming }));
+}
+
+#[test]
+fn a_long_prompt_is_read_at_the_speed_that_was_seen() {
+    let offer = ModelOffer { context: 100_000, ..offer() };
+    let policy = Policy { prompt_tokens: 10_000, ..policy() };
+    let reasons = |candidate| rank(&[candidate], &policy).remove(0).reasons;
+    let word = reasons(candidate(&offer, 1));
+    assert!((word.prefill_ms - 10_000.0).abs() < 1e-6, "ten times as fast as it decodes: {word}");
+    let seen = reasons(Candidate { prefill_seen: Some(5_000_000), ..candidate(&offer, 1) });
+    assert!((seen.prefill_ms - 2_000.0).abs() < 1e-6, "{seen}");
+    assert!((seen.first_token_ms() - 2_020.0).abs() < 1e-6, "two round trips before it");
+    let waits = reasons(Candidate { load: Load { running: 4, queued: 0 }, ..candidate(&offer, 1) });
+    assert!((waits.queue_ms - (10_000.0 + 2_000.0) / 4.0).abs() < 1e-6, "others read prompts too: {waits}");
 }
 
 #[test]
@@ -164,9 +222,10 @@ fn the_latency_class_sets_the_price_that_is_held_against_the_ceiling() {
 fn a_quote_replaces_the_offered_price() {
     let offer = offer();
     let ranked = rank(&[candidate(&offer, 1)], &policy()).remove(0);
-    assert!((ranked.cost_at(ranked.reasons.price) - ranked.cost).abs() < 1e-9);
-    assert!(ranked.cost_at(MicroCredits(0)) < ranked.cost);
-    assert!(ranked.cost_at(MicroCredits(1_000_000)) > ranked.cost);
+    let at = |price| ranked.cost_at(price, Preference::Balanced);
+    assert!((at(ranked.reasons.price) - ranked.cost).abs() < 1e-9);
+    assert!(at(MicroCredits(0)) < ranked.cost);
+    assert!(at(MicroCredits(1_000_000)) > ranked.cost);
 }
 
 fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> {
@@ -194,6 +253,9 @@ fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> 
             offline_ms: None,
             failures,
             speed_seen,
+            prefill_seen: speed_seen,
+            rests_ms: None,
+            lateness: failures * 2.0,
             shown_bytes: 0,
         }
     })

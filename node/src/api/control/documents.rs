@@ -7,7 +7,7 @@ use crate::{
     jobs::JobsSnapshot,
     market::Totals,
     network::{NetworkReport, PeerInfo, Reachability, TrafficRates},
-    routing::RankedCandidate,
+    routing::{CloudJob, CloudStatus, Decisions, RankedCandidate},
     storage::{JobRecord, Side},
 };
 use aitbc_protocol::{
@@ -45,6 +45,8 @@ pub(super) struct Status {
     pub(super) offers: usize,
     /// What others have signed about its hardware: `none` where nobody did.
     pub(super) attestation: OwnStatus,
+    /// The cloud of the settings since this node started; `null` where they name none.
+    pub(super) cloud: Option<CloudStatus>,
     /// The provider side; `null` on nodes without one.
     pub(super) provider: Option<ProviderStatus>,
     pub(super) totals: Totals,
@@ -118,6 +120,8 @@ impl From<&KnownOffer> for OfferSummary {
 pub(super) struct JobList {
     pub(super) schema: &'static str,
     pub(super) jobs: Vec<JobSummary>,
+    /// Those that went to the cloud of the settings since this node started.
+    pub(super) cloud: Vec<CloudJob>,
 }
 
 /// One attempt at a job with one peer.
@@ -158,6 +162,14 @@ impl From<&JobRecord> for JobSummary {
             updated_ms: record.updated_ms,
         }
     }
+}
+
+/// `aitbc.decisions/1`
+#[derive(Debug, Serialize)]
+pub(super) struct DecisionList {
+    pub(super) schema: &'static str,
+    #[serde(flatten)]
+    pub(super) decisions: Decisions,
 }
 
 /// `aitbc.receipts/1`

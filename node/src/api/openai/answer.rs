@@ -26,8 +26,22 @@ pub(super) struct Account {
     pub(super) providers: Vec<NodeId>,
     /// Ids of the receipts that came and were checked.
     pub(super) receipts: Vec<Digest>,
-    /// Paid in all.
+    /// Paid in all to providers.
     pub(super) paid_micro_credits: MicroCredits,
+    /// The cloud of the settings, where it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cloud: Option<CloudAccount>,
+}
+
+/// The cloud that answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct CloudAccount {
+    /// Host and port.
+    pub(super) host: String,
+    /// What it calls its model.
+    pub(super) model: String,
+    /// What the answer costs there, by the price that the settings name; `null` until it is whole.
+    pub(super) cost_micro_credits: Option<MicroCredits>,
 }
 
 impl Account {
@@ -44,6 +58,7 @@ impl Account {
         put("x-aitbc-job", self.job.to_string());
         put("x-aitbc-provider", list(&self.providers));
         put("x-aitbc-receipt", list(&self.receipts));
+        put("x-aitbc-cloud", self.cloud.as_ref().map(|cloud| cloud.host.clone()).unwrap_or_default());
         headers
     }
 }
@@ -111,6 +126,7 @@ impl Reader {
             providers: Vec::new(),
             receipts: Vec::new(),
             paid_micro_credits: MicroCredits::ZERO,
+            cloud: None,
         };
         Self { running, account, _place: place }
     }
@@ -133,6 +149,15 @@ impl Reader {
                         self.account.providers.push(provider);
                     }
                 }
+                JobUpdate::Cloud { host, model, .. } => {
+                    self.account.cloud = Some(CloudAccount { host, model, cost_micro_credits: None });
+                }
+                JobUpdate::CloudBill { cost, .. } => {
+                    if let Some(cloud) = &mut self.account.cloud {
+                        cloud.cost_micro_credits = Some(cost);
+                    }
+                }
+                JobUpdate::CloudFailed { .. } => self.account.cloud = None,
                 JobUpdate::Delta { text, logprobs, .. } => return Ok(Part::Text { text, logprobs }),
                 JobUpdate::Embeddings { vectors } => return Ok(Part::Vectors(vectors)),
                 JobUpdate::Receipt { id, .. } => self.account.receipts.push(id),

@@ -428,7 +428,11 @@ async fn a_streamed_completion_without_usage() {
 
 #[tokio::test]
 async fn a_stream_that_fails_before_its_first_token_has_the_status_of_the_failure() {
-    let failure = JobFailure::NoProvider { model: line("m"), message: "none within 400 ms".to_owned() };
+    let failure = JobFailure::NoProvider {
+        model: line("m"),
+        message: "none within 400 ms".to_owned(),
+        ruled_out: Vec::new(),
+    };
     let updates = vec![started(1), JobUpdate::Failed(failure)];
     let response = answer(Form::Chat, Some(Streaming { include_usage: false }), updates).await;
     assert_eq!(response.status(), 503);

@@ -3,7 +3,7 @@
 use super::{
     EngineError, EngineEvent,
     connection::{Connection, SILENCE},
-    events::{Event, Events},
+    events::{Event, Events, Usage},
     request::Request,
     speed::Sample,
 };
@@ -38,17 +38,22 @@ pub(super) struct Job {
 struct End {
     reason: Option<String>,
     done: bool,
-    usage: Option<u32>,
+    usage: Option<Usage>,
     full: bool,
 }
 
+/// What a job that ran to its end brought besides its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ran {
+    /// How fast the server was, where that can be told.
+    pub(super) sample: Option<Sample>,
+    /// What the server says that it took.
+    pub(super) usage: Usage,
+}
+
 impl Job {
-    /// Runs to the end and tells everything but a failure. Returns how fast the server was, where that can be told.
-    pub(super) async fn run(
-        mut self,
-        connection: &Connection,
-        request: &Request,
-    ) -> Result<Option<Sample>, EngineError> {
+    /// Runs to the end and tells everything but a failure.
+    pub(super) async fn run(mut self, connection: &Connection, request: &Request) -> Result<Ran, EngineError> {
         let mut response = connection.post(request).await?;
         self.tell(EngineEvent::Started).await?;
         let broken = |reason: String| EngineError::Failed(format!("{}: {reason}", connection.url()));
@@ -80,7 +85,7 @@ impl Job {
                     end.done = true;
                     break;
                 };
-                end.usage = piece.completion_tokens.or(end.usage);
+                end.usage = piece.usage.or(end.usage);
                 end.reason = piece.finish_reason.or(end.reason);
                 if !piece.text.is_empty() {
                     last = Instant::now();
@@ -91,13 +96,14 @@ impl Job {
         }
         let finish = finish(&end).map_err(broken)?;
         let streamed = self.tokens;
-        self.settle_count(end.usage).await?;
+        let usage = end.usage.unwrap_or_default();
+        self.settle_count(usage.completion_tokens).await?;
         self.tell(EngineEvent::Finished { finish, text: String::new() }).await?;
         let sample = first.filter(|_| !self.paused).map(|(first, before)| Sample {
             tokens: streamed.saturating_sub(before),
             elapsed: last.duration_since(first),
         });
-        Ok(sample)
+        Ok(Ran { sample, usage })
     }
 
     /// Tells a piece of text. False once the answer has as many tokens as were asked for and more came.

@@ -26,11 +26,11 @@ const MAX_TOKEN: u64 = 4096;
 
 /// Settings that cannot work.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SettingError {
-    #[error("upstream url {url}: {reason}: write it like http://127.0.0.1:11434/v1")]
-    Url { url: String, reason: String },
-    #[error("upstream token_file {}: {reason}", path.display())]
-    Token { path: PathBuf, reason: String },
+pub(crate) enum SettingError {
+    #[error("{setting} {url}: {reason}: write it like http://127.0.0.1:11434/v1")]
+    Url { setting: &'static str, url: String, reason: String },
+    #[error("{setting} {}: {reason}", path.display())]
+    Token { setting: &'static str, path: PathBuf, reason: String },
     #[error("TLS for {url}: {reason}")]
     Tls { url: String, reason: String },
     #[error("upstream {url}: its list `models` is empty: name the models to offer")]
@@ -62,6 +62,16 @@ pub(super) struct Listed {
     pub(super) context: Option<u32>,
 }
 
+/// What the settings of a server are called, for errors that name them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    pub(super) url: &'static str,
+    pub(super) token: &'static str,
+}
+
+/// Those of a server that the owner offers.
+const UPSTREAM: Names = Names { url: "upstream url", token: "upstream token_file" };
+
 /// A server and how to speak with it.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -77,18 +87,20 @@ impl Connection {
         if config.models.is_empty() {
             return Err(SettingError::NoModels { url: shown(&config.url) });
         }
-        let authorization = config.token_file.as_deref().map(read_token).transpose()?;
-        Self::open(&config.url, authorization)
+        Self::open(&UPSTREAM, &config.url, config.token_file.as_deref())
     }
 
-    fn open(url: &str, authorization: Option<HeaderValue>) -> Result<Self, SettingError> {
-        let fail = |reason: &str| SettingError::Url { url: shown(url), reason: reason.to_owned() };
+    /// The same by URL and token file alone.
+    pub(super) fn open(names: &Names, url: &str, token_file: Option<&Path>) -> Result<Self, SettingError> {
+        let authorization = token_file.map(|path| read_token(names.token, path)).transpose()?;
+        let fail =
+            |reason: &str| SettingError::Url { setting: names.url, url: shown(url), reason: reason.to_owned() };
         let parsed = Url::parse(url).map_err(|error| fail(&error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(fail("only http and https are spoken"));
         }
         if !parsed.username().is_empty() || parsed.password().is_some() {
-            return Err(fail("it holds a user or a password; put a token into token_file"));
+            return Err(fail(&format!("it holds a user or a password; put a token into {}", names.token)));
         }
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(fail("it has a query or a fragment"));
@@ -102,6 +114,27 @@ impl Connection {
             .build()
             .map_err(|error| SettingError::Tls { url: shown(url), reason: http::describe(error) })?;
         Ok(Self { client, url: url.trim_end_matches('/').to_owned(), authorization })
+    }
+
+    /// Whether the server would be sent a token over a connection that others can read: without TLS and not on this
+    /// machine.
+    pub(super) fn tells_its_token(&self) -> bool {
+        let Ok(url) = Url::parse(&self.url) else { return false };
+        let here = match url.host_str() {
+            Some("localhost") => true,
+            Some(host) => {
+                host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+            None => false,
+        };
+        self.authorization.is_some() && url.scheme() == "http" && !here
+    }
+
+    /// Host and port, as people know the server.
+    pub(super) fn host(&self) -> String {
+        let Ok(url) = Url::parse(&self.url) else { return self.url.clone() };
+        let host = url.host_str().unwrap_or_default();
+        url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
     /// The server's URL, which holds no secret.
@@ -158,6 +191,12 @@ impl Connection {
             StatusCode::OK => Ok(response),
             StatusCode::TOO_MANY_REQUESTS => Err(EngineError::Full),
             StatusCode::SERVICE_UNAVAILABLE => Err(EngineError::NotReady(format!("{url} answers 503"))),
+            status if refused(status) => {
+                Err(EngineError::Failed(format!("{url} answers {status}: it refuses the key")))
+            }
+            status @ StatusCode::NOT_FOUND => {
+                Err(EngineError::Failed(format!("{url} answers {status}: it has no such path, or no such model")))
+            }
             status => Err(EngineError::Failed(format!("{url} answers {status}"))),
         }
     }
@@ -210,8 +249,8 @@ pub(super) fn shown(url: &str) -> String {
 }
 
 /// The header for the token in a file that only its owner can read.
-fn read_token(path: &Path) -> Result<HeaderValue, SettingError> {
-    let fail = |reason: String| SettingError::Token { path: path.to_owned(), reason };
+fn read_token(setting: &'static str, path: &Path) -> Result<HeaderValue, SettingError> {
+    let fail = |reason: String| SettingError::Token { setting, path: path.to_owned(), reason };
     let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
     #[cfg(unix)]
     {
@@ -239,7 +278,7 @@ pub(crate) async fn find_ollama() -> Vec<String> {
 }
 
 async fn probe(url: &str) -> Option<Vec<String>> {
-    let connection = Connection::open(url, None).ok()?;
+    let connection = Connection::open(&UPSTREAM, url, None).ok()?;
     let listed = timeout(PROBE_TIMEOUT, connection.models()).await.ok()?.ok()?;
     Some(listed.into_iter().map(|listed| listed.id).collect())
 }

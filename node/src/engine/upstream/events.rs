@@ -20,8 +20,17 @@ pub(super) enum Event {
 pub(super) struct Piece {
     pub(super) text: String,
     pub(super) finish_reason: Option<String>,
-    /// The server's own count of the answer's tokens.
-    pub(super) completion_tokens: Option<u32>,
+    /// The server's own count of tokens.
+    pub(super) usage: Option<Usage>,
+}
+
+/// What a server says that a job took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Usage {
+    /// Tokens of the prompt.
+    pub(crate) prompt_tokens: Option<u32>,
+    /// Tokens of the answer.
+    pub(crate) completion_tokens: Option<u32>,
 }
 
 /// Why a stream cannot be read on. None tells what the server sent: it may quote the prompt.
@@ -55,11 +64,6 @@ struct Choice {
 #[derive(Deserialize)]
 struct Delta {
     content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    completion_tokens: Option<u32>,
 }
 
 /// Puts events together out of the pieces in which the network delivers them.
@@ -118,8 +122,7 @@ fn read(data: &[u8]) -> Result<Event, EventError> {
     if chunk.error.is_some() {
         return Err(EventError::Reported);
     }
-    let mut piece =
-        Piece { completion_tokens: chunk.usage.and_then(|usage| usage.completion_tokens), ..Piece::default() };
+    let mut piece = Piece { usage: chunk.usage, ..Piece::default() };
     // One answer was asked for; what else a server sends is not it.
     if let Some(choice) = chunk.choices.into_iter().find(|choice| choice.index == 0) {
         piece.text = choice.delta.and_then(|delta| delta.content).or(choice.text).unwrap_or_default();
@@ -152,12 +155,11 @@ mod tests {
     fn expected() -> Vec<Event> {
         vec![
             Event::Piece(Piece { text: "h\u{e9}".to_owned(), ..Piece::default() }),
+            Event::Piece(Piece { text: "b".to_owned(), finish_reason: Some("stop".to_owned()), usage: None }),
             Event::Piece(Piece {
-                text: "b".to_owned(),
-                finish_reason: Some("stop".to_owned()),
-                completion_tokens: None,
+                usage: Some(Usage { prompt_tokens: None, completion_tokens: Some(2) }),
+                ..Piece::default()
             }),
-            Event::Piece(Piece { completion_tokens: Some(2), ..Piece::default() }),
             Event::Done,
         ]
     }

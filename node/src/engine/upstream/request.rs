@@ -48,6 +48,12 @@ impl Request {
         if spec.weights.is_some_and(|weights| weights != super::Digest::of(spec.model.as_str().as_bytes())) {
             return unsupported("an upstream server does not tell its weights");
         }
+        Self::of(spec, spec.model.to_string())
+    }
+
+    /// The same for a server that calls the model `model`.
+    pub(super) fn of(spec: &JobSpec, model: String) -> Result<Self, EngineError> {
+        let unsupported = |what: &str| Err(EngineError::Unsupported(what.to_owned()));
         let (path, prompt) = match &spec.input {
             Input::Chat(messages) => ("chat/completions", Prompt::Messages(messages.clone())),
             Input::Text(text) => ("completions", Prompt::Prompt(text.clone())),
@@ -56,7 +62,7 @@ impl Request {
         };
         Ok(Self {
             path,
-            model: spec.model.to_string(),
+            model,
             prompt,
             max_tokens: spec.max_tokens,
             temperature: spec.sampling.temperature,

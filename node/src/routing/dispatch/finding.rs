@@ -1,6 +1,6 @@
 //! Whom a job goes to: who was found, in order of rank, and the first quote that can be taken.
 
-use super::{Dispatch, End};
+use super::{Dispatch, End, Road};
 use crate::{
     clock::now_ms,
     routing::{
@@ -53,8 +53,9 @@ pub(super) struct Lost {
 
 impl Dispatch<'_> {
     /// Finds candidates, ranks them and asks the best for quotes, until one can be taken. Where nobody else is left,
-    /// those whose path was lost are tried again for a while.
-    pub(super) async fn find_quote(&mut self) -> Result<Offered, End> {
+    /// those whose path was lost are tried again for a while. Where the cloud is to be preferred to the best of them, nobody
+    /// is asked.
+    pub(super) async fn find_quote(&mut self) -> Result<Road, End> {
         let started = Instant::now();
         let patience = if self.wishes.provider.is_some() { LOST_WANTED } else { LOST };
         let mut round = Round { thorough: false, patience: quotes::PATIENCE, lost: Vec::new() };
@@ -66,8 +67,11 @@ impl Dispatch<'_> {
             let choices = self.candidates(&searched, &mut round).await?;
             let usable: Vec<Choice> =
                 choices.iter().filter(|choice| choice.ranked.excluded.is_none()).cloned().collect();
+            if let Some(reason) = self.cloud_before(usable.first().map(|choice| &choice.ranked.reasons)) {
+                return Ok(Road::Cloud(reason));
+            }
             if let Some(offered) = self.ask(&usable, &mut round).await? {
-                return Ok(offered);
+                return Ok(Road::Provider(Box::new(offered)));
             }
             let wanted =
                 self.wishes.provider.is_some_and(|wanted| round.lost.iter().any(|lost| lost.provider == wanted));
@@ -129,16 +133,26 @@ impl Dispatch<'_> {
             left.retain(|found| found.known.provider != provider);
             round.lost.push(Lost { provider, reason: error.to_string(), failure: false });
         }
-        if self.wishes.min_trust.rank() > Tier::None.rank() {
+        if self.policy().least_trust(false).rank() > Tier::None.rank() {
             self.unless_gone(candidates::ask_for_proofs(self.shared, &left)).await?;
         }
         let model = &self.spec.model;
-        let choices = candidates::choose(self.shared, &left, Some(model), &self.policy(), &round_trips);
+        let policy = self.policy();
+        let mut choices = candidates::choose(self.shared, &left, Some(model), &policy, &round_trips);
+        let costs = choices.iter().map(|choice| choice.ranked.cost);
+        let picked = policy.preference.pick(costs, rand::random());
+        if let Some(until) = choices.get_mut(..=picked) {
+            until.rotate_right(1);
+        }
         for choice in &choices {
-            if let Some(offline @ Exclusion::Offline { .. }) = &choice.ranked.excluded {
-                round.lost.push(Lost { provider: choice.provider(), reason: offline.to_string(), failure: false });
+            if let Some(passing @ (Exclusion::Offline { .. } | Exclusion::Resting { .. })) =
+                &choice.ranked.excluded
+            {
+                round.lost.push(Lost { provider: choice.provider(), reason: passing.to_string(), failure: false });
             }
         }
+        let out = choices.iter().filter(|choice| choice.ranked.excluded.is_some()).count();
+        self.looked_at = (choices.len() - out, out);
         if !choices.is_empty() {
             let lines = choices.iter().map(Choice::line).collect();
             self.tell(JobUpdate::Ranked { candidates: lines }).await;
@@ -146,14 +160,9 @@ impl Dispatch<'_> {
         Ok(choices)
     }
 
-    fn policy(&self) -> Policy {
-        let mut policy = candidates::policy(
-            &self.spec,
-            &self.wishes,
-            self.weights,
-            self.failed.clone(),
-            !self.shared.config.network.is_local(),
-        );
+    pub(super) fn policy(&self) -> Policy {
+        let mut policy =
+            candidates::policy(&self.shared.config, &self.spec, &self.wishes, self.weights, self.failed.clone());
         policy.ceiling = self.ceiling();
         policy
     }
@@ -178,6 +187,7 @@ impl Dispatch<'_> {
             request,
             latency: self.wishes.latency_class,
             ceiling: self.ceiling(),
+            preference: self.policy().preference,
         };
         let at_once = self.shared.config.quotes.max(1) as usize;
         let started = Instant::now();
@@ -186,9 +196,11 @@ impl Dispatch<'_> {
         loop {
             let mut again = Vec::new();
             for few in asked.chunks(at_once) {
+                let few = &self.admitted(few, round)[..];
                 let (mut offered, refused) =
                     self.unless_gone(quotes::ask_all(self.shared, &order, few, round.patience)).await?;
                 for (provider, error) in refused {
+                    self.shared.experience.probe_ended(&provider, error.is_failure(), now_ms());
                     if error.is_lost() {
                         round.lost.push(self.lose(provider, &error));
                     } else if error.is_passing() && started.elapsed() < PASSING {
@@ -200,6 +212,7 @@ impl Dispatch<'_> {
                 if !offered.is_empty() {
                     let best = offered.remove(0);
                     for other in offered {
+                        self.shared.experience.probe_ended(&other.choice.provider(), false, now_ms());
                         let reason = "another quote was better".to_owned();
                         self.tell(JobUpdate::Declined { provider: other.choice.provider(), reason }).await;
                     }
@@ -213,6 +226,23 @@ impl Dispatch<'_> {
             backoff = (backoff * 2).min(LAST_BACKOFF);
             asked = again;
         }
+    }
+
+    /// Those of `few` that may have a job now: after a rest, one job at a time shows whether a provider works again.
+    fn admitted(&self, few: &[Choice], round: &mut Round) -> Vec<Choice> {
+        let mut admitted = few.to_vec();
+        admitted.retain(|choice| {
+            let provider = choice.provider();
+            let offered_ms = choice.found.known.offer.issued_ms;
+            let turn = self.shared.experience.admit(&provider, offered_ms, now_ms());
+            if !turn && self.wishes.provider.is_none() {
+                let reason = "its last jobs failed, and another job shows whether it works again".to_owned();
+                round.lost.push(Lost { provider, reason, failure: false });
+                return false;
+            }
+            true
+        });
+        admitted
     }
 
     /// Does what may bring a quote a little later.

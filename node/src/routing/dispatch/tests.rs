@@ -49,7 +49,7 @@ async fn text_held_back_is_shown_where_nobody_says_it_again() {
     let rest = spec().max_tokens - 100;
     let flow = dispatch.take_report(provider, left_after(rest), Digest([7; 32])).await;
     assert!(
-        matches!(flow, Flow::Done(End::Answered { finish: Finish::Length, local: false })),
+        matches!(flow, Flow::Done(End::Answered { finish: Finish::Length, place: Place::Network })),
         "all tokens are there: {flow:?}"
     );
     assert_eq!(shown(&mut listener), " held back");
