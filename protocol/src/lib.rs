@@ -24,6 +24,7 @@ pub mod receipt;
 pub mod resume;
 pub mod routing;
 pub mod sealed;
+pub mod standing;
 pub mod text;
 pub mod wire;
 
