@@ -7,6 +7,7 @@
 pub mod attestation;
 pub mod bandwidth;
 pub mod bytes;
+pub mod competition;
 pub mod envelope;
 pub mod geo;
 pub mod gpu;
@@ -24,7 +25,6 @@ pub mod receipt;
 pub mod resume;
 pub mod routing;
 pub mod sealed;
-pub mod standing;
 pub mod text;
 pub mod wire;
 

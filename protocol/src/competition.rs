@@ -104,7 +104,7 @@ pub struct Gain {
 
 /// Where a provider stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct Comparison {
     /// Other providers of the cell.
     pub neighbours: u32,
     /// Jobs that they run or have waiting.
@@ -230,7 +230,7 @@ fn lost(me: &Contender<'_>, models: &[ModelOffer], slots: u32, others: &[Contend
 }
 
 /// Where `me` stands among `others` of its cell.
-pub fn standing(me: &Contender<'_>, others: &[Contender<'_>]) -> Standing {
+pub fn compare(me: &Contender<'_>, others: &[Contender<'_>]) -> Comparison {
     let won = |models: &[ModelOffer], slots| {
         let lost = lost(me, models, slots, others);
         lost.iter().filter(|lost| lost.lack == Lack::Nothing).map(|lost| lost.millijobs).sum::<u64>()
@@ -256,7 +256,7 @@ pub fn standing(me: &Contender<'_>, others: &[Contender<'_>]) -> Standing {
     gains.sort_by_key(|gain| std::cmp::Reverse(gain.millijobs));
     let jobs = |other: &Contender<'_>| other.load.running.saturating_add(other.load.queued);
     let better = others.iter().filter(|other| jobs(other) > 0 && other.tier.rank() > me.tier.rank()).count();
-    Standing {
+    Comparison {
         neighbours: u32::try_from(others.len()).unwrap_or(u32::MAX),
         jobs: others.iter().map(jobs).fold(0, u32::saturating_add),
         lost: lost(me, me.models, me.slots, others),
