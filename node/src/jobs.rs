@@ -15,13 +15,13 @@
 //! Everything a peer can make this side hold is bounded: streams by [`crate::network::intake`], slots by [`desk`],
 //! unpaid tokens by [`delivery`]. Prompts and answers live in the memory of one job's task and nowhere else.
 
-pub use self::place::CellLoad;
 use self::{
     announce::{Announced, Announcer},
     desk::Desk,
     metrics::JobMetrics,
     place::Place,
 };
+pub use self::{metrics::Requests, place::CellLoad};
 use crate::{
     engine::{EngineHandle, EngineModel, EngineStatus},
     gpu::power::{self, PowerConfig, PowerError, PowerParts, PowerState, Uses},
@@ -178,9 +178,15 @@ pub struct JobsHandle {
     desk: Desk,
     announced: watch::Receiver<Announced>,
     power: watch::Receiver<Arc<PowerState>>,
+    metrics: JobMetrics,
 }
 
 impl JobsHandle {
+    /// What came of the requests of others since the start.
+    pub(crate) fn requests(&self) -> Requests {
+        self.metrics.requests()
+    }
+
     /// Heat, power and the owner's use, as they change.
     pub(crate) fn power(&self) -> watch::Receiver<Arc<PowerState>> {
         self.power.clone()
@@ -301,8 +307,10 @@ pub async fn start(
     let guard = watching.clone().drop_guard();
     let (power, watch) = power::start(config.power.clone(), power_parts, metrics, watching).await?;
     let (announced, reader) = watch::channel(Announced::default());
-    let handle = JobsHandle { desk: desk.clone(), announced: reader, power: power.clone() };
-    let around = Around { metrics: JobMetrics::new(metrics), desk, power, announced };
+    let metrics = JobMetrics::new(metrics);
+    let handle =
+        JobsHandle { desk: desk.clone(), announced: reader, power: power.clone(), metrics: metrics.clone() };
+    let around = Around { metrics, desk, power, announced };
     let task = provide(config, parts, around, stop, drain);
     let task = async move {
         task.await;

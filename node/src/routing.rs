@@ -18,6 +18,7 @@ mod book;
 mod candidates;
 mod catch_up;
 mod cloud;
+mod competition;
 mod decisions;
 mod dispatch;
 mod experience;
@@ -58,10 +59,11 @@ use crate::{
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, NetworkId, NodeId,
+    competition::Comparison,
     geo::{Cell, Location},
     gpu::seen::Seen,
     job::ModelName,
-    offer::{KnownOffer, Statements},
+    offer::{KnownOffer, Load, Offer, Statements},
     price::{median_utilisation, share},
     routing::{fallback::Fallback, preference::Preference},
 };
@@ -184,6 +186,11 @@ impl Routing {
     /// What providers are like by device and region, as this node measured it or was told.
     pub fn seen(&self) -> Vec<Seen> {
         seen::seen(&self.0)
+    }
+
+    /// How `offer`, this node's own, stands beside those of the others in its cell, with so much to do.
+    pub fn competition(&self, offer: &Offer, load: Load) -> Comparison {
+        competition::competition(&self.0, offer, load)
     }
 
     /// The median of what other providers in `cell` use of their slots, in millionths; `None` where too few are heard.

@@ -20,9 +20,9 @@ use axum::{
     routing::{get, post},
 };
 use documents::{
-    Bandwidth, DecisionList, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound, OfferList,
-    OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList, Status,
-    Stopping,
+    Bandwidth, Competition, DecisionList, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound,
+    OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList,
+    Status, Stopping,
 };
 use serde::{Deserialize, Serialize};
 use std::future::Future;
@@ -50,6 +50,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/bandwidth", post(bandwidth))
         .route("/aitbc/v1/offers", get(offers))
         .route("/aitbc/v1/seen", get(seen))
+        .route("/aitbc/v1/competition", get(competition))
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
         .route("/aitbc/v1/decisions", get(decisions))
         .route("/aitbc/v1/receipts", get(receipts))
@@ -136,6 +137,27 @@ async fn offers(State(state): State<ApiState>) -> Json<OfferList> {
 
 async fn seen(State(state): State<ApiState>) -> Json<SeenList> {
     Json(SeenList { schema: "aitbc.seen/1", seen: state.parts().routing.seen() })
+}
+
+async fn competition(State(state): State<ApiState>) -> Result<Json<Competition>, Failure> {
+    let parts = state.parts();
+    let Some(jobs) = &parts.jobs else {
+        return Err(Failure::not_found(
+            "not_providing",
+            "this node provides nothing: start it with `aitbc up --provide`",
+        ));
+    };
+    let snapshot = jobs.snapshot();
+    let load = *jobs.load().borrow();
+    let comparison = snapshot.offer.as_ref().map(|offer| parts.routing.competition(offer, load));
+    Ok(Json(Competition {
+        schema: "aitbc.competition/1",
+        cell: snapshot.offer.as_ref().map(|offer| offer.cell),
+        waiting_for: snapshot.waiting_for.clone(),
+        load,
+        requests: jobs.requests(),
+        comparison,
+    }))
 }
 
 /// `?limit=`

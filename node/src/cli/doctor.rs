@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
 
+mod provider;
+
 /// Free space that a database, logs and small models need, in bytes.
 const DISK_NEEDED: u64 = 1024 * 1024 * 1024;
 /// Answers from which on the error of predictions tells something.
@@ -20,6 +22,9 @@ pub(super) struct Args {
     /// Repair what can be repaired: fetch broken models again, close the key file to others
     #[arg(long)]
     fix: bool,
+    /// Why this node gets no more jobs: how it stands beside the others of its cell, and what one change would win the most
+    #[arg(long, conflicts_with = "fix")]
+    provider: bool,
 }
 
 /// How a check ended.
@@ -65,6 +70,9 @@ impl Check {
 
 /// Runs the command.
 pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
+    if args.provider {
+        return provider::run(global).await;
+    }
     let directories = global.directories()?;
     let client = Client::new(global)?;
     let mut checks = vec![key(&directories.key(), args.fix), disk(&directories.data)];

@@ -6,6 +6,8 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// How a job ended, as the metric names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,7 @@ pub(super) struct JobMetrics {
     running: Gauge,
     ended: Family<OutcomeLabel, Counter>,
     tokens: Counter,
+    quoted: Counter,
     rejected: Family<ReasonLabel, Counter>,
     parked: Gauge,
     resumed: Counter,
@@ -52,6 +55,7 @@ impl JobMetrics {
             running: Gauge::default(),
             ended: Family::default(),
             tokens: Counter::default(),
+            quoted: Counter::default(),
             rejected: Family::default(),
             parked: Gauge::default(),
             resumed: Counter::default(),
@@ -62,6 +66,7 @@ impl JobMetrics {
             registry.register("jobs_running", "Jobs running for others", this.running.clone());
             registry.register("jobs", "Jobs run for others, by outcome", this.ended.clone());
             registry.register("jobs_tokens", "Tokens delivered to others", this.tokens.clone());
+            registry.register("jobs_quoted", "Quotes given", this.quoted.clone());
             registry.register("jobs_rejected", "Requests refused, by reason", this.rejected.clone());
             registry.register("jobs_parked", "Jobs waiting for a client whose path was lost", this.parked.clone());
             registry.register(
@@ -124,26 +129,80 @@ impl JobMetrics {
         self.first_token.observe(seconds);
     }
 
+    /// A quote was given.
+    pub(super) fn quoted(&self) {
+        self.quoted.inc();
+    }
+
+    /// What came of the requests since the start.
+    pub(super) fn requests(&self) -> Requests {
+        let refused = |reason: &'static str| {
+            let count = self.rejected.get(&ReasonLabel { reason })?.get();
+            (count > 0).then_some((reason, count))
+        };
+        let outcomes = ["completed", "cancelled", "unpaid", "failed"];
+        let ended = |outcome| self.ended.get(&OutcomeLabel { outcome }).map_or(0, |count| count.get());
+        Requests {
+            quoted: self.quoted.get(),
+            ended: outcomes.map(ended).into_iter().sum(),
+            refused: REASONS.into_iter().filter_map(refused).collect(),
+        }
+    }
+
     /// A quote or a job was refused.
     pub(super) fn rejected(&self, rejection: &Rejection) {
-        let reason = match rejection {
-            Rejection::UnknownModel => "unknown_model",
-            Rejection::Full { .. } => "full",
-            Rejection::TooManyQuotes(_) => "too_many_quotes",
-            Rejection::ContextTooSmall { .. } => "context_too_small",
-            Rejection::Debt(_) => "debt",
-            Rejection::QuoteMismatch(_) => "quote_mismatch",
-            Rejection::QuoteUsed => "quote_used",
-            Rejection::QuoteExpired => "quote_expired",
-            Rejection::UnknownJob => "unknown_job",
-            Rejection::StaleAttempt { .. } => "stale_attempt",
-            Rejection::Invalid(_) => "invalid",
-            Rejection::Unsupported(_) => "unsupported",
-            Rejection::EngineUnavailable(_) => "engine_unavailable",
-            Rejection::UnknownEvaluationKey => "unknown_evaluation_key",
-            Rejection::RateLimited { .. } => "rate_limited",
-        };
+        let reason = reason(rejection);
         self.rejected.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}
+
+/// What came of the requests of others since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Requests {
+    /// Quotes given.
+    pub quoted: u64,
+    /// Jobs that ran and ended, well or not.
+    pub ended: u64,
+    /// Quotes and jobs refused, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+/// Why a request is refused, as metrics name it.
+const REASONS: [&str; 15] = [
+    "unknown_model",
+    "full",
+    "too_many_quotes",
+    "context_too_small",
+    "debt",
+    "quote_mismatch",
+    "quote_used",
+    "quote_expired",
+    "unknown_job",
+    "stale_attempt",
+    "invalid",
+    "unsupported",
+    "engine_unavailable",
+    "unknown_evaluation_key",
+    "rate_limited",
+];
+
+const fn reason(rejection: &Rejection) -> &'static str {
+    match rejection {
+        Rejection::UnknownModel => "unknown_model",
+        Rejection::Full { .. } => "full",
+        Rejection::TooManyQuotes(_) => "too_many_quotes",
+        Rejection::ContextTooSmall { .. } => "context_too_small",
+        Rejection::Debt(_) => "debt",
+        Rejection::QuoteMismatch(_) => "quote_mismatch",
+        Rejection::QuoteUsed => "quote_used",
+        Rejection::QuoteExpired => "quote_expired",
+        Rejection::UnknownJob => "unknown_job",
+        Rejection::StaleAttempt { .. } => "stale_attempt",
+        Rejection::Invalid(_) => "invalid",
+        Rejection::Unsupported(_) => "unsupported",
+        Rejection::EngineUnavailable(_) => "engine_unavailable",
+        Rejection::UnknownEvaluationKey => "unknown_evaluation_key",
+        Rejection::RateLimited { .. } => "rate_limited",
     }
 }
 

@@ -39,7 +39,10 @@ pub(super) async fn serve(provider: Arc<Provider>, incoming: IncomingStream, tur
         provider.quote(peer, request).instrument(span).await
     };
     let reply = match reply {
-        Ok(quote) => QuoteReply::Quote(quote),
+        Ok(quote) => {
+            provider.metrics.quoted();
+            QuoteReply::Quote(quote)
+        }
         Err(rejection) => {
             provider.metrics.rejected(&rejection);
             tracing::debug!(peer = %peer.short(), %rejection, "no quote");

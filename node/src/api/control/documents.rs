@@ -4,7 +4,7 @@ use super::attestation::OwnStatus;
 use crate::{
     bandwidth::Measurement,
     engine::EngineStatus,
-    jobs::JobsSnapshot,
+    jobs::{JobsSnapshot, Requests},
     market::Totals,
     network::{NetworkReport, PeerInfo, Reachability, TrafficRates},
     routing::{CloudJob, CloudStatus, Decisions, RankedCandidate},
@@ -12,6 +12,8 @@ use crate::{
 };
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, UnixMillis,
+    competition::Comparison,
+    geo::Cell,
     gpu::seen::Seen,
     job::{Finish, JobState, ModelName},
     offer::{KnownOffer, Load, Offer},
@@ -97,6 +99,20 @@ pub(super) struct OfferList {
 pub(super) struct SeenList {
     pub(super) schema: &'static str,
     pub(super) seen: Vec<Seen>,
+}
+
+/// `aitbc.competition/1`: why this provider gets no more jobs.
+#[derive(Debug, Serialize)]
+pub(super) struct Competition {
+    pub(super) schema: &'static str,
+    /// The cell of its offer.
+    pub(super) cell: Option<Cell>,
+    /// Why there is no offer, or what keeps work away.
+    pub(super) waiting_for: Option<String>,
+    pub(super) load: Load,
+    pub(super) requests: Requests,
+    /// How its offer stands beside the others of the cell; nothing while there is none.
+    pub(super) comparison: Option<Comparison>,
 }
 
 /// One live offer.
