@@ -160,6 +160,7 @@ fn policy(model: &ModelName, of: &ModelOffer) -> Policy {
         least_shown: 0,
         physical: false,
         exclude: Vec::new(),
+        named: false,
     }
 }
 
@@ -176,6 +177,8 @@ fn candidate<'a>(of: &Contender<'_>, offer: &'a ModelOffer, slots: u32, load: Lo
         failures: 0.0,
         speed_seen: None,
         prefill_seen: None,
+        lateness: 0.0,
+        rests_ms: None,
         shown_bytes: 0,
     }
 }
