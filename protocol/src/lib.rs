@@ -19,6 +19,7 @@ pub mod nat;
 pub mod offer;
 pub mod price;
 pub mod private;
+pub mod qos;
 pub mod quote;
 pub mod reach;
 pub mod receipt;
