@@ -278,11 +278,14 @@ pub struct ClientSettings {
     pub quotes: u32,
     /// Nodes whose word about the memory and the hardware of providers counts, beside this node's own.
     pub verifiers: Vec<NodeId>,
+    /// Whether neighbours of a provider are told how its jobs for this node went: that there was a job, what it cost and how fast it
+    /// was, and nothing of what was asked.
+    pub share_observations: bool,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { quotes: 1, verifiers: Vec::new() }
+        Self { quotes: 1, verifiers: Vec::new(), share_observations: true }
     }
 }
 

@@ -25,6 +25,7 @@ mod find;
 mod fixtures;
 mod local;
 mod metrics;
+mod observing;
 pub(crate) mod offer_streams;
 mod offers;
 mod pace;
@@ -37,6 +38,7 @@ mod seen;
 mod settle;
 mod subscriptions;
 mod verification;
+mod witness;
 
 pub use candidates::ShownBy;
 pub(crate) use find::PrivateGoal;
@@ -47,6 +49,7 @@ use crate::{
     engine::EngineHandle,
     market::Ledger,
     network::{GossipMessage, IncomingStream, NetworkHandle, intake},
+    reputation::{self, Reputation},
     storage::Store,
     telemetry::Metrics,
     trust::{Trust, zero_knowledge::ZeroKnowledge},
@@ -60,6 +63,7 @@ use aitbc_protocol::{
     offer::{KnownOffer, Statements},
     price::{median_utilisation, share},
 };
+use futures::FutureExt as _;
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -76,6 +80,8 @@ pub struct RoutingConfig {
     pub quotes: u32,
     /// Candidates after which a search stops.
     pub enough: usize,
+    /// Whether neighbours of a provider are told how its jobs for this node went.
+    pub share_observations: bool,
 }
 
 /// Providers known to this node.
@@ -108,6 +114,7 @@ struct Shared {
     trust: Trust,
     zero_knowledge: Option<Arc<ZeroKnowledge>>,
     experience: experience::Experience,
+    reputation: Reputation,
     searches: search::SearchMemory,
     active: active::Active,
     settle: settle::Wake,
@@ -168,6 +175,12 @@ impl Routing {
     /// Takes down what a challenge of `provider` has found: a late or wrong answer weighs as a failed job.
     pub fn found(&self, provider: NodeId, shown: bool) {
         self.0.experience.note(provider, shown, now_ms());
+        self.0.reputation.verified(provider, shown, now_ms());
+    }
+
+    /// What is known of the last day of a provider, or of everybody of whom something is known.
+    pub fn reputation(&self, provider: Option<NodeId>) -> Vec<reputation::Report> {
+        observing::reports(&self.0, provider)
     }
 
     /// What providers are like by device and region, as this node measured it or was told.
@@ -238,12 +251,14 @@ pub fn start(
         own_offer,
     } = parts;
     let metrics = metrics::RoutingMetrics::new(metrics);
+    let reputation = Reputation::new(key.node_id());
     let book_parts = offers::BookParts {
         id: config.network.clone(),
         here: config.location,
         network: network.clone(),
         store,
         trust: trust.clone(),
+        reputation: reputation.clone(),
         gossip,
         metrics: metrics.clone(),
     };
@@ -258,6 +273,7 @@ pub fn start(
         trust,
         zero_knowledge,
         experience: experience::Experience::default(),
+        reputation: reputation.clone(),
         searches: search::SearchMemory::default(),
         active: active::Active::default(),
         settle: settle::Wake::default(),
@@ -282,6 +298,8 @@ pub fn start(
             offer_streams::serve(own_offer.clone(), book.clone(), incoming, turn)
         });
     tasks.spawn(serving.instrument(tracing::info_span!("offer-streams")));
+    let refreshing = observing::refresh(shared.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(refreshing).map(drop));
     tasks.spawn(settle::run(settling, stop.clone()).instrument(tracing::info_span!("settle")));
     let ended = tokio::spawn(async move {
         stop.cancelled().await;

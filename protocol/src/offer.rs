@@ -12,6 +12,7 @@ use crate::{
     job::ModelName,
     price::TokenPrice,
     private::PrivateOffer,
+    qos::Observation,
     text::{Line, bounded_vec},
 };
 use serde::{Deserialize, Serialize};
@@ -179,6 +180,8 @@ pub enum Gossip {
     Heartbeat(Signed<Heartbeat>),
     /// A verifier takes back what it has said of a provider.
     Revoke(Signed<Revoke>),
+    /// A client tells what it saw of a job, on the finest topic only.
+    Observation(Signed<Observation>),
 }
 
 /// Request on `/aitbc/offer/1`: the newest offer of the peer asked, and those it knows of others.

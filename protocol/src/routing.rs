@@ -8,7 +8,8 @@ use crate::{
     job::ModelName,
     money::MicroCredits,
     offer::{DeviceKind, Load, ModelOffer},
-    price::{Adjustment, LatencyClass, price},
+    price::{Adjustment, LatencyClass, ONE, price},
+    qos::Quality,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -38,6 +39,8 @@ pub struct Candidate<'a> {
     pub speed_seen: Option<u32>,
     /// Memory of its GPUs, in bytes, that it has shown to this client or to a verifier whom the user names.
     pub shown_bytes: u64,
+    /// What its last day is worth to this client.
+    pub quality: Quality,
 }
 
 /// What kind of work is asked for.
@@ -221,6 +224,9 @@ pub struct Reasons {
     /// Whether the speed is that of own jobs with it, or its word.
     #[serde(default)]
     pub speed_seen: bool,
+    /// What its last day is worth to this client.
+    #[serde(default)]
+    pub quality: Quality,
 }
 
 impl fmt::Display for Reasons {
@@ -238,6 +244,9 @@ impl fmt::Display for Reasons {
         )?;
         if self.failures > 0.0 {
             write!(formatter, ", {:.0} % of own jobs failed there", self.failures * 100.0)?;
+        }
+        if let Some(score) = self.quality.score {
+            write!(formatter, ", {} with {:.1} %", self.quality.tier, f64::from(score) / 10_000.0)?;
         }
         Ok(())
     }
@@ -268,7 +277,8 @@ const ROUND_TRIPS: f64 = 2.0;
 /// Ranks candidates, best first, the excluded ones last with their reason.
 ///
 /// The cost of a candidate is the time until the answer is whole plus its price in time:
-/// `(2 rtt + queue + generate) * (1 + 4 failures) + price * 1,000 ms per milli-credit`; generating goes by the speed that this
+/// `(2 rtt + queue + generate) * (1 + 4 failures) * (1.25 - score / 2) + price * 1,000 ms per milli-credit`, where whoever is
+/// unrated counts as one with a score of one half; generating goes by the speed that this
 /// client saw there, and by the provider's word only where it saw none; declared answers and CPUs get no
 /// bonus or malus of their own, for speed shows in `generate`. The price is that of the offer for the latency class; what
 /// else a quote puts on it is known once there is one. Ties are broken by distance and then by the
@@ -304,6 +314,13 @@ fn share(value: f64) -> f64 {
     if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
 }
 
+/// By how much longer or shorter than it seems the time is reckoned, for what a provider's last day was like: three quarters of it
+/// for the best, five quarters for the worst. A stranger is neither good nor bad.
+fn promise(quality: Quality) -> f64 {
+    let score = quality.score.map_or(0.5, |score| f64::from(score) / f64::from(ONE));
+    1.25 - share(score) / 2.0
+}
+
 fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adjustment) -> Ranked {
     let least_ms = least_round_trip_ms(candidate.distance_km);
     // Where distances are only pretended, the pretended distance still counts.
@@ -330,13 +347,14 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
         price: most,
         failures: share(candidate.failures),
         speed_seen: seen.is_some(),
+        quality: candidate.quality,
     };
     let excluded = exclusion(candidate, policy, &reasons, least_ms);
     let cost = if excluded.is_some() {
         f64::INFINITY
     } else {
         let time = ROUND_TRIPS * round_trip_ms + queue_ms + generate_ms;
-        time * (1.0 + 4.0 * reasons.failures) + price_in_ms(most)
+        time * (1.0 + 4.0 * reasons.failures) * promise(candidate.quality) + price_in_ms(most)
     };
     Ranked { index, cost, reasons, excluded }
 }

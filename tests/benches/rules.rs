@@ -63,6 +63,7 @@ fn ranking(criterion: &mut Criterion) {
             failures: 0.0,
             speed_seen: None,
             shown_bytes: 0,
+            quality: aitbc_protocol::qos::Quality::default(),
         })
         .collect();
     let policy = Policy {

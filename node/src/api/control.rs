@@ -21,7 +21,8 @@ use axum::{
 };
 use documents::{
     Bandwidth, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound, OfferList, OfferSummary,
-    PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList, Status, Stopping,
+    PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, ReputationList, SeenList, Status,
+    Stopping,
 };
 use serde::{Deserialize, Serialize};
 use std::future::Future;
@@ -49,6 +50,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/bandwidth", post(bandwidth))
         .route("/aitbc/v1/offers", get(offers))
         .route("/aitbc/v1/seen", get(seen))
+        .route("/aitbc/v1/reputation", get(reputation))
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
         .route("/aitbc/v1/receipts", get(receipts))
         .route("/aitbc/v1/receipts/{id}", get(receipt))
@@ -133,6 +135,22 @@ async fn offers(State(state): State<ApiState>) -> Json<OfferList> {
 
 async fn seen(State(state): State<ApiState>) -> Json<SeenList> {
     Json(SeenList { schema: "aitbc.seen/1", seen: state.parts().routing.seen() })
+}
+
+/// `?peer=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfPeer {
+    peer: Option<NodeId>,
+}
+
+async fn reputation(
+    State(state): State<ApiState>,
+    query: Result<Query<OfPeer>, QueryRejection>,
+) -> Result<Json<ReputationList>, Failure> {
+    let Query(OfPeer { peer }) = query.map_err(|rejection| Failure::malformed(rejection.body_text()))?;
+    let providers = state.parts().routing.reputation(peer);
+    Ok(Json(ReputationList { schema: "aitbc.reputation/1", providers }))
 }
 
 /// `?limit=`

@@ -213,6 +213,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             location,
             quotes: settings.client.quotes,
             enough: ENOUGH_CANDIDATES,
+            share_observations: settings.client.share_observations,
         },
         private: directories.private(),
         api: Some((&settings.api).into()),

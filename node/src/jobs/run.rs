@@ -56,6 +56,8 @@ pub(super) struct Job {
 /// What a job needs of the node it runs on.
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
+    pub(super) key: SecretKey,
+    pub(super) network: NetworkId,
     pub(super) ledger: Ledger,
     pub(super) metrics: JobMetrics,
     /// Ends the job: the node stops.

@@ -358,6 +358,8 @@ impl Nodes {
             since_ms: now_ms(),
         };
         let around = Surroundings {
+            key: provider_key(),
+            network: network(),
             ledger: self.provider.clone(),
             metrics: JobMetrics::new(&self.metrics),
             closing: self.closing.clone(),
@@ -430,8 +432,11 @@ impl Scene {
                     self.seen.extend(chunk.tokens);
                     self.chunks += 1;
                 }
-                Some(ToClient::Finished { receipt, failure }) => {
+                Some(ToClient::Finished { receipt, failure, served }) => {
                     let read = signing::open(&receipt, &network()).expect("a valid signature");
+                    let shown = signing::open(&served, &network()).expect("a valid signature");
+                    assert!(shown.fits(client_key().node_id(), receipt.digest(), read.total), "{shown:?}");
+                    assert_eq!(served.signer(), provider_key().node_id());
                     return (receipt, read, failure);
                 }
                 other => panic!("expected the end, got {other:?}"),
@@ -525,7 +530,9 @@ async fn a_cheque_said_again_buys_no_time() {
         }
     };
     let answer = timeout(LONG, repeating).await.expect("the job ends although its client talks");
-    let Some(ToClient::Finished { receipt, failure }) = answer else { panic!("expected the end, got {answer:?}") };
+    let Some(ToClient::Finished { receipt, failure, .. }) = answer else {
+        panic!("expected the end, got {answer:?}")
+    };
     assert_eq!(receipt.read_unverified().unwrap().finish, Finish::Cancelled);
     assert!(failure.unwrap().as_str().contains("no cheque"));
     assert!(nodes.desk.running().is_empty(), "the slot is free");

@@ -22,6 +22,7 @@ use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     job::{Chunk, Finish, JobSpec, Rejection},
+    qos::Served,
     quote::Quote,
     receipt::Receipt,
     text::Line,
@@ -156,6 +157,8 @@ pub(super) struct Report {
     pub(super) answer: Option<Answer>,
     /// Whether the two sides have nothing left to settle.
     pub(super) settled: bool,
+    /// What shows others that the job was, and after how many milliseconds it came.
+    pub(super) served: Option<(Signed<Served>, u32)>,
 }
 
 /// What stops the receiving loop.
@@ -163,6 +166,7 @@ enum Stop {
     Finished {
         receipt: Signed<Receipt>,
         failure: Option<Line<160>>,
+        served: Signed<Served>,
     },
     /// The stream broke; the job may go on over another one.
     Lost(String),
@@ -189,6 +193,7 @@ struct Run<'a> {
     /// The newest piece with tokens, and how many the first one brought.
     last_piece: Option<Instant>,
     first_count: u32,
+    served: Option<(Signed<Served>, u32)>,
 }
 
 impl Attempt<'_> {
@@ -238,6 +243,7 @@ impl Attempt<'_> {
             first_piece: None,
             last_piece: None,
             first_count: 0,
+            served: None,
         };
         let patience = run.attempt.patience;
         let within = patience.open.min(patience.resume);
@@ -289,6 +295,7 @@ fn nothing(ended: Ended) -> Report {
         first_piece: None,
         answer: None,
         settled: false,
+        served: None,
     }
 }
 
@@ -375,7 +382,9 @@ impl Run<'_> {
     async fn handle_frame(&mut self, frame: Result<Option<ToClient>, StreamError>) -> Option<Stop> {
         match frame {
             Ok(Some(ToClient::Chunk(chunk))) => self.handle_chunk(chunk).await,
-            Ok(Some(ToClient::Finished { receipt, failure })) => Some(Stop::Finished { receipt, failure }),
+            Ok(Some(ToClient::Finished { receipt, failure, served })) => {
+                Some(Stop::Finished { receipt, failure, served })
+            }
             Ok(Some(_)) => {
                 Some(Stop::Violation("it sent a message that has no place in a running job".to_owned()))
             }

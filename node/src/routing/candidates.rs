@@ -1,7 +1,7 @@
 //! From offers to a ranking, and to the words for why nobody is left.
 
 use super::{
-    JobFailure, RankedCandidate, Shared, Wishes,
+    JobFailure, RankedCandidate, Shared, Wishes, observing,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{
@@ -82,7 +82,7 @@ fn shown(signed: &[Signed<Shown>]) -> Vec<ShownBy> {
 }
 
 /// The most memory that `signed` shows by the word of somebody `trusted`; what is simulated shows nothing.
-fn shown_bytes(signed: &[Signed<Shown>], trusted: impl Fn(NodeId) -> bool) -> u64 {
+pub(super) fn shown_bytes(signed: &[Signed<Shown>], trusted: impl Fn(NodeId) -> bool) -> u64 {
     let counts = |by: &ShownBy| trusted(by.verifier) && !by.shown.simulated;
     shown(signed).iter().filter(|by| counts(by)).map(|by| by.shown.bytes).max().unwrap_or_default()
 }
@@ -204,6 +204,7 @@ pub(super) fn choose(
         (provider, shared.trust.standing(provider, &found.known.offer.attested, now_ms))
     };
     let standings: HashMap<NodeId, Standing> = found.iter().map(standing).collect();
+    let neighbours = observing::Neighbours::new(&shared.book.snapshot());
     let candidates: Vec<Candidate<'_>> = lines
         .iter()
         .map(|(found, index)| Candidate {
@@ -226,6 +227,7 @@ pub(super) fn choose(
                 now_ms,
             ),
             shown_bytes: shown_bytes(&found.known.offer.shown, |signer| shared.trust.believes(signer)),
+            quality: observing::quality(shared, &neighbours, &found.known, now_ms),
         })
         .collect();
     let mut named = std::collections::HashSet::new();

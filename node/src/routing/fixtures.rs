@@ -213,19 +213,27 @@ impl Node {
         let ledger =
             Ledger::start(store.clone(), key.clone(), network(), &metrics).expect("a ledger in a new database");
         let trust = Trust::load(&store, key.node_id(), [], []).expect("nothing is kept yet");
+        let reputation = Reputation::new(key.node_id());
         let (metrics, stop) = (RoutingMetrics::new(&metrics), CancellationToken::new());
         let parts = offers::BookParts {
             id: network(),
             here: paris(),
             network: handle.clone(),
             trust: trust.clone(),
+            reputation: reputation.clone(),
             store,
             gossip: incoming.gossip,
             metrics: metrics.clone(),
         };
         let (book, _actor) = offers::start(parts, stop.clone());
         let shared = Shared {
-            config: RoutingConfig { network: network(), location: paris(), quotes: 1, enough: 1 },
+            config: RoutingConfig {
+                network: network(),
+                location: paris(),
+                quotes: 1,
+                enough: 1,
+                share_observations: true,
+            },
             key,
             network: handle,
             engine: None,
@@ -234,6 +242,7 @@ impl Node {
             trust,
             zero_knowledge: None,
             experience: experience::Experience::default(),
+            reputation,
             searches: search::SearchMemory::default(),
             active: active::Active::default(),
             settle: settle::Wake::default(),

@@ -8,10 +8,12 @@ use super::{
     metrics::RoutingMetrics,
     pace::PeerPaces,
     subscriptions::Subscriptions,
+    witness::Witness,
 };
 use crate::{
     clock::now_ms,
     network::{GossipMessage, NetworkHandle},
+    reputation::Reputation,
     storage::Store,
     trust::Trust,
 };
@@ -119,6 +121,7 @@ pub(super) struct BookParts {
     pub(super) network: NetworkHandle,
     pub(super) store: Store,
     pub(super) trust: Trust,
+    pub(super) reputation: Reputation,
     pub(super) gossip: mpsc::Receiver<GossipMessage>,
     pub(super) metrics: RoutingMetrics,
 }
@@ -146,6 +149,7 @@ pub(super) fn start(
             fetches: JoinSet::new(),
             publish,
             publish_at: None,
+            witness: Witness::new(parts.id.clone(), parts.reputation, now_ms()),
             id: parts.id,
             network: parts.network,
             trust: parts.trust,
@@ -198,6 +202,7 @@ struct Actor {
     id: NetworkId,
     network: NetworkHandle,
     trust: Trust,
+    witness: Witness,
     evidence: mpsc::Sender<Equivocation>,
     metrics: RoutingMetrics,
 }
@@ -262,7 +267,13 @@ impl Actor {
     async fn handle_gossip(&mut self, message: GossipMessage) {
         let now_ms = now_ms();
         let GossipMessage { id, forwarder, cell, bytes } = message;
-        let heard = self.book.hear(cell, &bytes, now_ms);
+        let mut heard = self.book.hear(cell, &bytes, now_ms);
+        if let Some(said) = heard.said.take() {
+            heard.verdict = self.witness.hear(cell, &said, |provider| self.book.cell_of(provider), now_ms);
+        }
+        if let Some(provider) = heard.beat {
+            self.witness.heartbeat(provider, now_ms);
+        }
         self.metrics.gossip(heard.verdict);
         self.mark(heard.changed);
         if let Some((signed, revoke)) = heard.revoked
@@ -285,6 +296,9 @@ impl Actor {
 
     async fn handle_review(&mut self) {
         let now_ms = now_ms();
+        if !self.network.peers().borrow().is_empty() {
+            self.witness.listen(now_ms);
+        }
         let changed = self.book.expire(now_ms);
         self.mark(changed);
         let cells: Vec<Cell> = self.book.cells().collect();

@@ -194,11 +194,9 @@ pub struct Quality {
     pub tier: Tier,
 }
 
-/// The share of the latency that a first token after so many milliseconds leaves, in millionths; nothing for none. 100 ms
-/// and less are all of it, 500 ms 80 %, 2,000 ms 50 %, 10,000 ms and more nothing; between two the share falls in a straight
-/// line.
-pub fn latency(first_token_ms: Option<u32>) -> u32 {
-    let Some(ms) = first_token_ms else { return 0 };
+/// The share of the latency that a first token after so many milliseconds leaves, in millionths. 100 ms and less are all of
+/// it, 500 ms 80 %, 2,000 ms 50 %, 10,000 ms and more nothing; between two the share falls in a straight line.
+pub fn latency(ms: u32) -> u32 {
     if ms <= LATENCY[0].0 {
         return ONE;
     }

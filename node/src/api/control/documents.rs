@@ -7,6 +7,7 @@ use crate::{
     jobs::JobsSnapshot,
     market::Totals,
     network::{NetworkReport, PeerInfo, Reachability, TrafficRates},
+    reputation::Report,
     routing::RankedCandidate,
     storage::{JobRecord, Side},
 };
@@ -95,6 +96,14 @@ pub(super) struct OfferList {
 pub(super) struct SeenList {
     pub(super) schema: &'static str,
     pub(super) seen: Vec<Seen>,
+}
+
+/// `aitbc.reputation/1`
+#[derive(Debug, Serialize)]
+pub(super) struct ReputationList {
+    pub(super) schema: &'static str,
+    /// The best first.
+    pub(super) providers: Vec<Report>,
 }
 
 /// One live offer.

@@ -106,8 +106,16 @@ impl Peer<'_> {
     }
 
     async fn finish(&mut self, signer: &SecretKey, receipt: &Receipt) {
+        let total = receipt.total;
         let receipt = seal(signer, &network(), receipt).expect("a receipt of usual size");
-        self.send(&ToClient::Finished { receipt, failure: None }).await;
+        let client = self.deal.client.node_id();
+        let served = Served { client, receipt: receipt.digest(), total, ended_ms: now_ms() };
+        self.finish_showing(receipt, &served).await;
+    }
+
+    async fn finish_showing(&mut self, receipt: Signed<Receipt>, served: &Served) {
+        let served = seal(&self.deal.provider, &network(), served).expect("fits");
+        self.send(&ToClient::Finished { receipt, failure: None, served }).await;
     }
 
     /// The receipt, the last cheque, the goodbye.
