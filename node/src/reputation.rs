@@ -7,8 +7,8 @@
 //!   ledger: what I settled with whom -----------+   weighs what others say
 //! ```
 //!
-//! All of it is in memory, bounded, and forgotten after a day or with the process. The rules are
-//! [`aitbc_protocol::qos`]'s.
+//! All of it is in memory, bounded, and forgotten after a day or with the process; evidence of faults is kept in the store by
+//! who verified it. The rules are those of [`aitbc_protocol::qos`] and [`aitbc_protocol::evidence`].
 
 mod presence;
 mod said;
@@ -17,6 +17,8 @@ mod tests;
 
 use aitbc_protocol::{
     Digest, NodeId, UnixMillis,
+    attestation::Tier,
+    evidence::{Fault, Slashed},
     qos::{
         Heard, ONE, Observation, Quality, Rating, Served, Testimony, Through, Uptime, Voice, WINDOW_MS, rate,
         weights,
@@ -37,6 +39,8 @@ const MAX_JOBS: usize = 64;
 const MAX_VERIFIED: usize = 16;
 /// Slots after which an uptime says something: ten minutes.
 const LEAST_SLOTS: u16 = 5;
+/// Most nodes of which faults are known.
+const MAX_CONVICTED: usize = 4096;
 /// What a job costs where this node has had none, in micro-credits.
 const USUAL_JOB: u64 = 1_000;
 
@@ -90,8 +94,22 @@ pub struct Report {
     pub heard: Option<Uptime>,
     /// What others say, the weightiest first.
     pub witnesses: Vec<Witness>,
+    /// What it signed that speaks against it, also what is over.
+    pub faults: Vec<KnownFault>,
     /// What a job of this node costs, in micro-credits: all strangers together weigh as much.
     pub job: u64,
+}
+
+/// A fault that this node has verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct KnownFault {
+    /// What.
+    #[serde(flatten)]
+    pub slashed: Slashed,
+    /// When this node learnt of it.
+    pub learned_ms: UnixMillis,
+    /// Whether it costs anything now.
+    pub stands: bool,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +125,8 @@ struct State {
     said: Said,
     presence: Presence,
     heard: Heard,
+    /// When this node learnt of which fault of whom.
+    faults: HashMap<NodeId, BTreeMap<Fault, UnixMillis>>,
 }
 
 #[derive(Debug)]
@@ -190,7 +210,7 @@ impl State {
         let Some(authors) = self.said.about(provider) else { return Vec::new() };
         let told: BTreeMap<NodeId, Testimony> = authors
             .iter()
-            .filter(|(author, _)| **author != me)
+            .filter(|(author, _)| **author != me && self.standing(author, now_ms).next().is_none())
             .map(|(author, told)| {
                 let newest = told.back().and_then(|told| told.uptime);
                 let uptime = newest.map(|(heard, of)| Uptime { heard, of });
@@ -219,8 +239,28 @@ impl State {
             .iter()
             .map(|witness| Voice { weight: witness.weight, testimony: witness.testimony })
             .collect();
-        let rating = rate(own, &voices, job, beside.power, beside.cost);
-        Report { provider, rating, own, heard: self.presence.uptime(&provider, now_ms), witnesses, job }
+        let mut rating = rate(own, &voices, job, beside.power, beside.cost);
+        if let Some(left) = self.standing(&provider, now_ms).map(|(fault, _)| fault.penalty().score).min() {
+            rating = rating.reduced(left);
+        }
+        let heard = self.presence.uptime(&provider, now_ms);
+        Report { provider, rating, own, heard, witnesses, faults: self.faults(&provider, now_ms), job }
+    }
+
+    fn faults(&self, node: &NodeId, now_ms: UnixMillis) -> Vec<KnownFault> {
+        let known = self.faults.get(node).into_iter().flatten();
+        let known = known.map(|(fault, learned_ms)| {
+            let until_ms = learned_ms.saturating_add(fault.penalty().excluded_ms);
+            let slashed = Slashed { fault: *fault, until_ms };
+            KnownFault { slashed, learned_ms: *learned_ms, stands: until_ms > now_ms }
+        });
+        known.collect()
+    }
+
+    /// Faults that cost something now, and until when.
+    fn standing(&self, node: &NodeId, now_ms: UnixMillis) -> impl Iterator<Item = (Fault, UnixMillis)> {
+        let faults = self.faults(node, now_ms).into_iter().filter(|known| known.stands);
+        faults.map(|known| (known.slashed.fault, known.slashed.until_ms))
     }
 }
 
@@ -304,7 +344,8 @@ impl Reputation {
     /// Providers of whose jobs something is known.
     pub fn providers(&self) -> BTreeSet<NodeId> {
         let state = self.state();
-        state.own.keys().copied().chain(state.said.providers()).collect()
+        let known = state.own.keys().copied().chain(state.said.providers());
+        known.chain(state.faults.keys().copied()).collect()
     }
 
     /// What is known of a provider, whose offer compares so with others.
@@ -315,10 +356,37 @@ impl Reputation {
     /// What a ranking is told. `beside` is asked only where that can lead to a score.
     pub fn quality(&self, provider: NodeId, beside: impl FnOnce() -> Beside, now_ms: UnixMillis) -> Quality {
         let state = self.state();
+        let slashed = state.standing(&provider, now_ms).max_by_key(|(_, until_ms)| *until_ms);
+        let slashed = slashed.map(|(fault, until_ms)| Slashed { fault, until_ms });
         if !state.own.contains_key(&provider) && state.said.about(&provider).is_none() {
-            return Quality::default();
+            return Quality { slashed, ..Quality::default() };
         }
         let rating = state.report(self.0.me, provider, beside(), now_ms).rating;
-        Quality { score: rating.score, tier: rating.tier }
+        Quality { score: rating.score, tier: rating.tier, slashed }
+    }
+
+    /// Whether this node has verified such a fault of `node`.
+    pub fn knows_fault(&self, node: &NodeId, fault: Fault) -> bool {
+        self.state().faults.get(node).is_some_and(|faults| faults.contains_key(&fault))
+    }
+
+    /// Takes down a fault that this node has verified, of which it learnt at `learned_ms`; false where it was known, or there
+    /// is no room for one more.
+    pub fn convict(&self, node: NodeId, fault: Fault, learned_ms: UnixMillis) -> bool {
+        let mut state = self.state();
+        if state.faults.len() >= MAX_CONVICTED && !state.faults.contains_key(&node) {
+            return false;
+        }
+        let faults = state.faults.entry(node).or_default();
+        let new = !faults.contains_key(&fault);
+        faults.entry(fault).or_insert(learned_ms);
+        new
+    }
+
+    /// The most that the attestation of `node` is worth for what it did; `None` where it did nothing.
+    pub fn most_trust(&self, node: &NodeId, now_ms: UnixMillis) -> Option<Tier> {
+        let state = self.state();
+        let tiers = state.standing(node, now_ms).map(|(fault, _)| fault.penalty().tier);
+        tiers.min_by_key(|tier| tier.rank())
     }
 }

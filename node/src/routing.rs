@@ -57,6 +57,7 @@ use crate::{
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, NetworkId, NodeId,
+    evidence::Evidence,
     geo::{Cell, Location},
     gpu::seen::Seen,
     job::ModelName,
@@ -178,6 +179,11 @@ impl Routing {
         self.0.reputation.verified(provider, shown, now_ms());
     }
 
+    /// Hands over what seems to be evidence against a node. A wrong answer to a challenge must have been recomputed.
+    pub fn accuse(&self, evidence: Evidence) {
+        self.0.book.accuse(evidence);
+    }
+
     /// What is known of the last day of a provider, or of everybody of whom something is known.
     pub fn reputation(&self, provider: Option<NodeId>) -> Vec<reputation::Report> {
         observing::reports(&self.0, provider)
@@ -221,6 +227,8 @@ pub struct RoutingParts {
     pub zero_knowledge: Option<Arc<ZeroKnowledge>>,
     /// Gossip that waits for a verdict.
     pub gossip: mpsc::Receiver<GossipMessage>,
+    /// What the provider side holds against its clients.
+    pub accusations: mpsc::Receiver<Evidence>,
     /// `/aitbc/offer/1`.
     pub offer_streams: mpsc::Receiver<IncomingStream>,
     /// This node's own newest offer, as the provider side keeps it.
@@ -247,6 +255,7 @@ pub fn start(
         trust,
         zero_knowledge,
         gossip,
+        accusations,
         offer_streams,
         own_offer,
     } = parts;
@@ -260,6 +269,7 @@ pub fn start(
         trust: trust.clone(),
         reputation: reputation.clone(),
         gossip,
+        accusations,
         metrics: metrics.clone(),
     };
     let (book, book_actor) = offers::start(book_parts, stop.clone());

@@ -8,6 +8,7 @@ pub mod attestation;
 pub mod bandwidth;
 pub mod bytes;
 pub mod envelope;
+pub mod evidence;
 pub mod geo;
 pub mod gpu;
 pub mod identity;

@@ -6,6 +6,7 @@ use crate::{
     bandwidth::Bandwidth,
     bytes::Digest,
     envelope::{Signed, Statement},
+    evidence::Evidence,
     geo::Cell,
     gpu::{challenge::exchange::Shown, measured::Measured},
     identity::NodeId,
@@ -182,6 +183,8 @@ pub enum Gossip {
     Revoke(Signed<Revoke>),
     /// A client tells what it saw of a job, on the finest topic only.
     Observation(Signed<Observation>),
+    /// What a node signed speaks against it.
+    Evidence(Box<Evidence>),
 }
 
 /// Request on `/aitbc/offer/1`: the newest offer of the peer asked, and those it knows of others.

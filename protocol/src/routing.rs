@@ -3,6 +3,7 @@
 use crate::{
     attestation::Tier,
     bytes::Digest,
+    evidence::Slashed,
     geo::least_round_trip_ms,
     identity::NodeId,
     job::ModelName,
@@ -100,6 +101,8 @@ impl Policy {
 pub enum Exclusion {
     /// It failed this job already.
     FailedBefore,
+    /// What it signed speaks against it.
+    Slashed(Slashed),
     /// Its last connection broke and it was not found again.
     Offline {
         /// For how many milliseconds.
@@ -161,6 +164,9 @@ impl fmt::Display for Exclusion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FailedBefore => formatter.write_str("it failed this job already"),
+            Self::Slashed(Slashed { fault, .. }) => {
+                write!(formatter, "{fault}, and gets no jobs for a while (`aitbc reputation` says until when)")
+            }
             Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
             Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
             Self::OnlyPrivate => {
@@ -363,6 +369,9 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     let needed = policy.context_needed();
     if policy.exclude.contains(&candidate.provider) {
         return Some(Exclusion::FailedBefore);
+    }
+    if let Some(slashed) = candidate.quality.slashed {
+        return Some(Exclusion::Slashed(slashed));
     }
     if let Some(for_ms) = candidate.offline_ms {
         return Some(Exclusion::Offline { for_ms });

@@ -255,6 +255,9 @@ async fn challenge(State(state): State<ApiState>, body: Payload) -> Result<Respo
         if let Some(shown) = found.as_ref().ok().and_then(Finding::verdict) {
             routing.found(peer, shown);
         }
+        if let Some(evidence) = found.as_ref().ok().and_then(Finding::evidence) {
+            routing.accuse(evidence);
+        }
         found
     };
     Ok(ndjson(streamed(tracing::info_span!("api_challenge"), |writer| {

@@ -1,7 +1,7 @@
 //! `aitbc reputation`: what the last day of providers was like, and by whose word.
 
 use super::{Global, Outcome, client::Client, output};
-use aitbc_protocol::NodeId;
+use aitbc_protocol::{NodeId, evidence::Fault};
 use serde_json::Value;
 
 /// Witnesses that are shown for people; JSON has all.
@@ -53,12 +53,15 @@ fn short(peer: &Value) -> &str {
 
 fn summary(provider: &Value) -> String {
     let others = provider["witnesses"].as_array().map_or(0, Vec::len);
+    let slashed =
+        provider["faults"].as_array().is_some_and(|faults| faults.iter().any(|fault| fault["stands"] == true));
     format!(
-        "{}  {:<8} {:>7}  {} own jobs, {others} others",
+        "{}  {:<8} {:>7}  {} own jobs, {others} others{}",
         text(&provider["provider"]),
         text(&provider["tier"]),
         percent(&provider["score"]),
         count(&provider["own"]["jobs"]),
+        if slashed { ", FAULT" } else { "" },
     )
 }
 
@@ -75,6 +78,13 @@ fn lines(provider: &Value) -> Vec<String> {
         text(&provider["tier"]),
         provider["score"].as_f64().map_or_else(String::new, |_| format!(", {}", percent(&provider["score"])))
     )];
+    for fault in provider["faults"].as_array().into_iter().flatten() {
+        let what: Option<Fault> = serde_json::from_value(fault["fault"].clone()).ok();
+        let what = what.map_or_else(|| text(&fault["fault"]).to_owned(), |fault| fault.to_string());
+        let until = output::utc(count(&fault["until_ms"]));
+        let stands = if fault["stands"] == true { "gets no jobs of this node until" } else { "was over" };
+        lines.push(format!("fault         {what}: {stands} {until}"));
+    }
     lines.extend(unrated(&provider["unrated"]).map(|why| format!("unrated       {why}")));
     for part in provider["parts"].as_array().into_iter().flatten() {
         let name = text(&part["component"]).replace('_', " ");
@@ -160,5 +170,9 @@ mod tests {
         let (line, all) = shown(&reputation);
         assert!(line.contains("gold") && all.contains("gold, "), "{line}\n{all}");
         assert!(!all.contains("unrated"), "{all}");
+        reputation.convict(provider, Fault::Receipts, 1_000_000);
+        let (_, all) = shown(&reputation);
+        let fault = all.lines().find(|line| line.starts_with("fault")).expect("it is told");
+        insta::assert_snapshot!(fault, @"");
     }
 }

@@ -159,6 +159,7 @@ impl Provider {
                 key: self.key.clone(),
                 network: self.config.network.clone(),
                 ledger: self.ledger.clone(),
+                accuse: self.accuse.clone(),
                 metrics: self.metrics.clone(),
                 closing: self.closing.clone(),
                 patience: self.config.payment_patience,

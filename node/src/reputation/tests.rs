@@ -1,6 +1,7 @@
 use super::*;
 use aitbc_protocol::{
     MicroCredits, Signed,
+    evidence::{Fault, Slashed},
     job::Finish,
     qos::{Tier, UNIT, Unrated},
 };
@@ -52,7 +53,7 @@ fn own_jobs_and_heartbeats_make_a_rating_and_a_day_later_there_is_none() {
     assert_eq!(report.heard, Some(Uptime { heard: 10, of: 10 }));
     assert_eq!(report.job, 500);
     let quality = reputation.quality(provider, Beside::default, now);
-    assert_eq!(quality, Quality { score: Some(880_000), tier: Tier::Gold });
+    assert_eq!(quality, Quality { score: Some(880_000), tier: Tier::Gold, slashed: None });
     reputation.verified(provider, false, now);
     let worse = reputation.report(provider, Beside::default(), now);
     assert_eq!(worse.rating.parts[1].value, Some(0));
@@ -106,4 +107,41 @@ fn own_memory_is_bounded() {
     }
     let own = reputation.report(node(1), Beside::default(), NOW + 10_000).own.unwrap();
     assert_eq!(own.jobs as usize, MAX_JOBS);
+}
+
+#[test]
+fn a_fault_costs_jobs_score_and_trust_for_its_time() {
+    let (reputation, provider) = (Reputation::new(node(9)), node(1));
+    for n in 0..3 {
+        reputation.job(provider, job(n, 500, ONE), NOW);
+    }
+    let beside = || Beside { power: Some(ONE), cost: Some(ONE) };
+    assert_eq!(reputation.quality(provider, beside, NOW).score, Some(ONE));
+    assert!(reputation.convict(provider, Fault::Quote, NOW));
+    assert!(!reputation.convict(provider, Fault::Quote, NOW + 5), "it is known, and its time does not begin anew");
+    let until_ms = NOW + Fault::Quote.penalty().excluded_ms;
+    let quality = reputation.quality(provider, beside, NOW);
+    assert_eq!(quality.slashed, Some(Slashed { fault: Fault::Quote, until_ms }));
+    assert_eq!((quality.score, quality.tier), (Some(ONE / 2), Tier::Silver));
+    assert_eq!(reputation.most_trust(&provider, NOW), Some(aitbc_protocol::attestation::Tier::Warning));
+    assert!(reputation.convict(provider, Fault::Receipts, NOW));
+    let quality = reputation.quality(provider, beside, NOW);
+    assert_eq!(quality.slashed.unwrap().fault, Fault::Receipts, "what stands longest");
+    assert_eq!(quality.score, Some(0));
+    let later = NOW + Fault::Receipts.penalty().excluded_ms;
+    assert_eq!(reputation.quality(provider, beside, later).slashed, None);
+    assert_eq!(reputation.most_trust(&provider, later), None);
+    let report = reputation.report(provider, beside(), later);
+    assert_eq!(report.faults.iter().map(|known| known.stands).collect::<Vec<_>>(), [false, false]);
+    assert!(reputation.knows_fault(&provider, Fault::Quote) && !reputation.knows_fault(&node(2), Fault::Quote));
+}
+
+#[test]
+fn the_word_of_who_is_convicted_counts_for_nothing() {
+    let reputation = Reputation::new(node(9));
+    reputation.refresh(BTreeMap::from([(node(3), 50_000)]), NOW);
+    assert!(tell(&reputation, 3, 1, 100, NOW));
+    assert_eq!(reputation.report(node(1), Beside::default(), NOW).witnesses.len(), 1);
+    assert!(reputation.convict(node(3), Fault::Cheques, NOW));
+    assert!(reputation.report(node(1), Beside::default(), NOW).witnesses.is_empty());
 }

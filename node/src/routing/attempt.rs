@@ -21,6 +21,7 @@ use crate::{
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
+    evidence::Evidence,
     job::{Chunk, Finish, JobSpec, Rejection},
     qos::Served,
     quote::Quote,
@@ -159,6 +160,8 @@ pub(super) struct Report {
     pub(super) settled: bool,
     /// What shows others that the job was, and after how many milliseconds it came.
     pub(super) served: Option<(Signed<Served>, u32)>,
+    /// What the provider signed that speaks against it.
+    pub(super) evidence: Option<Evidence>,
 }
 
 /// What stops the receiving loop.
@@ -194,6 +197,7 @@ struct Run<'a> {
     last_piece: Option<Instant>,
     first_count: u32,
     served: Option<(Signed<Served>, u32)>,
+    evidence: Option<Evidence>,
 }
 
 impl Attempt<'_> {
@@ -244,6 +248,7 @@ impl Attempt<'_> {
             last_piece: None,
             first_count: 0,
             served: None,
+            evidence: None,
         };
         let patience = run.attempt.patience;
         let within = patience.open.min(patience.resume);
@@ -296,6 +301,7 @@ fn nothing(ended: Ended) -> Report {
         answer: None,
         settled: false,
         served: None,
+        evidence: None,
     }
 }
 

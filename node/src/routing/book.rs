@@ -10,6 +10,7 @@ use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
     attestation::exchange::Revoke,
     envelope::Statement,
+    evidence::Evidence,
     geo::{Cell, FINEST_TOPIC, Location},
     offer::{
         Equivocation, GONE_AFTER_MS, Gossip, Heartbeat, KnownOffer, Load, MAX_KNOWN, OFFER_LIFETIME_MS, Offer,
@@ -123,11 +124,13 @@ pub(super) struct Heard {
     pub(super) beat: Option<NodeId>,
     /// What the book cannot judge.
     pub(super) said: Option<Signed<Observation>>,
+    /// The same of evidence.
+    pub(super) evidence: Option<Box<Evidence>>,
 }
 
 impl Heard {
     fn nothing(verdict: Verdict) -> Self {
-        Self { verdict, changed: false, wanted: None, revoked: None, beat: None, said: None }
+        Self { verdict, changed: false, wanted: None, revoked: None, beat: None, said: None, evidence: None }
     }
 }
 
@@ -199,6 +202,9 @@ impl Book {
             Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, signed, now_ms),
             Ok(Gossip::Revoke(signed)) => self.hear_revoke(topic, &signed, now_ms),
             Ok(Gossip::Observation(signed)) => Heard { said: Some(signed), ..Heard::nothing(Verdict::Ignore) },
+            Ok(Gossip::Evidence(evidence)) => {
+                Heard { evidence: Some(evidence), ..Heard::nothing(Verdict::Ignore) }
+            }
             Err(_) => Heard::nothing(Verdict::Reject),
         }
     }

@@ -201,7 +201,13 @@ pub(super) fn choose(
         found.iter().flat_map(|found| models(found).into_iter().map(move |index| (found, index))).collect();
     let standing = |found: &Found| {
         let provider = found.known.provider;
-        (provider, shared.trust.standing(provider, &found.known.offer.attested, now_ms))
+        let mut standing = shared.trust.standing(provider, &found.known.offer.attested, now_ms);
+        if let Some(most) = shared.reputation.most_trust(&provider, now_ms)
+            && most.rank() < standing.tier.rank()
+        {
+            standing.tier = most;
+        }
+        (provider, standing)
     };
     let standings: HashMap<NodeId, Standing> = found.iter().map(standing).collect();
     let neighbours = observing::Neighbours::new(&shared.book.snapshot());

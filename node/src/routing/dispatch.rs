@@ -327,6 +327,9 @@ impl<'a> Dispatch<'a> {
             self.shared.settle.left_open();
         }
         self.prompt_tokens.get_or_insert(quote.prompt_tokens);
+        if let Some(evidence) = report.evidence.clone() {
+            self.shared.book.accuse(evidence);
+        }
         if self.spec.input.sealed().is_none() {
             observing::observe(self.shared, provider, cell, nonce, &report).await;
         }

@@ -223,6 +223,7 @@ impl Node {
             reputation: reputation.clone(),
             store,
             gossip: incoming.gossip,
+            accusations: tokio::sync::mpsc::channel(1).1,
             metrics: metrics.clone(),
         };
         let (book, _actor) = offers::start(parts, stop.clone());

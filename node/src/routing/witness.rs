@@ -1,10 +1,11 @@
-//! Judges what clients say of providers by gossip, before the reputation takes it.
+//! Judges what is said of others by gossip, before the reputation takes it: observations of jobs, and evidence of faults.
 
 use super::pace::{Pace, PeerPaces};
-use crate::{network::Verdict, reputation::Reputation};
-use aitbc_crypto::open;
+use crate::{network::Verdict, reputation::Reputation, storage::EvidenceRecord};
+use aitbc_crypto::{evidence::verify, open};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
+    evidence::{Evidence, Fault},
     geo::{Cell, FINEST_TOPIC},
     qos::{Observation, ObservationFault, WINDOW_MS},
 };
@@ -16,6 +17,10 @@ const STRANGERS_EVERY_MS: f64 = 500.0;
 const PARTNER_BURST: f64 = 8.0;
 const PARTNER_EVERY_MS: f64 = 5_000.0;
 
+/// Evidence whose signatures are verified: so much at once, then some every so many milliseconds.
+const EVIDENCE_BURST: f64 = 8.0;
+const EVIDENCE_EVERY_MS: f64 = 2_000.0;
+
 /// Judges, and keeps what holds.
 #[derive(Debug)]
 pub(super) struct Witness {
@@ -23,6 +28,7 @@ pub(super) struct Witness {
     reputation: Reputation,
     strangers: Pace,
     partners: PeerPaces,
+    evidence: Pace,
 }
 
 impl Witness {
@@ -32,6 +38,7 @@ impl Witness {
             reputation,
             strangers: Pace::new(STRANGERS_BURST, STRANGERS_EVERY_MS, now_ms),
             partners: PeerPaces::new(PARTNER_BURST, PARTNER_EVERY_MS),
+            evidence: Pace::new(EVIDENCE_BURST, EVIDENCE_EVERY_MS, now_ms),
         }
     }
 
@@ -41,6 +48,53 @@ impl Witness {
 
     pub(super) fn heartbeat(&self, provider: NodeId, now_ms: UnixMillis) {
         self.reputation.heartbeat(provider, now_ms);
+    }
+
+    /// Takes down what this node knows from before.
+    pub(super) fn recall(&self, record: &EvidenceRecord) {
+        self.reputation.convict(record.evidence.accused(), record.evidence.fault(), record.learned_ms);
+    }
+
+    /// Judges evidence that somebody passed on. Nothing about who is not known here is looked at: `known` tells who is. Evidence
+    /// that shows nothing, or is not all signed by the accused, costs whoever brought it.
+    pub(super) fn hear_evidence(
+        &mut self,
+        evidence: &Evidence,
+        known: impl Fn(&NodeId) -> bool,
+        now_ms: UnixMillis,
+    ) -> Verdict {
+        let accused = evidence.accused();
+        if !known(&accused) && !self.reputation.has_settled_with(&accused) {
+            return Verdict::Ignore;
+        }
+        // What can be told without a signature costs nothing to look at.
+        if evidence.judge().is_err() {
+            return Verdict::Reject;
+        }
+        if self.reputation.knows_fault(&accused, evidence.fault()) || !self.evidence.allow(now_ms) {
+            return Verdict::Ignore;
+        }
+        match verify(evidence, &self.network) {
+            Ok(fault) if self.reputation.convict(accused, fault, now_ms) => Verdict::Accept,
+            Ok(_) => Verdict::Ignore,
+            Err(_) => Verdict::Reject,
+        }
+    }
+
+    /// Takes evidence that this node found itself; true where it holds and is new. An answer to a challenge was recomputed by
+    /// who asked for it.
+    pub(super) fn found(&self, evidence: &Evidence, now_ms: UnixMillis) -> bool {
+        let fault = match evidence {
+            Evidence::Walk(_) => Fault::Walk,
+            others => match verify(others, &self.network) {
+                Ok(fault) => fault,
+                Err(error) => {
+                    tracing::debug!(peer = %evidence.accused().short(), %error, "what seemed to be evidence is none");
+                    return false;
+                }
+            },
+        };
+        self.reputation.convict(evidence.accused(), fault, now_ms)
     }
 
     /// Judges an observation that came on the topic of `topic`. Nothing of a provider that is not known here is kept or passed on,
@@ -96,7 +150,7 @@ mod tests {
         routing::fixtures::{key, network, paris},
     };
     use aitbc_crypto::seal;
-    use aitbc_protocol::{Digest, MicroCredits, job::Finish, qos::Served};
+    use aitbc_protocol::{Digest, MicroCredits, job::Finish, qos::Served, receipt::Cheque};
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -195,5 +249,56 @@ mod tests {
         assert_eq!(looked_at, STRANGERS_BURST as usize);
         let partner = seal(&key(1), &network(), &said(1, 2, 201, NOW)).unwrap();
         assert_eq!(witness.hear(home(), &partner, cell_of, NOW), Verdict::Accept);
+    }
+
+    fn cheque(signer: u8, cumulative: u64) -> Signed<Cheque> {
+        let cheque = Cheque {
+            provider: NodeId([2; 32]),
+            sequence: 5,
+            cumulative: MicroCredits(cumulative),
+            job: aitbc_protocol::JobId([3; 16]),
+            quote: aitbc_protocol::Nonce([1; 16]),
+            job_total: MicroCredits(cumulative),
+            tokens: 1,
+        };
+        seal(&key(signer), &network(), &cheque).unwrap()
+    }
+
+    #[test]
+    fn evidence_counts_by_itself_and_a_false_accusation_costs_who_brings_it() {
+        let (mut witness, reputation) = witness();
+        let accused = key(2).node_id();
+        let known = |node: &NodeId| *node == accused;
+        let forged = cheque(3, 8);
+        let forged = Signed::from_parts(accused, *forged.signature(), forged.payload().to_vec());
+        let cases = [
+            ("of somebody unknown", Evidence::Cheques(cheque(4, 7), cheque(4, 8)), Verdict::Ignore),
+            ("one cheque twice", Evidence::Cheques(cheque(2, 7), cheque(2, 7)), Verdict::Reject),
+            ("of two", Evidence::Cheques(cheque(2, 7), cheque(3, 8)), Verdict::Reject),
+            ("forged", Evidence::Cheques(cheque(2, 7), forged), Verdict::Reject),
+        ];
+        for (name, evidence, verdict) in cases {
+            assert_eq!(witness.hear_evidence(&evidence, known, NOW), verdict, "{name}");
+            assert!(!reputation.knows_fault(&accused, Fault::Cheques), "{name}");
+        }
+        let good = Evidence::Cheques(cheque(2, 7), cheque(2, 8));
+        assert_eq!(witness.hear_evidence(&good, known, NOW), Verdict::Accept);
+        assert_eq!(witness.hear_evidence(&good, known, NOW), Verdict::Ignore, "again");
+        assert!(reputation.knows_fault(&accused, Fault::Cheques));
+        assert!(!witness.found(&good, NOW) && witness.found(&Evidence::Cheques(cheque(4, 7), cheque(4, 8)), NOW));
+        let walk = Evidence::Walk(Signed::from_parts(accused, [0; 64], Vec::new()));
+        assert_eq!(witness.hear_evidence(&walk, known, NOW), Verdict::Reject, "that is for who asked");
+        assert!(witness.found(&walk, NOW));
+    }
+
+    #[test]
+    fn a_flood_of_evidence_is_bounded_before_it_is_verified() {
+        let (mut witness, _) = witness();
+        let looked_at = (0..100u64).filter(|n| {
+            let forged = cheque(3, 100 + n);
+            let forged = Signed::from_parts(key(2).node_id(), *forged.signature(), forged.payload().to_vec());
+            witness.hear_evidence(&Evidence::Cheques(cheque(2, 7), forged), |_| true, NOW) == Verdict::Reject
+        });
+        assert_eq!(looked_at.count(), EVIDENCE_BURST as usize);
     }
 }

@@ -76,6 +76,16 @@ fn what_is_not_known_gives_its_weight_to_the_rest() {
 }
 
 #[test]
+fn a_fault_takes_of_the_score_and_lowers_the_tier() {
+    let rated = rate(Some(testimony(3, 300, ONE)), &[], 100, None, None);
+    let half = rated.clone().reduced(500_000);
+    assert_eq!((half.score, half.tier), (Some(500_000), Tier::Silver));
+    assert_eq!(rated.clone().reduced(u32::MAX), rated);
+    assert_eq!(rated.reduced(0).tier, Tier::Bronze);
+    assert_eq!(rate(None, &[], 100, None, None).reduced(0).tier, Tier::Unrated);
+}
+
+#[test]
 fn strangers_together_never_rate_anybody() {
     let authors: BTreeMap<NodeId, u64> = (10..74).map(|n| (node(n), 1_000_000)).collect();
     let weights = weights(&Heard::default(), node(1), &authors, 100);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    evidence::Fault,
     offer::{Device, Engine},
     price::TokenPrice,
     text::Line,
@@ -48,7 +49,7 @@ fn a_better_day_weighs_and_a_stranger_is_neither_good_nor_bad() {
     let offer = offer();
     let rated = |id, score: Option<u32>| {
         let tier = score.map_or(crate::qos::Tier::Unrated, crate::qos::Tier::of);
-        Candidate { quality: Quality { score, tier }, ..candidate(&offer, id) }
+        Candidate { quality: Quality { score, tier, slashed: None }, ..candidate(&offer, id) }
     };
     let candidates = [rated(1, Some(100_000)), rated(2, None), rated(3, Some(950_000)), rated(4, Some(500_000))];
     let ranked = rank(&candidates, &policy());
@@ -110,6 +111,10 @@ fn every_exclusion_says_what_rules_out() {
         assert_eq!(ranked[0].cost.is_infinite(), expected.is_some(), "{name}");
     }
     let offer = offer();
+    let slashed = Slashed { fault: Fault::Receipts, until_ms: 7 };
+    let quality = Quality { slashed: Some(slashed), ..Quality::default() };
+    let ranked = rank(&[Candidate { quality, ..candidate(&offer, 1) }], &policy());
+    assert_eq!(ranked[0].excluded, Some(Exclusion::Slashed(slashed)));
     let ranked = rank(&[Candidate { offline_ms: Some(12_345), ..candidate(&offer, 1) }], &policy());
     let excluded = ranked[0].excluded.clone();
     assert_eq!(excluded, Some(Exclusion::Offline { for_ms: 12_345 }));

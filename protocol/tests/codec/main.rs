@@ -9,6 +9,7 @@ use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
     bandwidth::{self, Bandwidth, ToAsker, ToHelper},
+    evidence::Evidence,
     geo::{Cell, Location},
     gpu::measured::Measured,
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
@@ -339,12 +340,22 @@ prop_compose! {
     }
 }
 
+fn evidence() -> impl Strategy<Value = Evidence> {
+    prop_oneof![
+        (sealed(offer()), sealed(offer())).prop_map(|(first, second)| Evidence::Offers(first, second)),
+        (sealed(receipt()), sealed(receipt())).prop_map(|(first, second)| Evidence::Receipts(first, second)),
+        (sealed(cheque()), sealed(cheque())).prop_map(|(first, second)| Evidence::Cheques(first, second)),
+        sealed(quote()).prop_map(Evidence::Quote),
+    ]
+}
+
 fn gossip() -> impl Strategy<Value = Gossip> {
     prop_oneof![
         sealed(offer()).prop_map(Gossip::Offer),
         sealed(heartbeat()).prop_map(Gossip::Heartbeat),
         sealed(attest::revoke()).prop_map(Gossip::Revoke),
         sealed(observation()).prop_map(Gossip::Observation),
+        evidence().prop_map(|evidence| Gossip::Evidence(Box::new(evidence))),
     ]
 }
 

@@ -1,10 +1,11 @@
 //! The end of an attempt: the receipt and its payment, or what a provider that failed is still owed.
 
 use super::{Attempt, Ended, Report, Run, Stop, billable, broken};
-use crate::{clock::now_ms, market::LedgerError, routing::JobUpdate};
+use crate::{clock::now_ms, market::LedgerError, routing::JobUpdate, storage::Side};
 use aitbc_protocol::messages::ToClient;
 use aitbc_protocol::{
     MicroCredits, Signed,
+    evidence::Evidence,
     job::Finish,
     qos::{DELAY_MS, Served},
     receipt::Receipt,
@@ -50,6 +51,7 @@ impl Run<'_> {
             answer: self.answer(),
             settled,
             served: self.served,
+            evidence: self.evidence,
             tokens: self.received.into_tokens(),
         }
     }
@@ -119,6 +121,11 @@ impl Run<'_> {
         match taken {
             Ok(_) => {}
             Err(error @ (LedgerError::Overcharge(_) | LedgerError::Signature(_))) => {
+                // Another receipt of the job may have come before the path broke.
+                let held = ledger.job(Side::Client, quote.nonce).await.ok().flatten();
+                if let Some(held) = held.and_then(|record| record.receipt).filter(|held| *held != signed) {
+                    self.evidence = Some(Evidence::Receipts(held, signed));
+                }
                 return self.refuse(Ended::BadReceipt(missing.unwrap_or_else(|| error.to_string()))).await;
             }
             Err(error) => return self.closed(Ended::Own(error)),
