@@ -1,6 +1,7 @@
-//! Identities, signatures, and evidence of trusted hardware.
+//! Identities, signatures, evidence of faults and of trusted hardware.
 
 pub mod ear;
+pub mod evidence;
 pub mod fhe;
 pub mod keys;
 pub mod signing;

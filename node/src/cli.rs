@@ -25,6 +25,7 @@ mod peers;
 mod ping;
 mod private;
 mod receipts;
+mod reputation;
 mod run;
 mod status;
 mod up;
@@ -115,6 +116,8 @@ enum Command {
     Challenge(challenge::Args),
     /// Have a peer show what hardware and firmware it runs on; show and verify results
     Attest(attest::Args),
+    /// Show what the last day of providers was like, and by whose word
+    Reputation(reputation::Args),
     /// Keys and parameters for proofs in zero knowledge: set-up, ceremony
     Circuits(circuits::Args),
     /// List this machine's GPUs, search the catalogue of models, or tell what a driver's name means
@@ -179,6 +182,7 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Ping(args) => ping::run(&global, args).await,
         Command::Challenge(args) => challenge::run(&global, &args).await,
         Command::Attest(args) => attest::run(&global, &args).await,
+        Command::Reputation(args) => reputation::run(&global, &args).await,
         Command::Circuits(args) => circuits::run(&global, args).await,
         Command::Gpus(args) => gpus::run(&global, &args).await,
         Command::Bench(args) => bench::run(&global, &args).await,

@@ -286,6 +286,9 @@ pub struct ClientSettings {
     /// An OpenAI-compatible server behind the network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cloud: Option<CloudConfig>,
+    /// Whether neighbours of a provider are told how its jobs for this node went: that there was a job, what it cost and how fast it
+    /// was, and nothing of what was asked.
+    pub share_observations: bool,
 }
 
 impl Default for ClientSettings {
@@ -296,6 +299,7 @@ impl Default for ClientSettings {
             policy: Preference::Balanced,
             fallback: Fallback::Never,
             cloud: None,
+            share_observations: true,
         }
     }
 }

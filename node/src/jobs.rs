@@ -38,6 +38,7 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     bandwidth::Bandwidth,
+    evidence::Evidence,
     geo::Cell,
     gpu::{
         challenge::exchange::Shown,
@@ -221,6 +222,8 @@ pub struct JobsParts {
     pub engine: EngineHandle,
     /// Keeps money.
     pub ledger: Ledger,
+    /// Takes what clients sign that speaks against them.
+    pub accuse: mpsc::Sender<Evidence>,
     /// Keeps sequence numbers.
     pub store: Store,
     /// Where the newest signed offer goes, for whoever tells others.
@@ -246,6 +249,7 @@ pub struct JobsParts {
 struct Provider {
     config: JobsConfig,
     key: SecretKey,
+    accuse: mpsc::Sender<Evidence>,
     me: NodeId,
     engine: EngineHandle,
     ledger: Ledger,
@@ -362,6 +366,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         network,
         engine,
         ledger,
+        accuse,
         store,
         own_offer,
         shown,
@@ -402,6 +407,7 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         me: key.node_id(),
         config,
         key,
+        accuse,
         engine,
         ledger,
         desk,

@@ -32,6 +32,7 @@ pub mod netcheck;
 pub mod network;
 pub mod node;
 pub mod private;
+pub mod reputation;
 pub mod routing;
 pub mod storage;
 pub mod telemetry;

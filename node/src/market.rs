@@ -41,7 +41,12 @@ use book::Book;
 use client::Verified;
 use meters::Meters;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, sync::Arc, thread, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    thread,
+    time::Instant,
+};
 use tokio::sync::{mpsc, oneshot};
 pub use verify::receipt_file;
 
@@ -368,6 +373,19 @@ impl Ledger {
             records.extend(store.given_up()?);
             records.retain(|record| providers.contains(&record.peer));
             Ok(records)
+        })
+        .await
+    }
+
+    /// What was paid to others and earned from them, by peer, in micro-credits: the sums of the cheques of both channels.
+    pub async fn dealt(&self) -> Result<BTreeMap<NodeId, u64>, LedgerError> {
+        self.read(|store| {
+            let mut dealt: BTreeMap<NodeId, u64> = BTreeMap::new();
+            for (_, peer, channel) in store.channels()? {
+                let sum = dealt.entry(peer).or_default();
+                *sum = sum.saturating_add(channel.cumulative.0);
+            }
+            Ok(dealt)
         })
         .await
     }

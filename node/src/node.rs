@@ -31,7 +31,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long running jobs may go on after a stop was asked for.
@@ -40,6 +43,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a node that is leaving may hold the database when the next one starts.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Evidence of the provider side that waits; what is beyond is lost, and so is nothing but the telling.
+const ACCUSATIONS: usize = 16;
 
 /// Everything a node needs to start.
 #[derive(Clone, Debug)]
@@ -192,6 +198,7 @@ impl Node {
         let (shown, was_shown) = watch::channel(Vec::new());
         let (proving, proves) = watch::channel(None);
         let (line, line_seen) = watch::channel(None);
+        let (accuse, accusations) = mpsc::channel(ACCUSATIONS);
         let (vouched, vouched_for) = watch::channel(Vouched::default());
         let parts = RoutingParts {
             key: config.key.clone(),
@@ -203,6 +210,7 @@ impl Node {
             zero_knowledge,
             cloud,
             gossip: incoming.gossip,
+            accusations,
             offer_streams: incoming.offer,
             own_offer: own_statements,
         };
@@ -220,6 +228,7 @@ impl Node {
             shown: was_shown,
             vouched: vouched_for,
             line: line_seen,
+            accuse,
             cell_load,
             proving: proves,
             quote_streams: incoming.quote,

@@ -28,6 +28,7 @@ mod find;
 mod fixtures;
 mod local;
 mod metrics;
+mod observing;
 pub(crate) mod offer_streams;
 mod offers;
 mod pace;
@@ -40,6 +41,7 @@ mod seen;
 mod settle;
 mod subscriptions;
 mod verification;
+mod witness;
 
 pub use candidates::ShownBy;
 pub use cloud::{Cloud, CloudConfig, CloudEnd, CloudError, CloudJob, CloudPrice, CloudStatus};
@@ -52,6 +54,7 @@ use crate::{
     engine::EngineHandle,
     market::Ledger,
     network::{GossipMessage, IncomingStream, NetworkHandle, intake},
+    reputation::{self, Reputation},
     storage::Store,
     telemetry::Metrics,
     trust::{Trust, zero_knowledge::ZeroKnowledge},
@@ -60,6 +63,7 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, NetworkId, NodeId,
     competition::Comparison,
+    evidence::Evidence,
     geo::{Cell, Location},
     gpu::seen::Seen,
     job::ModelName,
@@ -67,6 +71,7 @@ use aitbc_protocol::{
     price::{median_utilisation, share},
     routing::{fallback::Fallback, preference::Preference},
 };
+use futures::FutureExt as _;
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -87,6 +92,8 @@ pub struct RoutingConfig {
     pub fallback: Fallback,
     /// What decides among the providers of jobs that do not say.
     pub preference: Preference,
+    /// Whether neighbours of a provider are told how its jobs for this node went.
+    pub share_observations: bool,
 }
 
 /// Providers known to this node.
@@ -120,6 +127,7 @@ struct Shared {
     zero_knowledge: Option<Arc<ZeroKnowledge>>,
     cloud: Option<Cloud>,
     experience: experience::Experience,
+    reputation: Reputation,
     searches: search::SearchMemory,
     decisions: decisions::DecisionLog,
     active: active::Active,
@@ -181,6 +189,17 @@ impl Routing {
     /// Takes down what a challenge of `provider` has found: a late or wrong answer weighs as a failed job.
     pub fn found(&self, provider: NodeId, shown: bool) {
         self.0.experience.note(provider, shown, now_ms());
+        self.0.reputation.verified(provider, shown, now_ms());
+    }
+
+    /// Hands over what seems to be evidence against a node. A wrong answer to a challenge must have been recomputed.
+    pub fn accuse(&self, evidence: Evidence) {
+        self.0.book.accuse(evidence);
+    }
+
+    /// What is known of the last day of a provider, or of everybody of whom something is known.
+    pub fn reputation(&self, provider: Option<NodeId>) -> Vec<reputation::Report> {
+        observing::reports(&self.0, provider)
     }
 
     /// What providers are like by device and region, as this node measured it or was told.
@@ -243,6 +262,8 @@ pub struct RoutingParts {
     pub cloud: Option<Cloud>,
     /// Gossip that waits for a verdict.
     pub gossip: mpsc::Receiver<GossipMessage>,
+    /// What the provider side holds against its clients.
+    pub accusations: mpsc::Receiver<Evidence>,
     /// `/aitbc/offer/1`.
     pub offer_streams: mpsc::Receiver<IncomingStream>,
     /// This node's own newest offer, as the provider side keeps it.
@@ -270,17 +291,21 @@ pub fn start(
         zero_knowledge,
         cloud,
         gossip,
+        accusations,
         offer_streams,
         own_offer,
     } = parts;
     let metrics = metrics::RoutingMetrics::new(metrics);
+    let reputation = Reputation::new(key.node_id());
     let book_parts = offers::BookParts {
         id: config.network.clone(),
         here: config.location,
         network: network.clone(),
         store,
         trust: trust.clone(),
+        reputation: reputation.clone(),
         gossip,
+        accusations,
         metrics: metrics.clone(),
     };
     let (book, book_actor) = offers::start(book_parts, stop.clone());
@@ -295,6 +320,7 @@ pub fn start(
         zero_knowledge,
         cloud,
         experience: experience::Experience::default(),
+        reputation: reputation.clone(),
         searches: search::SearchMemory::default(),
         decisions: decisions::DecisionLog::new(metrics.clone()),
         active: active::Active::default(),
@@ -320,6 +346,8 @@ pub fn start(
             offer_streams::serve(own_offer.clone(), book.clone(), incoming, turn)
         });
     tasks.spawn(serving.instrument(tracing::info_span!("offer-streams")));
+    let refreshing = observing::refresh(shared.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(refreshing).map(drop));
     tasks.spawn(settle::run(settling, stop.clone()).instrument(tracing::info_span!("settle")));
     let ended = tokio::spawn(async move {
         stop.cancelled().await;

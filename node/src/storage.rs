@@ -13,6 +13,7 @@ use aitbc_protocol::{
         exchange::{AttestationResult, Issued},
     },
     bytes::JobId,
+    evidence::Evidence,
     gpu::challenge::exchange::Shown,
     job::{Finish, JobState, ModelName},
     money::MicroCredits,
@@ -28,8 +29,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Proofs of equivocation kept, one a provider: as many as fit in a few megabytes.
-const MAX_EQUIVOCATIONS: usize = 256;
+/// Pieces of evidence kept, one a node and fault; those learnt of first give way. Some megabytes.
+const MAX_EVIDENCE: usize = 512;
+/// Length of the keys under which equivocations were kept before there was other evidence, in bytes.
+const ONE_NODE: usize = 32;
 /// Name of the sequence of offers.
 const OFFER_SEQUENCE: &[u8] = b"offer";
 /// Where the results of challenges are, among the settings of subsystems.
@@ -150,6 +153,15 @@ pub struct AttestationRecord {
     pub revoked_ms: Option<UnixMillis>,
     /// What was measured when it was verified first, by kind: evidence that shows another measurement fails.
     pub measured: Vec<(EvidenceKind, Measurement)>,
+}
+
+/// Evidence that this node has verified, and when it learnt of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceRecord {
+    /// The accused's own words.
+    pub evidence: Evidence,
+    /// From when on it counts.
+    pub learned_ms: UnixMillis,
 }
 
 /// Why a record cannot be read or written.
@@ -362,29 +374,43 @@ impl Store {
         Ok(next)
     }
 
-    /// Keeps proof of an equivocation: the first of each provider, and of 256 providers at most.
-    pub fn put_equivocation(&self, evidence: &Equivocation) -> Result<(), StorageError> {
-        let provider = evidence.first.signer().0;
-        let mut known = false;
-        let mut kept = 0;
-        self.columns.scan(Column::Evidence, Scan::Prefix(&[]), |key, _| {
-            known = key == provider;
-            kept += 1;
-            Ok(!known && kept < MAX_EQUIVOCATIONS)
-        })?;
-        if known || kept >= MAX_EQUIVOCATIONS {
+    /// Keeps evidence: the first of each node and fault. Where too much is kept, what was learnt of first goes.
+    pub fn put_evidence(&self, record: &EvidenceRecord) -> Result<(), StorageError> {
+        let key = format::evidence_key(&record.evidence.accused(), record.evidence.fault());
+        if self.columns.get(Column::Evidence, &key)?.is_some() {
             return Ok(());
         }
+        let mut kept = self.evidence_by_key()?;
         self.columns.ready()?;
-        let edit = Edit::Put(Column::Evidence, provider.to_vec(), format::encode(evidence)?);
-        self.columns.write(vec![edit], Durability::Synced)
+        let mut edits = vec![Edit::Put(Column::Evidence, key, format::encode(record)?)];
+        if kept.len() >= MAX_EVIDENCE {
+            // What cannot be read goes before all.
+            kept.sort_by_key(|(_, record)| record.as_ref().map(|record| record.learned_ms));
+            edits.extend(kept.into_iter().take(1).map(|(key, _)| Edit::Delete(Column::Evidence, key)));
+        }
+        self.columns.write(edits, Durability::Synced)
     }
 
-    /// All proofs of equivocation.
-    pub fn equivocations(&self) -> Result<Vec<Equivocation>, StorageError> {
+    /// All evidence, that of equivocations from before there was any other included.
+    pub fn evidence(&self) -> Result<Vec<EvidenceRecord>, StorageError> {
+        Ok(self.evidence_by_key()?.into_iter().filter_map(|(_, record)| record).collect())
+    }
+
+    /// What is kept, `None` for what cannot be read: one broken piece is in no other's way.
+    fn evidence_by_key(&self) -> Result<Vec<(Vec<u8>, Option<EvidenceRecord>)>, StorageError> {
+        let read = |key: &[u8], value: &[u8]| {
+            if key.len() != ONE_NODE {
+                return format::decode(value);
+            }
+            let equivocation: Equivocation = format::decode(value)?;
+            let issued = equivocation.second.read_unverified();
+            let learned_ms = issued.map(|offer| offer.issued_ms).unwrap_or_default();
+            Ok(EvidenceRecord { evidence: equivocation.into(), learned_ms })
+        };
         let mut all = Vec::new();
-        self.columns.scan(Column::Evidence, Scan::Prefix(&[]), |_, value| {
-            all.push(format::decode(value)?);
+        self.columns.scan(Column::Evidence, Scan::Prefix(&[]), |key, value| {
+            let record = read(key, value).inspect_err(|error| tracing::warn!(%error, "evidence cannot be read"));
+            all.push((key.to_vec(), record.ok()));
             Ok(true)
         })?;
         Ok(all)

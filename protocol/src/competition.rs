@@ -178,6 +178,7 @@ fn candidate<'a>(of: &Contender<'_>, offer: &'a ModelOffer, slots: u32, load: Lo
         speed_seen: None,
         prefill_seen: None,
         lateness: 0.0,
+        quality: crate::qos::Quality::default(),
         rests_ms: None,
         shown_bytes: 0,
     }

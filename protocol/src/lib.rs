@@ -9,6 +9,7 @@ pub mod bandwidth;
 pub mod bytes;
 pub mod competition;
 pub mod envelope;
+pub mod evidence;
 pub mod geo;
 pub mod gpu;
 pub mod identity;

@@ -6,6 +6,7 @@ use crate::{
     job::{Chunk, JobSpec, Rejection},
     money::MicroCredits,
     price::LatencyClass,
+    qos::Served,
     quote::Quote,
     receipt::{Cheque, Receipt},
     text::Line,
@@ -82,6 +83,8 @@ pub enum ToClient {
         receipt: Signed<Receipt>,
         /// What went wrong, where `finish` is `failed`.
         failure: Option<Line<160>>,
+        /// What the client can show others of it. Without, it takes the receipt for none.
+        served: Signed<Served>,
     },
     /// The receipt is paid and the last cheque on the disk: nothing is left to settle. The last message of a job, and
     /// said in words, for a stream also ends where its connection breaks.

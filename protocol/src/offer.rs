@@ -6,12 +6,14 @@ use crate::{
     bandwidth::Bandwidth,
     bytes::Digest,
     envelope::{Signed, Statement},
+    evidence::Evidence,
     geo::Cell,
     gpu::{challenge::exchange::Shown, measured::Measured},
     identity::NodeId,
     job::ModelName,
     price::TokenPrice,
     private::PrivateOffer,
+    qos::Observation,
     text::{Line, bounded_vec},
 };
 use serde::{Deserialize, Serialize};
@@ -179,6 +181,10 @@ pub enum Gossip {
     Heartbeat(Signed<Heartbeat>),
     /// A verifier takes back what it has said of a provider.
     Revoke(Signed<Revoke>),
+    /// A client tells what it saw of a job, on the finest topic only.
+    Observation(Signed<Observation>),
+    /// What a node signed speaks against it.
+    Evidence(Box<Evidence>),
 }
 
 /// Request on `/aitbc/offer/1`: the newest offer of the peer asked, and those it knows of others.

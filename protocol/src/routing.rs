@@ -3,12 +3,14 @@
 use crate::{
     attestation::Tier,
     bytes::Digest,
+    evidence::Slashed,
     geo::least_round_trip_ms,
     identity::NodeId,
     job::ModelName,
     money::MicroCredits,
     offer::{DeviceKind, Load, ModelOffer},
-    price::{Adjustment, LatencyClass, price},
+    price::{Adjustment, LatencyClass, ONE, price},
+    qos::Quality,
 };
 use preference::Preference;
 use serde::{Deserialize, Serialize};
@@ -51,6 +53,8 @@ pub struct Candidate<'a> {
     pub lateness: f64,
     /// Memory of its GPUs, in bytes, that it has shown to this client or to a verifier whom the user names.
     pub shown_bytes: u64,
+    /// What its last day is worth to this client.
+    pub quality: Quality,
 }
 
 /// What kind of work is asked for.
@@ -121,6 +125,8 @@ impl Policy {
 pub enum Exclusion {
     /// It failed this job already.
     FailedBefore,
+    /// What it signed speaks against it.
+    Slashed(Slashed),
     /// Its last connection broke and it was not found again.
     Offline {
         /// For how many milliseconds.
@@ -188,6 +194,7 @@ impl Exclusion {
     pub const fn what(&self) -> &'static str {
         match self {
             Self::FailedBefore => "failed",
+            Self::Slashed(_) => "evidence",
             Self::Offline { .. } => "offline",
             Self::Resting { .. } => "failures",
             Self::OtherWeights => "weights",
@@ -207,6 +214,9 @@ impl fmt::Display for Exclusion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FailedBefore => formatter.write_str("it failed this job already"),
+            Self::Slashed(Slashed { fault, .. }) => {
+                write!(formatter, "{fault}, and gets no jobs for a while (`aitbc reputation` says until when)")
+            }
             Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
             Self::Resting { for_ms } => write!(
                 formatter,
@@ -281,6 +291,9 @@ pub struct Reasons {
     /// Whether the speed is that of own jobs with it, or its word.
     #[serde(default)]
     pub speed_seen: bool,
+    /// What its last day is worth to this client.
+    #[serde(default)]
+    pub quality: Quality,
 }
 
 impl Reasons {
@@ -316,6 +329,9 @@ impl fmt::Display for Reasons {
         if self.lateness >= 0.005 {
             write!(formatter, ", {:.0} % later than predicted", self.lateness * 100.0)?;
         }
+        if let Some(score) = self.quality.score {
+            write!(formatter, ", {} with {:.1} %", self.quality.tier, f64::from(score) / 10_000.0)?;
+        }
         Ok(())
     }
 }
@@ -346,8 +362,8 @@ const ROUND_TRIPS: f64 = 2.0;
 /// Ranks candidates, best first, the excluded ones last with their reason.
 ///
 /// The cost of a candidate is the time until the answer is whole plus its price in time:
-/// `(2 rtt + queue + prefill + generate) * (1 + 4 failures) * (1 + lateness) + price * w + distance * d`, where the weights `w` and `d` are those
-/// of the [`Preference`]; reading the prompt and generating go by the speeds that this client saw there, and by the
+/// `(2 rtt + queue + prefill + generate) * (1 + 4 failures) * (1 + lateness) * (1.25 - score / 2) + price * w + distance * d`, where
+/// the weights `w` and `d` are those of the [`Preference`], and whoever is unrated counts as one with a score of one half; reading the prompt and generating go by the speeds that this client saw there, and by the
 /// provider's word only where it saw none; declared answers and CPUs get no
 /// bonus or malus of their own, for speed shows in `generate`. The price is that of the offer for the latency class; what
 /// else a quote puts on it is known once there is one. Ties are broken by distance and then by the
@@ -383,6 +399,13 @@ fn share(value: f64) -> f64 {
     if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
 }
 
+/// By how much longer or shorter than it seems the time is reckoned, for what a provider's last day was like: three quarters of it
+/// for the best, five quarters for the worst. A stranger is neither good nor bad.
+fn promise(quality: Quality) -> f64 {
+    let score = quality.score.map_or(0.5, |score| f64::from(score) / f64::from(ONE));
+    1.25 - share(score) / 2.0
+}
+
 fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adjustment) -> Ranked {
     let least_ms = least_round_trip_ms(candidate.distance_km);
     // Where distances are only pretended, the pretended distance still counts.
@@ -414,13 +437,14 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
         failures: share(candidate.failures),
         lateness: if candidate.lateness.is_nan() { 0.0 } else { candidate.lateness.clamp(0.0, 15.0) },
         speed_seen: seen.is_some(),
+        quality: candidate.quality,
     };
     let excluded = exclusion(candidate, policy, &reasons, least_ms);
     let cost = if excluded.is_some() {
         f64::INFINITY
     } else {
         let distance_ms = candidate.distance_km * policy.preference.ms_per_km();
-        reasons.time_ms() + price_in_ms(most, policy.preference) + distance_ms
+        reasons.time_ms() * promise(candidate.quality) + price_in_ms(most, policy.preference) + distance_ms
     };
     Ranked { index, cost, reasons, excluded }
 }
@@ -429,6 +453,9 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     let needed = policy.context_needed();
     if policy.exclude.contains(&candidate.provider) {
         return Some(Exclusion::FailedBefore);
+    }
+    if let Some(slashed) = candidate.quality.slashed {
+        return Some(Exclusion::Slashed(slashed));
     }
     if let Some(for_ms) = candidate.offline_ms {
         return Some(Exclusion::Offline { for_ms });

@@ -66,6 +66,7 @@ fn ranking(criterion: &mut Criterion) {
             rests_ms: None,
             lateness: 0.0,
             shown_bytes: 0,
+            quality: aitbc_protocol::qos::Quality::default(),
         })
         .collect();
     let policy = Policy {

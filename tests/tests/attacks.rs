@@ -124,7 +124,7 @@ async fn a_provider_stops_at_one_unpaid_window_and_remembers_the_debt() {
     assert_eq!(read_tokens(&mut stream, 64).await, 64);
     // Nothing more comes until the provider's patience ends, and then its receipt.
     match receive(&mut stream).await {
-        Some(ToClient::Finished { receipt, failure }) => {
+        Some(ToClient::Finished { receipt, failure, .. }) => {
             let receipt = aitbc_crypto::open(&receipt, &local()).expect("well signed");
             assert_eq!(receipt.completion_tokens, 64);
             assert!(failure.is_some_and(|why| why.as_str().contains("cheque")), "it says why");

@@ -84,6 +84,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             enough: 16,
             fallback: Fallback::Never,
             preference: Preference::Balanced,
+            share_observations: true,
         },
         cloud: None,
         private: directory.path().join("private"),

@@ -21,8 +21,8 @@ use axum::{
 };
 use documents::{
     Bandwidth, Competition, DecisionList, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound,
-    OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, SeenList,
-    Status, Stopping,
+    OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, ReputationList,
+    SeenList, Status, Stopping,
 };
 use serde::{Deserialize, Serialize};
 use std::future::Future;
@@ -51,6 +51,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/offers", get(offers))
         .route("/aitbc/v1/seen", get(seen))
         .route("/aitbc/v1/competition", get(competition))
+        .route("/aitbc/v1/reputation", get(reputation))
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
         .route("/aitbc/v1/decisions", get(decisions))
         .route("/aitbc/v1/receipts", get(receipts))
@@ -158,6 +159,22 @@ async fn competition(State(state): State<ApiState>) -> Result<Json<Competition>,
         requests: jobs.requests(),
         comparison,
     }))
+}
+
+/// `?peer=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfPeer {
+    peer: Option<NodeId>,
+}
+
+async fn reputation(
+    State(state): State<ApiState>,
+    query: Result<Query<OfPeer>, QueryRejection>,
+) -> Result<Json<ReputationList>, Failure> {
+    let Query(OfPeer { peer }) = query.map_err(|rejection| Failure::malformed(rejection.body_text()))?;
+    let providers = state.parts().routing.reputation(peer);
+    Ok(Json(ReputationList { schema: "aitbc.reputation/1", providers }))
 }
 
 /// `?limit=`
@@ -274,6 +291,9 @@ async fn challenge(State(state): State<ApiState>, body: Payload) -> Result<Respo
         let found = challenger.challenge(peer, known.offer.cell, &sender).await;
         if let Some(shown) = found.as_ref().ok().and_then(Finding::verdict) {
             routing.found(peer, shown);
+        }
+        if let Some(evidence) = found.as_ref().ok().and_then(Finding::evidence) {
+            routing.accuse(evidence);
         }
         found
     };

@@ -9,6 +9,7 @@ use crate::{
 use aitbc_crypto::{SecretKey, SignatureError, signing};
 use aitbc_protocol::{
     NetworkId, NodeId, Nonce, Signed, UnixMillis,
+    evidence::Evidence,
     geo::Cell,
     gpu::challenge::{
         CACHE_ROWS, Cache, Task, TaskError, WrongAnswer,
@@ -151,6 +152,14 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// What speaks against the peer by its own words.
+    pub fn evidence(&self) -> Option<Evidence> {
+        match self {
+            Self::Wrong { evidence, .. } => Some(Evidence::Walk(evidence.clone())),
+            Self::Shown { .. } | Self::Late { .. } => None,
+        }
+    }
+
     /// Whether the peer has what it says; `None` where it only pretended, which tells nothing.
     pub fn verdict(&self) -> Option<bool> {
         match self {

@@ -44,6 +44,9 @@ pub(super) async fn run(challenger: Challenger, routing: Routing, slots: Slots) 
                 if let Some(shown) = finding.verdict() {
                     routing.found(peer, shown);
                 }
+                if let Some(evidence) = finding.evidence() {
+                    routing.accuse(evidence);
+                }
             }
             // It says nothing about the peer's memory.
             Err(error) => tracing::debug!(peer = %peer.short(), %error, "not challenged"),

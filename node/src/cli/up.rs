@@ -215,6 +215,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             enough: ENOUGH_CANDIDATES,
             fallback: settings.client.fallback,
             preference: settings.client.policy,
+            share_observations: settings.client.share_observations,
         },
         cloud: settings.client.cloud.clone(),
         private: directories.private(),

@@ -156,7 +156,10 @@ impl Provider {
             let Admitted { ticket, execution, generation, since, since_ms } = admitted;
             let _running = self.metrics.start();
             let surroundings = Surroundings {
+                key: self.key.clone(),
+                network: self.config.network.clone(),
                 ledger: self.ledger.clone(),
+                accuse: self.accuse.clone(),
                 metrics: self.metrics.clone(),
                 closing: self.closing.clone(),
                 patience: self.config.payment_patience,

@@ -16,9 +16,11 @@ use crate::{
     market::{Ledger, LedgerError},
     network::{FramedStream, StreamError},
 };
+use aitbc_crypto::SecretKey;
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
-    UnixMillis,
+    NetworkId, UnixMillis,
+    evidence::Evidence,
     job::{Finish, Rejection},
     quote::Quote,
     receipt::Execution,
@@ -30,7 +32,10 @@ use conclude::Concluded;
 use futures::future::BoxFuture;
 use link::Link;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 mod conclude;
@@ -56,7 +61,11 @@ pub(super) struct Job {
 /// What a job needs of the node it runs on.
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
+    pub(super) key: SecretKey,
+    pub(super) network: NetworkId,
     pub(super) ledger: Ledger,
+    /// Takes what clients sign that speaks against them.
+    pub(super) accuse: mpsc::Sender<Evidence>,
     pub(super) metrics: JobMetrics,
     /// Ends the job: the node stops.
     pub(super) closing: CancellationToken,

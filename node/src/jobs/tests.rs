@@ -25,6 +25,7 @@ use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, Signed,
+    evidence::{Evidence, Fault},
     geo::Cell,
     job::{Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, WINDOW_TOKENS},
     offer::{Device, DeviceKind, Engine},
@@ -209,6 +210,8 @@ struct Nodes {
     closing: CancellationToken,
     /// How long a job waits for a client whose stream broke.
     kept: Duration,
+    accuse: mpsc::Sender<Evidence>,
+    accused: mpsc::Receiver<Evidence>,
     _directories: [tempfile::TempDir; 2],
 }
 
@@ -331,7 +334,9 @@ fn nodes() -> Nodes {
     let (provider, first) = ledger(provider_key(), &metrics);
     let (client, second) = ledger(client_key(), &Metrics::default());
     let closing = CancellationToken::new();
-    Nodes { provider, client, desk: Desk::new(4), metrics, closing, kept: LONG, _directories: [first, second] }
+    let (accuse, accused) = mpsc::channel(4);
+    let desk = Desk::new(4);
+    Nodes { provider, client, desk, metrics, closing, kept: LONG, accuse, accused, _directories: [first, second] }
 }
 
 impl Nodes {
@@ -360,7 +365,10 @@ impl Nodes {
             since_ms: now_ms(),
         };
         let around = Surroundings {
+            key: provider_key(),
+            network: network(),
             ledger: self.provider.clone(),
+            accuse: self.accuse.clone(),
             metrics: JobMetrics::new(&self.metrics),
             closing: self.closing.clone(),
             patience,
@@ -432,8 +440,11 @@ impl Scene {
                     self.seen.extend(chunk.tokens);
                     self.chunks += 1;
                 }
-                Some(ToClient::Finished { receipt, failure }) => {
+                Some(ToClient::Finished { receipt, failure, served }) => {
                     let read = signing::open(&receipt, &network()).expect("a valid signature");
+                    let shown = signing::open(&served, &network()).expect("a valid signature");
+                    assert!(shown.fits(client_key().node_id(), receipt.digest(), read.total), "{shown:?}");
+                    assert_eq!(served.signer(), provider_key().node_id());
                     return (receipt, read, failure);
                 }
                 other => panic!("expected the end, got {other:?}"),
@@ -527,7 +538,9 @@ async fn a_cheque_said_again_buys_no_time() {
         }
     };
     let answer = timeout(LONG, repeating).await.expect("the job ends although its client talks");
-    let Some(ToClient::Finished { receipt, failure }) = answer else { panic!("expected the end, got {answer:?}") };
+    let Some(ToClient::Finished { receipt, failure, .. }) = answer else {
+        panic!("expected the end, got {answer:?}")
+    };
     assert_eq!(receipt.read_unverified().unwrap().finish, Finish::Cancelled);
     assert!(failure.unwrap().as_str().contains("no cheque"));
     assert!(nodes.desk.running().is_empty(), "the slot is free");
@@ -557,6 +570,27 @@ async fn tokens_that_were_not_sent_cannot_be_acknowledged() {
     let (_, receipt, failure) = scene.finished().await;
     assert_eq!((receipt.completion_tokens, receipt.finish), (5, Finish::Cancelled));
     assert!(failure.unwrap().as_str().contains("6 tokens of 5"));
+}
+
+#[tokio::test]
+async fn a_cheque_that_takes_back_what_was_promised_is_evidence() {
+    let mut nodes = nodes();
+    let mut scene = nodes.run().await;
+    scene.engine.tokens(30).await;
+    scene.read(30).await;
+    let first = nodes.cheque(10).await;
+    let held: Cheque = signing::open(&first, &network()).unwrap();
+    scene.send(ToProvider::Ack { next: 10, cheque: first }).await;
+    let job_total = quote().total(20).unwrap();
+    let lower = Cheque { sequence: held.sequence + 1, cumulative: MicroCredits(0), job_total, tokens: 20, ..held };
+    let cheque = signing::seal(&client_key(), &network(), &lower).unwrap();
+    scene.send(ToProvider::Ack { next: 20, cheque }).await;
+    let (_, receipt, failure) = scene.finished().await;
+    assert_eq!(receipt.finish, Finish::Cancelled);
+    assert!(failure.unwrap().as_str().contains("cheque refused"));
+    let evidence = nodes.accused.try_recv().expect("told before the job ends");
+    assert_eq!(aitbc_crypto::evidence::verify(&evidence, &network()), Ok(Fault::Cheques));
+    assert_eq!(evidence.accused(), client_key().node_id());
 }
 
 #[tokio::test]

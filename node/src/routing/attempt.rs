@@ -21,7 +21,9 @@ use crate::{
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
+    evidence::Evidence,
     job::{Chunk, Finish, JobSpec, Rejection},
+    qos::Served,
     quote::Quote,
     receipt::Receipt,
     sla::contradiction,
@@ -159,6 +161,10 @@ pub(super) struct Report {
     pub(super) answer: Option<Answer>,
     /// Whether the two sides have nothing left to settle.
     pub(super) settled: bool,
+    /// What shows others that the job was, and after how many milliseconds it came.
+    pub(super) served: Option<(Signed<Served>, u32)>,
+    /// What the provider signed that speaks against it.
+    pub(super) evidence: Option<Evidence>,
 }
 
 /// What stops the receiving loop.
@@ -166,6 +172,7 @@ enum Stop {
     Finished {
         receipt: Signed<Receipt>,
         failure: Option<Line<160>>,
+        served: Signed<Served>,
     },
     /// The stream broke; the job may go on over another one.
     Lost(String),
@@ -194,6 +201,8 @@ struct Run<'a> {
     /// The newest piece with tokens, and how many the first one brought.
     last_piece: Option<Instant>,
     first_count: u32,
+    served: Option<(Signed<Served>, u32)>,
+    evidence: Option<Evidence>,
 }
 
 impl Attempt<'_> {
@@ -244,6 +253,8 @@ impl Attempt<'_> {
             first_sent_ms: None,
             last_piece: None,
             first_count: 0,
+            served: None,
+            evidence: None,
         };
         let patience = run.attempt.patience;
         let within = patience.open.min(patience.resume);
@@ -295,6 +306,8 @@ fn nothing(ended: Ended) -> Report {
         first_piece: None,
         answer: None,
         settled: false,
+        served: None,
+        evidence: None,
     }
 }
 
@@ -381,7 +394,9 @@ impl Run<'_> {
     async fn handle_frame(&mut self, frame: Result<Option<ToClient>, StreamError>) -> Option<Stop> {
         match frame {
             Ok(Some(ToClient::Chunk(chunk))) => self.handle_chunk(chunk).await,
-            Ok(Some(ToClient::Finished { receipt, failure })) => Some(Stop::Finished { receipt, failure }),
+            Ok(Some(ToClient::Finished { receipt, failure, served })) => {
+                Some(Stop::Finished { receipt, failure, served })
+            }
             Ok(Some(_)) => {
                 Some(Stop::Violation("it sent a message that has no place in a running job".to_owned()))
             }

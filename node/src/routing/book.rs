@@ -10,11 +10,13 @@ use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
     attestation::exchange::Revoke,
     envelope::Statement,
+    evidence::Evidence,
     geo::{Cell, FINEST_TOPIC, Location},
     offer::{
         Equivocation, GONE_AFTER_MS, Gossip, Heartbeat, KnownOffer, Load, MAX_KNOWN, OFFER_LIFETIME_MS, Offer,
         OfferFault, Statements,
     },
+    qos::Observation,
     wire,
 };
 use std::{
@@ -118,11 +120,17 @@ pub(super) struct Heard {
     pub(super) wanted: Option<NodeId>,
     /// What somebody took back.
     pub(super) revoked: Option<(Signed<Revoke>, Revoke)>,
+    /// Whose heartbeat it was, where it was taken.
+    pub(super) beat: Option<NodeId>,
+    /// What the book cannot judge.
+    pub(super) said: Option<Signed<Observation>>,
+    /// The same of evidence.
+    pub(super) evidence: Option<Box<Evidence>>,
 }
 
 impl Heard {
     fn nothing(verdict: Verdict) -> Self {
-        Self { verdict, changed: false, wanted: None, revoked: None }
+        Self { verdict, changed: false, wanted: None, revoked: None, beat: None, said: None, evidence: None }
     }
 }
 
@@ -193,6 +201,10 @@ impl Book {
             Ok(Gossip::Offer(signed)) => self.hear_offer(topic, signed, now_ms),
             Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, signed, now_ms),
             Ok(Gossip::Revoke(signed)) => self.hear_revoke(topic, &signed, now_ms),
+            Ok(Gossip::Observation(signed)) => Heard { said: Some(signed), ..Heard::nothing(Verdict::Ignore) },
+            Ok(Gossip::Evidence(evidence)) => {
+                Heard { evidence: Some(evidence), ..Heard::nothing(Verdict::Ignore) }
+            }
             Err(_) => Heard::nothing(Verdict::Reject),
         }
     }
@@ -281,7 +293,7 @@ impl Book {
             return Heard::nothing(Verdict::Reject);
         }
         match self.beat(beat, now_ms) {
-            Ok(changed) => Heard { changed, ..Heard::nothing(Verdict::Accept) },
+            Ok(changed) => Heard { changed, beat: Some(provider), ..Heard::nothing(Verdict::Accept) },
             Err(Refused::Fault(OfferFault::UnknownOffer)) => {
                 Heard { wanted: Some(provider), ..Heard::nothing(Verdict::Ignore) }
             }
@@ -446,6 +458,11 @@ impl Book {
             live: entry.gone_at_ms() > now_ms,
             searched: entry.searched,
         })
+    }
+
+    /// The cell of a provider that is known.
+    pub(super) fn cell_of(&self, provider: &NodeId) -> Option<Cell> {
+        self.entries.get(provider).map(|entry| entry.known.offer.cell)
     }
 
     /// Cells of everybody known.

@@ -1,7 +1,7 @@
 //! From offers to a ranking, and to the words for why nobody is left.
 
 use super::{
-    JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes,
+    JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes, observing,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{
@@ -86,7 +86,7 @@ fn shown(signed: &[Signed<Shown>]) -> Vec<ShownBy> {
 }
 
 /// The most memory that `signed` shows by the word of somebody `trusted`; what is simulated shows nothing.
-fn shown_bytes(signed: &[Signed<Shown>], trusted: impl Fn(NodeId) -> bool) -> u64 {
+pub(super) fn shown_bytes(signed: &[Signed<Shown>], trusted: impl Fn(NodeId) -> bool) -> u64 {
     let counts = |by: &ShownBy| trusted(by.verifier) && !by.shown.simulated;
     shown(signed).iter().filter(|by| counts(by)).map(|by| by.shown.bytes).max().unwrap_or_default()
 }
@@ -207,9 +207,16 @@ pub(super) fn choose(
         found.iter().flat_map(|found| models(found).into_iter().map(move |index| (found, index))).collect();
     let standing = |found: &Found| {
         let provider = found.known.provider;
-        (provider, shared.trust.standing(provider, &found.known.offer.attested, now_ms))
+        let mut standing = shared.trust.standing(provider, &found.known.offer.attested, now_ms);
+        if let Some(most) = shared.reputation.most_trust(&provider, now_ms)
+            && most.rank() < standing.tier.rank()
+        {
+            standing.tier = most;
+        }
+        (provider, standing)
     };
     let standings: HashMap<NodeId, Standing> = found.iter().map(standing).collect();
+    let neighbours = observing::Neighbours::new(&shared.book.snapshot());
     let candidates: Vec<Candidate<'_>> = lines
         .iter()
         .map(|(found, index)| Candidate {
@@ -239,6 +246,7 @@ pub(super) fn choose(
             rests_ms: shared.experience.rests_ms(&found.known.provider, found.known.offer.issued_ms, now_ms),
             lateness: shared.experience.lateness(&found.known.provider),
             shown_bytes: shown_bytes(&found.known.offer.shown, |signer| shared.trust.believes(signer)),
+            quality: observing::quality(shared, &neighbours, &found.known, now_ms),
         })
         .collect();
     let mut named = std::collections::HashSet::new();

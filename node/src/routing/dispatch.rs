@@ -16,7 +16,7 @@ use super::{
     decisions::{self, Came, Chosen, Decision, Pending, Prediction},
     local::{self, LocalEnd, LocalJob, LocalReport},
     metrics::Outcome,
-    paths,
+    observing, paths,
     quotes::Offered,
 };
 use crate::{
@@ -342,7 +342,7 @@ impl<'a> Dispatch<'a> {
     /// Takes a quote and runs the job with its provider.
     async fn attempt(&mut self, offered: Offered) -> Flow {
         let Offered { choice, signed, quote } = offered;
-        let provider = choice.provider();
+        let (provider, cell) = (choice.provider(), choice.found.known.offer.cell);
         let nonce = quote.nonce;
         let factors = quote.adjustment.explained();
         self.tell(JobUpdate::Quoted { provider, quote: quote.clone(), factors }).await;
@@ -415,6 +415,12 @@ impl<'a> Dispatch<'a> {
             self.shared.settle.left_open();
         }
         self.prompt_tokens.get_or_insert(quote.prompt_tokens);
+        if let Some(evidence) = report.evidence.clone() {
+            self.shared.book.accuse(evidence);
+        }
+        if self.spec.input.sealed().is_none() {
+            observing::observe(self.shared, provider, cell, nonce, &report).await;
+        }
         self.take_report(provider, report, quote.weights).await
     }
 

@@ -49,6 +49,7 @@ pub(super) fn config() -> RoutingConfig {
         enough: 1,
         fallback: Fallback::Never,
         preference: Preference::Balanced,
+        share_observations: true,
     }
 }
 
@@ -233,14 +234,17 @@ impl Node {
         let ledger =
             Ledger::start(store.clone(), key.clone(), network(), &metrics).expect("a ledger in a new database");
         let trust = Trust::load(&store, key.node_id(), [], []).expect("nothing is kept yet");
+        let reputation = Reputation::new(key.node_id());
         let (metrics, stop) = (RoutingMetrics::new(&metrics), CancellationToken::new());
         let parts = offers::BookParts {
             id: network(),
             here: paris(),
             network: handle.clone(),
             trust: trust.clone(),
+            reputation: reputation.clone(),
             store,
             gossip: incoming.gossip,
+            accusations: tokio::sync::mpsc::channel(1).1,
             metrics: metrics.clone(),
         };
         let (book, _actor) = offers::start(parts, stop.clone());
@@ -255,6 +259,7 @@ impl Node {
             zero_knowledge: None,
             cloud: None,
             experience: experience::Experience::default(),
+            reputation,
             searches: search::SearchMemory::default(),
             decisions: decisions::DecisionLog::new(metrics.clone()),
             active: active::Active::default(),

@@ -8,17 +8,20 @@ use super::{
     metrics::RoutingMetrics,
     pace::PeerPaces,
     subscriptions::Subscriptions,
+    witness::Witness,
 };
 use crate::{
     clock::now_ms,
-    network::{GossipMessage, NetworkHandle},
-    storage::Store,
+    network::{GossipMessage, NetworkHandle, Verdict},
+    reputation::Reputation,
+    storage::{EvidenceRecord, Store},
     trust::Trust,
 };
 use aitbc_protocol::{
     NetworkId, NodeId, UnixMillis,
-    geo::{Cell, Location},
-    offer::{Equivocation, Statements},
+    evidence::{Evidence, Fault},
+    geo::{Cell, FINEST_TOPIC, Location},
+    offer::{Gossip, Statements},
 };
 use libp2p::Multiaddr;
 use std::{
@@ -40,7 +43,7 @@ const COMMANDS: usize = 256;
 const REVIEW: Duration = Duration::from_secs(1);
 /// Least time between two snapshots: many heartbeats make one.
 const BETWEEN_SNAPSHOTS: Duration = Duration::from_millis(50);
-/// Proofs of equivocation that wait to be stored; one beyond that is lost, and its provider is out all the same.
+/// Pieces of evidence that wait to be stored; one beyond that is forgotten with this process.
 const EVIDENCE: usize = 64;
 /// Offers fetched at leisure at the same time, and waiting for it.
 const FETCHES: usize = 4;
@@ -52,6 +55,7 @@ enum Command {
     Learn { fetched: Box<FetchedOffer>, reply: oneshot::Sender<Result<(), Refused>> },
     Near { cells: Vec<Cell>, asker: NodeId, reply: oneshot::Sender<Vec<Statements>> },
     Silent(NodeId),
+    Accuse(Box<Evidence>),
 }
 
 /// Reads the book and teaches it. Cheap to clone.
@@ -105,6 +109,14 @@ impl BookHandle {
         known.await.unwrap_or_default()
     }
 
+    /// Hands over what seems to be evidence; whether it is, the actor finds out.
+    pub(super) fn accuse(&self, evidence: Evidence) {
+        let accused = evidence.accused();
+        if self.commands.try_send(Command::Accuse(Box::new(evidence))).is_err() {
+            warn!(peer = %accused.short(), "evidence is lost: too much is going on at once");
+        }
+    }
+
     /// Tells that a provider could not be reached.
     pub(super) async fn silent(&self, provider: NodeId) {
         // A book that has stopped needs no news.
@@ -119,7 +131,10 @@ pub(super) struct BookParts {
     pub(super) network: NetworkHandle,
     pub(super) store: Store,
     pub(super) trust: Trust,
+    pub(super) reputation: Reputation,
     pub(super) gossip: mpsc::Receiver<GossipMessage>,
+    /// What the provider side holds against its clients.
+    pub(super) accusations: mpsc::Receiver<Evidence>,
     pub(super) metrics: RoutingMetrics,
 }
 
@@ -131,7 +146,11 @@ pub(super) fn start(
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (publish, snapshot) = watch::channel(Arc::default());
     let actor = async move {
-        let caught = load_equivocators(parts.store.clone()).await;
+        let known = load_evidence(parts.store.clone()).await;
+        let witness = Witness::new(parts.id.clone(), parts.reputation, now_ms());
+        known.iter().for_each(|record| witness.recall(record));
+        let caught = known.iter().filter(|record| record.evidence.fault() == Fault::Offers);
+        let caught: Vec<NodeId> = caught.map(|record| record.evidence.accused()).collect();
         let (evidence, proofs) = mpsc::channel(EVIDENCE);
         let keeper = tokio::task::spawn_blocking(move || keep(&parts.store, proofs));
         let actor = Actor {
@@ -146,6 +165,8 @@ pub(super) fn start(
             fetches: JoinSet::new(),
             publish,
             publish_at: None,
+            witness,
+            home: Cell::at(&parts.here, FINEST_TOPIC),
             id: parts.id,
             network: parts.network,
             trust: parts.trust,
@@ -153,7 +174,7 @@ pub(super) fn start(
             metrics: parts.metrics,
         };
         // The sender ends with the actor, and the keeper with it.
-        actor.run(inbox, parts.gossip, stop).await;
+        actor.run(inbox, parts.gossip, parts.accusations, stop).await;
         if keeper.await.is_err() {
             warn!("storing evidence failed");
         }
@@ -161,12 +182,12 @@ pub(super) fn start(
     (BookHandle { commands, snapshot }, actor)
 }
 
-async fn load_equivocators(store: Store) -> Vec<NodeId> {
-    let read = tokio::task::spawn_blocking(move || store.equivocations()).await;
+async fn load_evidence(store: Store) -> Vec<EvidenceRecord> {
+    let read = tokio::task::spawn_blocking(move || store.evidence()).await;
     match read {
-        Ok(Ok(caught)) => caught.into_iter().map(|evidence| evidence.first.signer()).collect(),
+        Ok(Ok(known)) => known,
         Ok(Err(error)) => {
-            warn!(%error, "cannot read the evidence of equivocations: caught providers may come back");
+            warn!(%error, "cannot read the evidence: caught nodes may come back");
             Vec::new()
         }
         Err(_) => Vec::new(),
@@ -198,7 +219,10 @@ struct Actor {
     id: NetworkId,
     network: NetworkHandle,
     trust: Trust,
-    evidence: mpsc::Sender<Equivocation>,
+    witness: Witness,
+    /// This node's own cell.
+    home: Cell,
+    evidence: mpsc::Sender<EvidenceRecord>,
     metrics: RoutingMetrics,
 }
 
@@ -207,6 +231,7 @@ impl Actor {
         mut self,
         mut inbox: mpsc::Receiver<Command>,
         mut gossip: mpsc::Receiver<GossipMessage>,
+        mut accusations: mpsc::Receiver<Evidence>,
         stop: CancellationToken,
     ) {
         let mut review = interval(REVIEW);
@@ -217,7 +242,8 @@ impl Actor {
                 biased;
                 () = stop.cancelled() => break,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.publish_snapshot(),
-                Some(command) = inbox.recv() => self.handle_command(command),
+                Some(command) = inbox.recv() => self.handle_command(command).await,
+                Some(evidence) = accusations.recv() => self.convict(evidence).await,
                 _ = review.tick() => self.handle_review().await,
                 Some(done) = self.fetches.join_next(), if !self.fetches.is_empty() => {
                     if let Ok((peer, fetched)) = done {
@@ -226,12 +252,12 @@ impl Actor {
                 }
                 Some(message) = gossip.recv() => self.handle_gossip(message).await,
             }
-            self.keep_evidence();
+            self.tell_equivocations().await;
             self.fetch_wanted();
         }
     }
 
-    fn handle_command(&mut self, command: Command) {
+    async fn handle_command(&mut self, command: Command) {
         match command {
             Command::Learn { fetched, reply } => {
                 let result = self.learn(*fetched, Source::Search);
@@ -244,6 +270,7 @@ impl Actor {
                 let changed = self.book.silence(&provider);
                 self.mark(changed);
             }
+            Command::Accuse(evidence) => self.convict(*evidence).await,
         }
     }
 
@@ -262,7 +289,20 @@ impl Actor {
     async fn handle_gossip(&mut self, message: GossipMessage) {
         let now_ms = now_ms();
         let GossipMessage { id, forwarder, cell, bytes } = message;
-        let heard = self.book.hear(cell, &bytes, now_ms);
+        let mut heard = self.book.hear(cell, &bytes, now_ms);
+        if let Some(said) = heard.said.take() {
+            heard.verdict = self.witness.hear(cell, &said, |provider| self.book.cell_of(provider), now_ms);
+        }
+        if let Some(evidence) = heard.evidence.take() {
+            heard.verdict =
+                self.witness.hear_evidence(&evidence, |node| self.book.cell_of(node).is_some(), now_ms);
+            if heard.verdict == Verdict::Accept {
+                self.keep(*evidence, now_ms);
+            }
+        }
+        if let Some(provider) = heard.beat {
+            self.witness.heartbeat(provider, now_ms);
+        }
         self.metrics.gossip(heard.verdict);
         self.mark(heard.changed);
         if let Some((signed, revoke)) = heard.revoked
@@ -285,6 +325,9 @@ impl Actor {
 
     async fn handle_review(&mut self) {
         let now_ms = now_ms();
+        if !self.network.peers().borrow().is_empty() {
+            self.witness.listen(now_ms);
+        }
         let changed = self.book.expire(now_ms);
         self.mark(changed);
         let cells: Vec<Cell> = self.book.cells().collect();
@@ -356,15 +399,45 @@ impl Actor {
         }
     }
 
-    /// Hands proof of equivocation to whoever stores it.
-    fn keep_evidence(&mut self) {
-        for evidence in self.book.take_evidence() {
-            let provider = evidence.first.signer();
-            warn!(peer = %provider, "two different offers with one sequence number: kept as evidence");
+    /// Takes up the equivocations that the book has found.
+    async fn tell_equivocations(&mut self) {
+        for equivocation in self.book.take_evidence() {
             self.metrics.equivocation();
-            if self.evidence.try_send(evidence).is_err() {
-                warn!(peer = %provider, "the evidence could not be stored: too much of it at once");
+            self.convict(equivocation.into()).await;
+        }
+    }
+
+    /// Takes up evidence that this node found, and tells whoever hears the accused's cell.
+    async fn convict(&mut self, evidence: Evidence) {
+        let now_ms = now_ms();
+        if !self.witness.found(&evidence, now_ms) {
+            return;
+        }
+        self.keep(evidence.clone(), now_ms);
+        let accused = evidence.accused();
+        if matches!(evidence, Evidence::Walk(_)) {
+            return;
+        }
+        let cell = self.book.cell_of(&accused).unwrap_or(self.home);
+        let topic = cell.coarsened(cell.precision().min(FINEST_TOPIC));
+        match self.network.publish(topic, &Gossip::Evidence(Box::new(evidence))).await {
+            Ok(true) => {}
+            Ok(false) => {
+                debug!(peer = %accused.short(), "nobody who hears its cell is connected: the evidence stays here")
             }
+            Err(error) => {
+                warn!(peer = %accused.short(), %error, "evidence cannot be passed on: it counts here alone")
+            }
+        }
+    }
+
+    /// Hands evidence that counts to whoever stores it.
+    fn keep(&mut self, evidence: Evidence, learned_ms: UnixMillis) {
+        let accused = evidence.accused();
+        warn!(peer = %accused, fault = %evidence.fault(), "kept as evidence");
+        self.mark(true);
+        if self.evidence.try_send(EvidenceRecord { evidence, learned_ms }).is_err() {
+            warn!(peer = %accused, "the evidence could not be stored: too much of it at once");
         }
     }
 
@@ -389,10 +462,10 @@ impl Actor {
 }
 
 /// Stores proofs one after the other, off the runtime, until nobody sends any more.
-fn keep(store: &Store, mut proofs: mpsc::Receiver<Equivocation>) {
-    while let Some(evidence) = proofs.blocking_recv() {
-        if let Err(error) = store.put_equivocation(&evidence) {
-            warn!(peer = %evidence.first.signer(), %error, "evidence of an equivocation could not be stored");
+fn keep(store: &Store, mut proofs: mpsc::Receiver<EvidenceRecord>) {
+    while let Some(record) = proofs.blocking_recv() {
+        if let Err(error) = store.put_evidence(&record) {
+            warn!(peer = %record.evidence.accused(), %error, "evidence could not be stored");
         }
     }
 }

@@ -10,6 +10,7 @@ use aitbc_crypto::SignatureError;
 use aitbc_protocol::messages::{QuoteReply, QuoteRequest};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Signed,
+    evidence::Evidence,
     job::{JobSpec, Rejection},
     offer::ModelOffer,
     price::LatencyClass,
@@ -183,8 +184,17 @@ async fn ask(
         latency: order.latency,
         ceiling: order.ceiling,
     };
-    let quote = judge(&signed, provider, &shared.config.network, &asked, &choice.model, now_ms())?;
-    Ok((signed, quote))
+    match judge(&signed, provider, &shared.config.network, &asked, &choice.model, now_ms()) {
+        Ok(quote) => Ok((signed, quote)),
+        Err(error) => {
+            // A price that the rule does not make is a fault that anybody can see.
+            if let NoQuote::Fault(QuoteFault::Adjustment(_) | QuoteFault::Hour { .. } | QuoteFault::Total) = error
+            {
+                shared.book.accuse(Evidence::Quote(signed));
+            }
+            Err(error)
+        }
+    }
 }
 
 async fn converse(mut stream: FramedStream, request: &Signed<QuoteRequest>) -> Result<Signed<Quote>, NoQuote> {

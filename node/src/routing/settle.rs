@@ -13,7 +13,7 @@ use crate::{
     storage::JobRecord,
 };
 use aitbc_protocol::messages::{ToClient, ToProvider};
-use aitbc_protocol::{NodeId, Nonce, UnixMillis, job::JobState, text::Line, wire};
+use aitbc_protocol::{NodeId, Nonce, UnixMillis, evidence::Evidence, job::JobState, text::Line, wire};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -243,11 +243,12 @@ impl State {
         let at_start = record.addresses.iter().filter_map(|address| address.parse().ok());
         let addresses = self.settling.book.addresses_of(provider, at_start);
         let (ledger, network) = (self.settling.ledger.clone(), self.settling.network.clone());
+        let book = self.settling.book.clone();
         let give_up = !record.state.is_final() && now_ms.saturating_sub(record.created_ms) > GIVE_UP_AFTER_MS;
         self.tasks.spawn(async move {
             let settle = async {
                 let stream = network.open(provider, addresses, Protocol::Job).await?;
-                settle(&ledger, nonce, record, stream).await
+                settle(&ledger, nonce, record, stream, |evidence| book.accuse(evidence)).await
             };
             let result = match timeout(PATIENCE, settle).await.unwrap_or(Err(SettleError::Timeout)) {
                 Err(error) if give_up => {
@@ -291,12 +292,20 @@ pub(super) async fn settle(
     nonce: Nonce,
     record: JobRecord,
     mut stream: FramedStream,
+    accuse: impl Fn(Evidence),
 ) -> Result<JobRecord, SettleError> {
     // Where the receipt came before the crash, the record's newest cheque pays for all of it.
     let message = ToProvider::Settle { job: record.job, quote: nonce, cheque: record.cheque };
     stream.send(&message, wire::MAX_JOB_FRAME).await?;
     match stream.receive::<ToClient>(wire::MAX_JOB_FRAME).await? {
-        Some(ToClient::Settled { paid, receipt }) => Ok(ledger.settled(nonce, paid, receipt).await?),
+        Some(ToClient::Settled { paid, receipt }) => {
+            if let (Some(held), Some(told)) = (record.receipt, receipt.clone())
+                && held != told
+            {
+                accuse(Evidence::Receipts(held, told));
+            }
+            Ok(ledger.settled(nonce, paid, receipt).await?)
+        }
         Some(ToClient::Rejected(rejection)) => Err(SettleError::Refused(rejection.to_string())),
         Some(_) => Err(SettleError::Refused("it sent something else".to_owned())),
         None => Err(SettleError::Refused("it closed the stream".to_owned())),

@@ -8,7 +8,7 @@ use super::{
     Side, StorageError,
     columns::{Column, Columns, Durability, Edit},
 };
-use aitbc_protocol::{Digest, JobId, NodeId, Nonce, UnixMillis, wire};
+use aitbc_protocol::{Digest, JobId, NodeId, Nonce, UnixMillis, evidence::Fault, wire};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The format this aitbc writes.
@@ -117,6 +117,18 @@ pub(super) fn channel_key(side: Side, peer: &NodeId) -> Vec<u8> {
 pub(super) fn channel_of(key: &[u8]) -> Result<(Side, NodeId), StorageError> {
     let (&byte, peer) = key.split_first().ok_or_else(|| StorageError::Corrupt("an empty key".to_owned()))?;
     Ok((side(byte)?, NodeId(exact(peer)?)))
+}
+
+/// Key of evidence: the accused, what it did.
+pub(super) fn evidence_key(accused: &NodeId, fault: Fault) -> Vec<u8> {
+    let fault = match fault {
+        Fault::Offers => b'o',
+        Fault::Receipts => b'r',
+        Fault::Cheques => b'c',
+        Fault::Quote => b'q',
+        Fault::Walk => b'w',
+    };
+    [&accused.0[..], &[fault]].concat()
 }
 
 /// A number's bytes.

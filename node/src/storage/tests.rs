@@ -242,45 +242,48 @@ fn offer(sequence: u64) -> Offer {
     }
 }
 
-#[test]
-fn one_proof_a_provider_is_kept() {
-    let (_directory, store) = open();
-    let offer = |sequence| seal(&key(2), &network(), &offer(sequence)).expect("a small offer");
-    let first = Equivocation { first: offer(1), second: offer(2) };
-    store.put_equivocation(&first).expect("room");
-    store.put_equivocation(&Equivocation { first: offer(3), second: offer(4) }).expect("room");
-    assert_eq!(store.equivocations().expect("readable"), [first]);
+fn offers(of: u16, sequence: u64, learned_ms: u64) -> EvidenceRecord {
+    let mut seed = [0; 32];
+    seed[..2].copy_from_slice(&of.to_le_bytes());
+    let signed = |agent: &str| {
+        let offer = Offer { agent: Line::lossy(agent), ..offer(sequence) };
+        seal(&SecretKey::from_bytes(&seed), &network(), &offer).expect("a small offer")
+    };
+    EvidenceRecord { evidence: Evidence::Offers(signed("one"), signed("other")), learned_ms }
 }
 
 #[test]
-fn proofs_have_an_end_and_old_ones_are_not_read_for_new_ones() {
+fn one_proof_a_node_and_fault_is_kept_and_the_first() {
     let (_directory, store) = open();
-    let put = |number: u16| {
-        let mut seed = [0; 32];
-        seed[..2].copy_from_slice(&number.to_le_bytes());
-        let quiet = seal(&SecretKey::from_bytes(&seed), &network(), &offer(1)).expect("a small offer");
-        store.put_equivocation(&Equivocation { first: quiet.clone(), second: quiet }).expect("room");
-    };
-    let count = || {
-        let mut keys = 0;
-        let scanned = store.columns.scan(Column::Evidence, Scan::Prefix(&[]), |_, _| {
-            keys += 1;
-            Ok(true)
-        });
-        scanned.expect("readable");
-        keys
-    };
-    let broken = Edit::Put(Column::Evidence, vec![0; 32], vec![9]);
+    let first = offers(2, 1, 10);
+    store.put_evidence(&first).expect("room");
+    store.put_evidence(&offers(2, 2, 20)).expect("room");
+    assert_eq!(store.evidence().expect("readable"), [first]);
+}
+
+#[test]
+fn evidence_has_an_end_and_what_was_learnt_first_goes() {
+    let (_directory, store) = open();
+    let broken = Edit::Put(Column::Evidence, vec![0; 33], vec![9]);
     store.columns.write(vec![broken], Durability::Relaxed).expect("room");
-    put(1);
-    assert_eq!(count(), 2, "a broken proof is in nobody's way");
-    for number in 0..MAX_EQUIVOCATIONS {
-        let edit = Edit::Put(Column::Evidence, [&[1; 30][..], &(number as u16).to_be_bytes()].concat(), vec![9]);
-        store.columns.write(vec![edit], Durability::Relaxed).expect("room");
+    for n in 0..MAX_EVIDENCE as u16 + 3 {
+        store.put_evidence(&offers(n, 1, u64::from(n))).expect("room");
     }
-    let full = count();
-    put(2);
-    assert_eq!(count(), full, "no room for more");
+    let kept = store.evidence().expect("readable");
+    assert_eq!(kept.len(), MAX_EVIDENCE);
+    assert!(kept.iter().all(|record| record.learned_ms >= 3));
+}
+
+#[test]
+fn equivocations_of_older_nodes_are_evidence() {
+    let (_directory, store) = open();
+    let EvidenceRecord { evidence: Evidence::Offers(first, second), .. } = offers(7, 1, 0) else { unreachable!() };
+    let older = Equivocation { first, second };
+    let bytes = format::encode(&older).expect("fits");
+    let edit = Edit::Put(Column::Evidence, older.first.signer().0.to_vec(), bytes);
+    store.columns.write(vec![edit], Durability::Synced).expect("room");
+    let read = store.evidence().expect("readable");
+    assert_eq!(read, [EvidenceRecord { evidence: older.into(), learned_ms: 1 }]);
 }
 
 #[test]

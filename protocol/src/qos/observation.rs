@@ -102,6 +102,16 @@ pub enum ObservationFault {
 }
 
 impl Observation {
+    /// What it says of the latency, in millionths: nothing is left of it where the provider failed, and a job that its client
+    /// cancelled tells nothing.
+    pub fn latency(&self) -> Option<u32> {
+        match self.finish {
+            Finish::Failed => Some(0),
+            Finish::Cancelled => None,
+            Finish::Stop | Finish::Length => self.first_token_ms.map(super::latency),
+        }
+    }
+
     /// Judges what `author` says of a job of `provider` that `served` shows; the signatures of both are judged elsewhere.
     pub fn check(
         &self,

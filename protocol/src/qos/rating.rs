@@ -1,6 +1,7 @@
 //! From voices to five parts, a score and a tier.
 
 use super::{ONE, weight::UNIT};
+use crate::evidence::Slashed;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -185,6 +186,16 @@ pub struct Rating {
     pub jobs: u64,
 }
 
+impl Rating {
+    /// The same where only so much of the score is left, in millionths.
+    #[must_use]
+    pub fn reduced(self, left: u32) -> Self {
+        // At most the score itself.
+        let score = self.score.map(|score| (u64::from(score) * u64::from(left.min(ONE)) / u64::from(ONE)) as u32);
+        Self { score, tier: score.map_or(Tier::Unrated, Tier::of), ..self }
+    }
+}
+
 /// What a rating says to a ranking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quality {
@@ -192,13 +203,14 @@ pub struct Quality {
     pub score: Option<u32>,
     /// Its tier.
     pub tier: Tier,
+    /// Set while a fault of it costs it jobs here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slashed: Option<Slashed>,
 }
 
-/// The share of the latency that a first token after so many milliseconds leaves, in millionths; nothing for none. 100 ms
-/// and less are all of it, 500 ms 80 %, 2,000 ms 50 %, 10,000 ms and more nothing; between two the share falls in a straight
-/// line.
-pub fn latency(first_token_ms: Option<u32>) -> u32 {
-    let Some(ms) = first_token_ms else { return 0 };
+/// The share of the latency that a first token after so many milliseconds leaves, in millionths. 100 ms and less are all of
+/// it, 500 ms 80 %, 2,000 ms 50 %, 10,000 ms and more nothing; between two the share falls in a straight line.
+pub fn latency(ms: u32) -> u32 {
     if ms <= LATENCY[0].0 {
         return ONE;
     }

@@ -21,12 +21,10 @@ fn the_weights_of_the_parts_are_those_of_the_plan_and_make_one() {
 
 #[test]
 fn a_first_token_is_worth_less_the_later_it_comes() {
-    let told = |ms| latency(Some(ms));
     assert_eq!(
-        [0, 100, 300, 500, 1_250, 2_000, 6_000, 10_000, u32::MAX].map(told),
+        [0, 100, 300, 500, 1_250, 2_000, 6_000, 10_000, u32::MAX].map(latency),
         [ONE, ONE, 900_000, 800_000, 650_000, 500_000, 250_000, 0, 0]
     );
-    assert_eq!(latency(None), 0, "no answer is the latest of all");
 }
 
 #[test]
@@ -75,6 +73,16 @@ fn what_is_not_known_gives_its_weight_to_the_rest() {
     assert_eq!(rated.score, Some(625_000));
     let weights: Vec<u32> = rated.parts.iter().map(|part| part.ppm).collect();
     assert_eq!(weights, [500_000, 0, 333_333, 0, 166_666]);
+}
+
+#[test]
+fn a_fault_takes_of_the_score_and_lowers_the_tier() {
+    let rated = rate(Some(testimony(3, 300, ONE)), &[], 100, None, None);
+    let half = rated.clone().reduced(500_000);
+    assert_eq!((half.score, half.tier), (Some(500_000), Tier::Silver));
+    assert_eq!(rated.clone().reduced(u32::MAX), rated);
+    assert_eq!(rated.reduced(0).tier, Tier::Bronze);
+    assert_eq!(rate(None, &[], 100, None, None).reduced(0).tier, Tier::Unrated);
 }
 
 #[test]
@@ -130,6 +138,10 @@ fn an_observation_is_about_a_job_of_its_author_of_today() {
     };
     let check = |said: &Observation, served: &Served, now_ms| said.check(author, provider, served, now_ms);
     assert_eq!(check(&observation, &served, NOW), Ok(()));
+    let ended = |finish, first_token_ms| Observation { finish, first_token_ms, ..observation.clone() }.latency();
+    assert_eq!(ended(Finish::Stop, Some(500)), Some(800_000));
+    assert_eq!(ended(Finish::Failed, Some(500)), Some(0), "no answer is the latest of all");
+    assert_eq!((ended(Finish::Length, None), ended(Finish::Cancelled, Some(1))), (None, None));
     assert_eq!(check(&observation, &served, NOW + WINDOW_MS), Ok(()));
     assert_eq!(check(&observation, &served, NOW + WINDOW_MS + 1), Err(ObservationFault::Expired));
     assert_eq!(check(&observation, &served, NOW - 30_001), Err(ObservationFault::Dates));
@@ -244,7 +256,7 @@ proptest! {
 
     #[test]
     fn a_later_first_token_is_never_worth_more(ms: u32, more: u32) {
-        prop_assert!(latency(Some(ms.saturating_add(more))) <= latency(Some(ms)));
+        prop_assert!(latency(ms.saturating_add(more)) <= latency(ms));
     }
 
     #[test]

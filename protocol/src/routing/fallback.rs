@@ -245,6 +245,7 @@ mod tests {
             failures: 0.0,
             lateness: 0.0,
             speed_seen: false,
+            quality: crate::qos::Quality::default(),
         }
     }
 

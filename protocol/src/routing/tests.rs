@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    evidence::Fault,
     offer::{Device, Engine},
     price::TokenPrice,
     text::Line,
@@ -42,7 +43,26 @@ fn candidate(offer: &ModelOffer, id: u8) -> Candidate<'_> {
         rests_ms: None,
         lateness: 0.0,
         shown_bytes: 0,
+        quality: Quality::default(),
     }
+}
+
+#[test]
+fn a_better_day_weighs_and_a_stranger_is_neither_good_nor_bad() {
+    let offer = offer();
+    let rated = |id, score: Option<u32>| {
+        let tier = score.map_or(crate::qos::Tier::Unrated, crate::qos::Tier::of);
+        Candidate { quality: Quality { score, tier, slashed: None }, ..candidate(&offer, id) }
+    };
+    let candidates = [rated(1, Some(100_000)), rated(2, None), rated(3, Some(950_000)), rated(4, Some(500_000))];
+    let ranked = rank(&candidates, &policy());
+    let order: Vec<usize> = ranked.iter().map(|ranked| ranked.index).collect();
+    assert_eq!(order, [2, 1, 3, 0]);
+    assert!((ranked[1].cost - ranked[2].cost).abs() < 1e-9, "unrated counts as half");
+    assert!(ranked[0].reasons.to_string().ends_with("platinum with 95.0 %"), "{}", ranked[0].reasons);
+    let plain = |score| rank(&[rated(1, score)], &policy())[0].cost;
+    let time = plain(None) - plain(Some(ONE));
+    assert!((plain(Some(0)) - plain(None) - time).abs() < 1e-9 && time > 0.0, "a quarter each way");
 }
 
 fn policy() -> Policy {
@@ -96,6 +116,10 @@ fn every_exclusion_says_what_rules_out() {
         assert_eq!(ranked[0].cost.is_infinite(), expected.is_some(), "{name}");
     }
     let offer = offer();
+    let slashed = Slashed { fault: Fault::Receipts, until_ms: 7 };
+    let quality = Quality { slashed: Some(slashed), ..Quality::default() };
+    let ranked = rank(&[Candidate { quality, ..candidate(&offer, 1) }], &policy());
+    assert_eq!(ranked[0].excluded, Some(Exclusion::Slashed(slashed)));
     let ranked = rank(&[Candidate { offline_ms: Some(12_345), ..candidate(&offer, 1) }], &policy());
     let excluded = ranked[0].excluded.clone();
     assert_eq!(excluded, Some(Exclusion::Offline { for_ms: 12_345 }));
@@ -257,6 +281,7 @@ fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> 
             rests_ms: None,
             lateness: failures * 2.0,
             shown_bytes: 0,
+            quality: Quality::default(),
         }
     })
 }

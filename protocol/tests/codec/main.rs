@@ -9,6 +9,7 @@ use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
     bandwidth::{self, Bandwidth, ToAsker, ToHelper},
+    evidence::Evidence,
     geo::{Cell, Location},
     gpu::measured::Measured,
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
@@ -17,6 +18,7 @@ use aitbc_protocol::{
         ModelOffer, Offer, OfferReply, OfferRequest, Statements,
     },
     price::{Adjustment, Factor, FactorKind, Inputs, LatencyClass, TokenPrice},
+    qos::{Observation, Served, Uptime},
     quote::Quote,
     reach::{Dialled, MAX_CHECKED, ReachReply, ReachRequest, Refusal},
     receipt::{Cheque, OutputDigest, Receipt, Timings},
@@ -319,11 +321,36 @@ fn to_client() -> impl Strategy<Value = ToClient> {
         rejection().prop_map(ToClient::Rejected),
         Just(ToClient::Resumed),
         chunk().prop_map(ToClient::Chunk),
-        (sealed(receipt()), proptest::option::of(line()))
-            .prop_map(|(receipt, failure)| ToClient::Finished { receipt, failure }),
+        (sealed(receipt()), proptest::option::of(line()), sealed(served()))
+            .prop_map(|(receipt, failure, served)| ToClient::Finished { receipt, failure, served }),
         any::<u64>().prop_map(|total| ToClient::Paid { total: MicroCredits(total) }),
         (any::<u64>(), proptest::option::of(sealed(receipt())))
             .prop_map(|(paid, receipt)| ToClient::Settled { paid: MicroCredits(paid), receipt }),
+    ]
+}
+
+prop_compose! {
+    fn served()(client in node(), receipt in digest(), total: u64, ended_ms: u64) -> Served {
+        Served { client, receipt, total: MicroCredits(total), ended_ms }
+    }
+}
+
+prop_compose! {
+    fn observation()(
+        served in sealed(served()), first_token_ms: Option<u32>, speed: Option<u32>, total_ms: u32, finish in finish(),
+        verified: Option<bool>, uptime in proptest::option::of((any::<u16>(), any::<u16>())), issued_ms: u64,
+    ) -> Observation {
+        let uptime = uptime.map(|(heard, of)| Uptime { heard, of });
+        Observation { served, first_token_ms, speed, total_ms, finish, verified, uptime, issued_ms }
+    }
+}
+
+fn evidence() -> impl Strategy<Value = Evidence> {
+    prop_oneof![
+        (sealed(offer()), sealed(offer())).prop_map(|(first, second)| Evidence::Offers(first, second)),
+        (sealed(receipt()), sealed(receipt())).prop_map(|(first, second)| Evidence::Receipts(first, second)),
+        (sealed(cheque()), sealed(cheque())).prop_map(|(first, second)| Evidence::Cheques(first, second)),
+        sealed(quote()).prop_map(Evidence::Quote),
     ]
 }
 
@@ -332,6 +359,8 @@ fn gossip() -> impl Strategy<Value = Gossip> {
         sealed(offer()).prop_map(Gossip::Offer),
         sealed(heartbeat()).prop_map(Gossip::Heartbeat),
         sealed(attest::revoke()).prop_map(Gossip::Revoke),
+        sealed(observation()).prop_map(Gossip::Observation),
+        evidence().prop_map(|evidence| Gossip::Evidence(Box::new(evidence))),
     ]
 }
 

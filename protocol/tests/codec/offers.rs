@@ -93,3 +93,25 @@ fn an_offer_of_many_measured_devices_fits() {
     let payload = wire::encode_payload(&offer, Offer::MAX_BYTES).expect("fits");
     assert!(payload.len() < Offer::MAX_BYTES, "{} bytes", payload.len());
 }
+
+#[test]
+fn the_largest_observation_fits() {
+    let served = Served {
+        client: NodeId([255; 32]),
+        receipt: Digest([255; 32]),
+        total: MicroCredits(u64::MAX),
+        ended_ms: u64::MAX,
+    };
+    let served = wire::encode_payload(&served, Served::MAX_BYTES).expect("fits");
+    let observation = Observation {
+        served: Signed::from_parts(NodeId([255; 32]), [255; 64], served),
+        first_token_ms: Some(u32::MAX),
+        speed: Some(u32::MAX),
+        total_ms: u32::MAX,
+        finish: Finish::Cancelled,
+        verified: Some(false),
+        uptime: Some(Uptime { heard: u16::MAX, of: u16::MAX }),
+        issued_ms: u64::MAX,
+    };
+    wire::encode_payload(&observation, Observation::MAX_BYTES).expect("fits");
+}

@@ -7,6 +7,7 @@ use crate::{
     jobs::{JobsSnapshot, Requests},
     market::Totals,
     network::{NetworkReport, PeerInfo, Reachability, TrafficRates},
+    reputation::Report,
     routing::{CloudJob, CloudStatus, Decisions, RankedCandidate},
     storage::{JobRecord, Side},
 };
@@ -113,6 +114,14 @@ pub(super) struct Competition {
     pub(super) requests: Requests,
     /// How its offer stands beside the others of the cell; nothing while there is none.
     pub(super) comparison: Option<Comparison>,
+}
+
+/// `aitbc.reputation/1`
+#[derive(Debug, Serialize)]
+pub(super) struct ReputationList {
+    pub(super) schema: &'static str,
+    /// The best first.
+    pub(super) providers: Vec<Report>,
 }
 
 /// One live offer.

@@ -1,11 +1,12 @@
 //! The last words of a job: its receipt, and the wait for the cheque that pays the rest.
 
 use super::{End, Job, Run, Surroundings, milliseconds};
-use crate::{jobs::SHORT_ANSWER, market::LedgerError};
+use crate::{clock::now_ms, jobs::SHORT_ANSWER, market::LedgerError};
 use aitbc_protocol::messages::ToClient;
 use aitbc_protocol::{
     MicroCredits, Signed,
     job::Finish,
+    qos::Served,
     receipt::{Receipt, Timings},
     sla::verdict,
     text::Line,
@@ -65,7 +66,16 @@ impl Run {
         tracing::info!(finish = ?end.finish, tokens, %total, "job ended");
         let Some(receipt) = recorded(&self.around, receipt, end.failure.as_ref()).await else { return false };
         self.job.ticket.receipt_recorded();
-        let last = ToClient::Finished { receipt, failure: end.failure.clone() };
+        let served =
+            Served { client: self.job.quote.client, receipt: receipt.digest(), total, ended_ms: now_ms() };
+        let served = match aitbc_crypto::seal(&self.around.key, &self.around.network, &served) {
+            Ok(served) => served,
+            Err(error) => {
+                tracing::error!(%error, "what goes with a receipt could not be signed");
+                return false;
+            }
+        };
+        let last = ToClient::Finished { receipt, failure: end.failure.clone(), served };
         self.concluded =
             Some(Concluded { last, total, told: false, told_here: false, paid_here: false, confirmed: false });
         self.earn();

@@ -1,9 +1,13 @@
 //! What the client of a job says: acknowledgements with their cheques, and that it leaves.
 
 use super::{End, Run, Taking};
-use crate::market::LedgerError;
+use crate::{
+    market::{Ledger, LedgerError},
+    storage::Side,
+};
 use aitbc_protocol::messages::ToProvider;
-use aitbc_protocol::{Signed, receipt::Cheque};
+use aitbc_protocol::{Nonce, Signed, evidence::Evidence, receipt::Cheque};
+use tokio::sync::mpsc;
 
 impl Run {
     pub(super) fn message(&mut self, message: ToProvider) {
@@ -41,7 +45,14 @@ impl Run {
         let ledger = self.around.ledger.clone();
         let (quote, client) = (self.job.quote.nonce, self.job.quote.client);
         let delivered = self.delivery.delivered();
-        Ok(Box::pin(async move { ledger.take_cheque(quote, client, cheque, delivered).await }))
+        let accuse = self.around.accuse.clone();
+        Ok(Box::pin(async move {
+            let taken = ledger.take_cheque(quote, client, cheque.clone(), delivered).await;
+            if matches!(taken, Err(LedgerError::Cheque(_))) {
+                accuse_of(&ledger, quote, cheque, &accuse).await;
+            }
+            taken
+        }))
     }
 
     pub(super) async fn paid(&mut self, paid: Result<u32, LedgerError>) {
@@ -63,6 +74,17 @@ impl Run {
             }
             Err(error) => self.leave(refused_cheque(&error)),
         }
+    }
+}
+
+/// Tells of a client that takes back what it promised, where the cheque held and this one, which it signed as well, show it.
+async fn accuse_of(ledger: &Ledger, quote: Nonce, cheque: Signed<Cheque>, accuse: &mpsc::Sender<Evidence>) {
+    let held = ledger.job(Side::Provider, quote).await.ok().flatten().and_then(|record| record.cheque);
+    let evidence = held.map(|held| Evidence::Cheques(held, cheque)).filter(|evidence| evidence.judge().is_ok());
+    if let Some(evidence) = evidence
+        && accuse.try_send(evidence).is_err()
+    {
+        tracing::warn!("evidence against a client is lost: too much is going on at once");
     }
 }
 

@@ -75,7 +75,7 @@ async fn a_private_job_runs_under_its_client_s_key_alone() {
                 bootstraps += chunk.count;
                 answer.extend(chunk.sealed.into_vec());
             }
-            ToClient::Finished { receipt, failure } => {
+            ToClient::Finished { receipt, failure, .. } => {
                 assert_eq!(failure, None);
                 break signing::open(&receipt, &network()).unwrap();
             }

@@ -1,9 +1,17 @@
 //! The end of an attempt: the receipt and its payment, or what a provider that failed is still owed.
 
 use super::{Attempt, Ended, Report, Run, Stop, billable, broken};
-use crate::{market::LedgerError, routing::JobUpdate};
+use crate::{clock::now_ms, market::LedgerError, routing::JobUpdate, storage::Side};
 use aitbc_protocol::messages::ToClient;
-use aitbc_protocol::{MicroCredits, Signed, job::Finish, receipt::Receipt, text::Line, wire};
+use aitbc_protocol::{
+    MicroCredits, Signed,
+    evidence::Evidence,
+    job::Finish,
+    qos::{DELAY_MS, Served},
+    receipt::Receipt,
+    text::Line,
+    wire,
+};
 use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -25,7 +33,7 @@ struct Closed {
 impl Run<'_> {
     pub(super) async fn end(mut self, stop: Stop) -> Report {
         let Closed { ended, settled, paid, most } = match stop {
-            Stop::Finished { receipt, failure } => self.take_receipt(receipt, failure).await,
+            Stop::Finished { receipt, failure, served } => self.take_receipt(receipt, failure, served).await,
             Stop::Violation(reason) => self.refuse(broken(&reason, false)).await,
             Stop::Own(error) => self.closed(Ended::Own(error)),
             Stop::Lost(reason) => self.left(&reason, false).await,
@@ -42,6 +50,8 @@ impl Run<'_> {
             first_piece: self.first_piece,
             answer: self.answer(),
             settled,
+            served: self.served,
+            evidence: self.evidence,
             tokens: self.received.into_tokens(),
         }
     }
@@ -79,7 +89,12 @@ impl Run<'_> {
     }
 
     /// Checks the receipt, pays what it asks for, and ends the job.
-    async fn take_receipt(&mut self, signed: Signed<Receipt>, failure: Option<Line<160>>) -> Closed {
+    async fn take_receipt(
+        &mut self,
+        signed: Signed<Receipt>,
+        failure: Option<Line<160>>,
+        served: Signed<Served>,
+    ) -> Closed {
         let Attempt { ledger, network, provider, quote, .. } = self.attempt;
         if signed.signer() != provider {
             return self.refuse(Ended::BadReceipt("the receipt is signed by somebody else".to_owned())).await;
@@ -92,6 +107,12 @@ impl Run<'_> {
             let reason = "the receipt says another time of the first token than the provider did when it sent it";
             return self.refuse(Ended::BadReceipt(reason.to_owned())).await;
         }
+        if !self.shows(&served, &signed, &receipt) {
+            let reason = "what it signed for others to see is not about this job";
+            return self.refuse(Ended::BadReceipt(reason.to_owned())).await;
+        }
+        let took_ms = u32::try_from(self.opened.elapsed().as_millis()).unwrap_or(u32::MAX);
+        self.served = Some((served, took_ms));
         let well = matches!(receipt.finish, Finish::Stop | Finish::Length);
         let missing = if well { self.received.missing() } else { None };
         let seen = self.received.seen(well);
@@ -104,6 +125,11 @@ impl Run<'_> {
         match taken {
             Ok(_) => {}
             Err(error @ (LedgerError::Overcharge(_) | LedgerError::Signature(_))) => {
+                // Another receipt of the job may have come before the path broke.
+                let held = ledger.job(Side::Client, quote.nonce).await.ok().flatten();
+                if let Some(held) = held.and_then(|record| record.receipt).filter(|held| *held != signed) {
+                    self.evidence = Some(Evidence::Receipts(held, signed));
+                }
                 return self.refuse(Ended::BadReceipt(missing.unwrap_or_else(|| error.to_string()))).await;
             }
             Err(error) => return self.closed(Ended::Own(error)),
@@ -124,6 +150,17 @@ impl Run<'_> {
         // The cheque for all of the receipt was signed when it was taken, whether it could be handed over or not.
         let paid = self.payments.paid().max(receipt.total);
         Closed { ended, settled, paid, most: paid }
+    }
+
+    /// Whether what came with the receipt shows others that the job was: whoever withholds that would be told of by nobody
+    /// whom it serves badly.
+    fn shows(&self, served: &Signed<Served>, signed: &Signed<Receipt>, receipt: &Receipt) -> bool {
+        let Attempt { network, provider, quote, .. } = self.attempt;
+        served.signer() == provider
+            && aitbc_crypto::open(served, network).is_ok_and(|served| {
+                served.fits(quote.client, signed.digest(), receipt.total)
+                    && served.ended_ms.abs_diff(now_ms()) <= DELAY_MS
+            })
     }
 
     /// Hands over what waited for the receipt.

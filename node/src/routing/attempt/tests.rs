@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    clock::now_ms,
     network::NetworkError,
     routing::fixtures::{Deal, key, network},
     storage::{JobRecord, Side},
@@ -12,6 +13,7 @@ use aitbc_protocol::{
     Digest,
     bytes::BoundedBytes,
     job::{Input, JobState},
+    qos::DELAY_MS,
     quote::Quote,
     receipt::{Cheque, OutputDigest},
 };
@@ -106,8 +108,16 @@ impl Peer<'_> {
     }
 
     async fn finish(&mut self, signer: &SecretKey, receipt: &Receipt) {
+        let total = receipt.total;
         let receipt = seal(signer, &network(), receipt).expect("a receipt of usual size");
-        self.send(&ToClient::Finished { receipt, failure: None }).await;
+        let client = self.deal.client.node_id();
+        let served = Served { client, receipt: receipt.digest(), total, ended_ms: now_ms() };
+        self.finish_showing(receipt, &served).await;
+    }
+
+    async fn finish_showing(&mut self, receipt: Signed<Receipt>, served: &Served) {
+        let served = seal(&self.deal.provider, &network(), served).expect("fits");
+        self.send(&ToClient::Finished { receipt, failure: None, served }).await;
     }
 
     /// The receipt, the last cheque, the goodbye.
@@ -499,6 +509,44 @@ async fn a_receipt_of_somebody_else_is_none() {
     assert!(played.record.receipt.is_none());
     let receipt = deal.receipt(3, OutputDigest::Tokens(Digest([5; 32])), Finish::Stop);
     assert_refused(&deal, &played, &receipt).await;
+}
+
+#[tokio::test]
+async fn a_receipt_that_cannot_be_shown_to_others_is_none() {
+    type Change = fn(&mut Served);
+    let changes: [(&str, Change); 4] = [
+        ("of another client", |served| served.client = key(7).node_id()),
+        ("of another receipt", |served| served.receipt = Digest([9; 32])),
+        ("of another sum", |served| served.total.0 += 1),
+        ("of another day", |served| served.ended_ms -= 2 * DELAY_MS),
+    ];
+    for (name, change) in changes {
+        let deal = plain();
+        let played = play(&deal, async |peer| {
+            peer.admit().await;
+            peer.generate(3).await;
+            let receipt = deal.receipt(3, peer.output(), Finish::Stop);
+            let signed = seal(&deal.provider, &network(), &receipt).unwrap();
+            let client = deal.client.node_id();
+            let mut served = Served { client, receipt: signed.digest(), total: receipt.total, ended_ms: now_ms() };
+            change(&mut served);
+            peer.finish_showing(signed, &served).await;
+        })
+        .await;
+        let Ended::BadReceipt(why) = &played.report.ended else { panic!("{name}: {:?}", played.report.ended) };
+        assert!(why.contains("for others to see"), "{name}: {why}");
+        assert_eq!(played.record.paid, MicroCredits::ZERO, "{name}");
+        assert!(played.report.served.is_none(), "{name}");
+    }
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(3).await;
+        peer.finish_well(Finish::Stop).await;
+    })
+    .await;
+    let (served, _) = played.report.served.expect("an honest provider's");
+    assert_eq!(served.signer(), deal.provider_id());
 }
 
 #[tokio::test]

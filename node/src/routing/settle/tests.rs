@@ -6,6 +6,7 @@ use crate::{
 use aitbc_crypto::seal;
 use aitbc_protocol::{
     Digest, MicroCredits,
+    evidence::Fault,
     job::{Finish, JobState},
     receipt::OutputDigest,
 };
@@ -14,6 +15,17 @@ async fn settled(
     deal: &Deal,
     answer: impl AsyncFnOnce(Option<MicroCredits>) -> Option<ToClient>,
 ) -> Result<JobRecord, SettleError> {
+    let (result, evidence) = judged(deal, answer).await;
+    assert_eq!(evidence, []);
+    result
+}
+
+/// The same with what speaks against the provider.
+async fn judged(
+    deal: &Deal,
+    answer: impl AsyncFnOnce(Option<MicroCredits>) -> Option<ToClient>,
+) -> (Result<JobRecord, SettleError>, Vec<Evidence>) {
+    let found = std::cell::RefCell::new(Vec::new());
     let nonce = deal.quote.nonce;
     let record = deal.ledger.job(Side::Client, nonce).await.expect("the ledger works").expect("a recorded job");
     let (near, mut far) = FramedStream::pair(deal.client.node_id(), deal.provider_id());
@@ -27,8 +39,11 @@ async fn settled(
         }
         far.close().await.expect("the client listens");
     };
-    let (result, ()) = tokio::join!(settle(&deal.ledger, nonce, record, near), provider);
-    result
+    let (result, ()) = tokio::join!(
+        settle(&deal.ledger, nonce, record, near, |evidence| found.borrow_mut().push(evidence)),
+        provider
+    );
+    (result, found.into_inner())
 }
 
 /// A job whose provider vanished after ten tokens, all of them promised.
@@ -69,6 +84,23 @@ async fn the_newest_cheque_goes_along_and_the_receipt_comes_back() {
     assert!(record.state.is_final(), "{:?}", record.state);
     assert_eq!(record.paid, total);
     assert!(record.receipt.is_some());
+}
+
+#[tokio::test]
+async fn a_second_receipt_for_a_job_is_evidence_and_moves_no_money() {
+    let deal = broken_off().await;
+    let receipt = |finish| {
+        let receipt = deal.receipt(10, OutputDigest::Tokens(Digest([5; 32])), finish);
+        (receipt.total, seal(&deal.provider, &network(), &receipt).expect("a receipt of usual size"))
+    };
+    let ((total, first), (_, second)) = (receipt(Finish::Cancelled), receipt(Finish::Failed));
+    deal.ledger.take_receipt(deal.quote.nonce, first, None).await.expect("it is paid for");
+    let (result, evidence) =
+        judged(&deal, async |_| Some(ToClient::Settled { paid: total, receipt: Some(second) })).await;
+    assert_eq!(result.expect("settled by the first").paid, total);
+    let [evidence] = evidence.as_slice() else { panic!("{evidence:?}") };
+    assert_eq!(aitbc_crypto::evidence::verify(evidence, &network()), Ok(Fault::Receipts));
+    assert_eq!(evidence.accused(), deal.provider_id());
 }
 
 #[tokio::test]
