@@ -7,6 +7,7 @@
 pub mod attestation;
 pub mod bandwidth;
 pub mod bytes;
+pub mod conditions;
 pub mod envelope;
 pub mod geo;
 pub mod gpu;

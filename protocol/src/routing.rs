@@ -11,6 +11,7 @@ use crate::{
     price::{Adjustment, LatencyClass, price},
 };
 use preference::Preference;
+use query::{Conditions, Unmet};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -18,6 +19,8 @@ pub mod breaker;
 pub mod calibration;
 pub mod fallback;
 pub mod preference;
+pub mod query;
+pub mod regions;
 
 /// A provider that might run the job, as the client knows it at this moment.
 #[derive(Clone, Debug)]
@@ -94,6 +97,8 @@ pub struct Policy {
     pub least_shown: u64,
     /// False on a network of demos and tests, where a round trip below the speed of light is no contradiction.
     pub physical: bool,
+    /// What else is asked of providers.
+    pub conditions: Conditions,
     /// Whether the user names the provider: it is asked although it rests.
     pub named: bool,
     /// Providers that already failed this job.
@@ -174,6 +179,13 @@ pub enum Exclusion {
         /// What the user pays at most.
         ceiling: MicroCredits,
     },
+    /// It does not meet a condition.
+    Unmet {
+        /// As it was written.
+        condition: String,
+        /// What there is instead.
+        found: String,
+    },
     /// It answers faster than light could from where it says it is.
     ImpossibleDistance {
         /// Measured round trip.
@@ -198,6 +210,7 @@ impl Exclusion {
             Self::ContextTooSmall { .. } => "context",
             Self::TooSlow { .. } => "distance",
             Self::TooExpensive { .. } => "price",
+            Self::Unmet { .. } => "condition",
             Self::ImpossibleDistance { .. } => "location",
         }
     }
@@ -245,6 +258,7 @@ impl fmt::Display for Exclusion {
             Self::TooExpensive { price, ceiling } => {
                 write!(formatter, "up to {price}, the ceiling is {ceiling}")
             }
+            Self::Unmet { condition, found } => write!(formatter, "{condition} is asked for, and it has {found}"),
             Self::ImpossibleDistance { round_trip_ms, least_ms } => {
                 write!(
                     formatter,
@@ -470,6 +484,9 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     }
     if let Some(ceiling) = policy.ceiling.filter(|ceiling| reasons.price > *ceiling) {
         return Some(Exclusion::TooExpensive { price: reasons.price, ceiling });
+    }
+    if let Some(Unmet { condition, found }) = policy.conditions.unmet(candidate, reasons) {
+        return Some(Exclusion::Unmet { condition, found });
     }
     // Last, for it is the one that passes by itself.
     let for_ms = candidate.rests_ms.filter(|_| !policy.named)?;

@@ -9,7 +9,7 @@ use aitbc_protocol::{
     job::Chunk,
     offer::{Device, DeviceKind, Engine, Load, ModelOffer, Offer},
     price::{LatencyClass, TokenPrice},
-    routing::{Candidate, Policy, Work, preference::Preference, rank},
+    routing::{Candidate, Policy, Work, preference::Preference, query::Conditions, rank},
     text::Line,
     wire,
 };
@@ -82,6 +82,7 @@ fn ranking(criterion: &mut Criterion) {
         min_trust: Tier::None,
         least_shown: 0,
         physical: true,
+        conditions: Conditions::default(),
         named: false,
         exclude: Vec::new(),
     };

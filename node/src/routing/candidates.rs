@@ -16,7 +16,7 @@ use aitbc_protocol::{
     gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
-    routing::{Candidate, Exclusion, Policy, Ranked, Work, rank},
+    routing::{Candidate, Exclusion, Policy, Ranked, Work, query::Conditions, rank},
 };
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,7 @@ pub(super) fn policy(
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical: !config.network.is_local(),
+        conditions: Conditions::default(),
         named: wishes.provider.is_some(),
         exclude,
     }
@@ -200,6 +201,8 @@ pub(super) fn choose(
         let models = found.known.offer.models.iter().enumerate();
         match model {
             Some(model) => models.filter(|(_, offer)| offer.model == *model).map(|(index, _)| index).collect(),
+            // Where something is asked, any of its models may be the one that meets it.
+            None if !policy.conditions.is_empty() => models.map(|(index, _)| index).collect(),
             None => models.take(1).map(|(index, _)| index).collect(),
         }
     };

@@ -16,6 +16,7 @@ use aitbc_protocol::{
     job::{Finish, JobState, ModelName},
     offer::{KnownOffer, Load, Offer},
     receipt::Receipt,
+    routing::regions::Region,
     text::Line,
 };
 use serde::Serialize;
@@ -97,6 +98,25 @@ pub(super) struct OfferList {
 pub(super) struct SeenList {
     pub(super) schema: &'static str,
     pub(super) seen: Vec<Seen>,
+}
+
+/// `aitbc.regions/1`
+#[derive(Debug, Serialize)]
+pub(super) struct RegionList {
+    pub(super) schema: &'static str,
+    /// Of the cells; offers of coarser ones stand in their own.
+    pub(super) precision: u8,
+    /// Those with the most free slots first.
+    pub(super) regions: Vec<RegionSummary>,
+}
+
+/// What is on offer in one cell.
+#[derive(Debug, Serialize)]
+pub(super) struct RegionSummary {
+    #[serde(flatten)]
+    pub(super) region: Region,
+    /// Least distance from this node.
+    pub(super) distance_km: f64,
 }
 
 /// One live offer.
