@@ -367,18 +367,33 @@ const ROUND_TRIPS: f64 = 2.0;
 /// else a quote puts on it is known once there is one. Ties are broken by distance and then by the
 /// provider's id, so that the order of the candidates given decides nothing.
 pub fn rank(candidates: &[Candidate<'_>], policy: &Policy) -> Vec<Ranked> {
+    rank_best(candidates, policy, usize::MAX)
+}
+
+/// The first `most` of that ranking: of a hundred thousand candidates, nobody reads more than the best.
+pub fn rank_best(candidates: &[Candidate<'_>], policy: &Policy, most: usize) -> Vec<Ranked> {
     let wished = Adjustment::wished(policy.latency);
-    let judged = |(index, candidate)| judge(index, candidate, policy, &wished);
-    let mut ranked: Vec<Ranked> = candidates.iter().enumerate().map(judged).collect();
+    let judged = |index: usize| judge(index, &candidates[index], policy, &wished);
+    // What is sorted is small, and judged again once it is known who is wanted: writing all of it down takes longer.
+    let key = |index| {
+        let Ranked { cost, reasons, .. } = judged(index);
+        (cost, reasons.distance_km, index)
+    };
+    let mut order: Vec<(f64, f64, usize)> = (0..candidates.len()).map(key).collect();
     // The excluded have an infinite cost, so they come last by their cost alone.
-    ranked.sort_unstable_by(|a, b| {
-        a.cost
-            .total_cmp(&b.cost)
-            .then_with(|| a.reasons.distance_km.total_cmp(&b.reasons.distance_km))
-            .then_with(|| candidates[a.index].provider.cmp(&candidates[b.index].provider))
-            .then_with(|| a.index.cmp(&b.index))
-    });
-    ranked
+    let by_cost = |one: &(f64, f64, usize), other: &(f64, f64, usize)| {
+        one.0
+            .total_cmp(&other.0)
+            .then_with(|| one.1.total_cmp(&other.1))
+            .then_with(|| candidates[one.2].provider.cmp(&candidates[other.2].provider))
+            .then_with(|| one.2.cmp(&other.2))
+    };
+    if most < order.len() {
+        order.select_nth_unstable_by(most, by_cost);
+        order.truncate(most);
+    }
+    order.sort_unstable_by(by_cost);
+    order.into_iter().map(|(.., index)| judged(index)).collect()
 }
 
 impl Ranked {

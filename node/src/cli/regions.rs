@@ -6,7 +6,7 @@ use serde_json::Value;
 /// Arguments of `regions`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Characters of the cells' geohashes: 2 (1,250 km) to 7 (150 m)
+    /// Characters of the cells' geohashes: 2 (600 km) to 7 (150 m)
     #[arg(long, default_value_t = aitbc_protocol::geo::DEFAULT_PRECISION, value_parser = clap::value_parser!(u8).range(2..=7))]
     precision: u8,
     /// Search everything within reach first, and do not go by what was heard alone

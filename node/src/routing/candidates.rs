@@ -16,7 +16,7 @@ use aitbc_protocol::{
     gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
-    routing::{Candidate, Exclusion, Policy, Ranked, Work, query::Conditions, rank},
+    routing::{Candidate, Exclusion, Policy, Ranked, Work, query::Conditions, rank_best},
 };
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ use tokio::time::timeout;
 pub(super) const DEFAULT_BUDGET_MS: u32 = 400;
 /// Candidates whose round trip is measured before they are ranked.
 const MEASURED: usize = 8;
+/// Candidates of a ranking; whoever stands behind is neither asked nor told of.
+const MAX_RANKED: usize = 512;
 /// A provider that did not prove what its offer says is not waited for again for as long, in milliseconds.
 const ASK_AGAIN_MS: u64 = 60_000;
 /// How long that may take; whoever has not answered by then ranks by the least for its distance.
@@ -245,7 +247,7 @@ pub(super) fn choose(
         })
         .collect();
     let mut named = std::collections::HashSet::new();
-    rank(&candidates, policy)
+    rank_best(&candidates, policy, MAX_RANKED)
         .into_iter()
         .filter(|ranked| named.insert(candidates[ranked.index].provider))
         .map(|ranked| {

@@ -367,6 +367,11 @@ proptest! {
                 prop_assert!(!exclusion.to_string().is_empty());
             }
         }
+        for most in [0, candidates.len() / 2, candidates.len()] {
+            let best = rank_best(&candidates, &policy, most);
+            let of = |ranked: &[Ranked]| ranked.iter().map(|one| one.index).collect::<Vec<_>>();
+            prop_assert_eq!(of(&best), of(&ranked[..most]));
+        }
         if !candidates.is_empty() {
             let rotate = rotate % candidates.len();
             candidates.rotate_left(rotate);
