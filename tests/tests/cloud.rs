@@ -93,11 +93,10 @@ async fn a_job_that_nobody_does_goes_to_the_cloud_and_says_so_everywhere() {
 async fn what_must_not_go_to_the_cloud_does_not_and_a_table_says_why() {
     let cloud = Server::start().await;
     let client = client(cloud.as_cloud("if_no_edge", 2_000)).await;
-    let refused: [(&[&str], i32, &str); 5] = [
+    let refused: [(&[&str], i32, &str); 4] = [
         (&["--fallback", "never"], 4, ""),
         (&["--min-trust", "affirming"], 4, "trust"),
         (&["--min-shown", "1024"], 4, "memory"),
-        (&["--provider", "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"], 4, "provider"),
         (&["--max-price", "1"], 7, "price"),
     ];
     for (flags, code, by) in refused {

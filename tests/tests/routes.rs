@@ -122,14 +122,17 @@ async fn a_provider_that_fails_again_and_again_rests_until_it_works() {
         assert!(!ask(&client, &[]).await.status.success());
     }
     assert_eq!(server.seen().len(), 3);
-    let found = client.cli(&["find", MODEL]).await;
-    let shown = String::from_utf8_lossy(&found.stdout).into_owned();
-    assert!(found.status.code() == Some(4) && shown.contains("its last jobs failed"), "{found:?}");
-
     server.refuse(None);
     let output = ask(&client, &[]).await;
     assert_eq!(answered(&output), miner.id.to_string(), "after its rest, a job shows that it works");
-    assert_eq!(server.seen().len(), 4);
-    let again = client.cli(&["find", MODEL]).await;
-    assert!(again.status.success(), "{again:?}");
+    let updates = json_of(&output)["updates"].clone();
+    let ranked = |update: &&Value| update["event"] == "ranked";
+    let first = updates.as_array().and_then(|all| all.iter().find(ranked)).expect("a ranking");
+    let excluded = &first["candidates"][0]["excluded"];
+    assert!(excluded["resting"]["for_ms"].as_u64().is_some_and(|left| left <= 5_000), "{first}");
+    assert_eq!(server.seen().len(), 4, "nobody asked it before");
+    let output = ask(&client, &[]).await;
+    let updates = json_of(&output)["updates"].clone();
+    let first = updates.as_array().and_then(|all| all.iter().find(ranked)).expect("a ranking");
+    assert!(output.status.success() && first["candidates"][0]["excluded"].is_null(), "{first}");
 }

@@ -2,6 +2,7 @@
 
 use super::{
     JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes,
+    request::listed,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{
@@ -280,18 +281,18 @@ pub(super) fn nobody(
     if let (Some(prices), Some(ceiling)) = (too_expensive, policy.ceiling)
         && let Some(cheapest) = prices.into_iter().min()
     {
-        return JobFailure::TooExpensive {
-            message: format!(
-                "the cheapest provider of {model} asks up to {cheapest}, the ceiling is {ceiling}: raise max_price or lower max_tokens"
-            ),
-            ruled_out,
-        };
+        let message = format!(
+            "the cheapest provider of {model} asks up to {cheapest}, the ceiling is {ceiling}: raise max_price or lower max_tokens{}",
+            listed(&ruled_out)
+        );
+        return JobFailure::TooExpensive { message, ruled_out };
     }
     let mut parts = vec![reach(searched, policy.latency_budget_ms)];
     if choices.is_empty() && declined.is_empty() && searched.end != SearchEnd::NoPeers {
         parts.push(suggestion(model, searched));
     }
-    JobFailure::NoProvider { model: model.clone(), message: parts.join("; "), ruled_out }
+    let message = parts.join("; ") + &listed(&ruled_out);
+    JobFailure::NoProvider { model: model.clone(), message, ruled_out }
 }
 
 /// Who was ruled out by what.
@@ -394,6 +395,9 @@ mod tests {
         let failure = nobody(&policy.model, &policy, &searched, &[], &declined, &dear);
         let text = failure.to_string();
         assert!(text.contains("too dear") && text.contains("full"), "{text}");
+        let mut short = failure.clone();
+        assert_eq!(short.take_ruled_out().len(), 2);
+        assert!(text.starts_with(&short.to_string()) && !short.to_string().contains("full"), "{short}");
         let JobFailure::NoProvider { ruled_out, .. } = failure else { panic!("{failure:?}") };
         assert_eq!(ruled_out.iter().map(|row| row.by.as_str()).collect::<Vec<_>>(), ["price", "declined"]);
     }
