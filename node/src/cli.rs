@@ -25,6 +25,7 @@ mod peers;
 mod ping;
 mod private;
 mod receipts;
+mod regions;
 mod reputation;
 mod run;
 mod status;
@@ -96,8 +97,10 @@ enum Command {
     Down,
     /// Show the running node: reachability, engines, offer, earnings, and what keeps work away
     Status,
-    /// Look for providers of a model, nearest first, and show their ranking
+    /// Look for providers of a model or by conditions, nearest first, and show their ranking
     Find(find::Args),
+    /// Show what is on offer, cell by cell
+    Regions(regions::Args),
     /// Ask a model; the provider of an ordinary job can read the prompt
     Run(run::Args),
     /// List jobs, as client and as provider
@@ -173,6 +176,7 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Down => down::run(&global).await,
         Command::Status => status::run(&global).await,
         Command::Find(args) => find::run(&global, args).await,
+        Command::Regions(args) => regions::run(&global, args).await,
         Command::Run(args) => run::run(&global, args).await,
         Command::Jobs(args) => jobs::run(&global, args).await,
         Command::Receipts(args) => receipts::run(&global, args).await,

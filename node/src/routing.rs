@@ -47,6 +47,7 @@ pub use candidates::ShownBy;
 pub use cloud::{Cloud, CloudConfig, CloudEnd, CloudError, CloudJob, CloudPrice, CloudStatus};
 pub use decisions::{Came, Chosen, Decision, Decisions, End as DecisionEnd, Prediction};
 pub(crate) use find::PrivateGoal;
+pub use find::Sought;
 pub use request::{JobFailure, JobRequest, JobUpdate, RankedCandidate, RuledOut, RunningRequest, Wishes};
 
 use crate::{
@@ -69,7 +70,11 @@ use aitbc_protocol::{
     job::ModelName,
     offer::{KnownOffer, Load, Offer, Statements},
     price::{median_utilisation, share},
-    routing::{fallback::Fallback, preference::Preference},
+    routing::{
+        fallback::Fallback,
+        preference::Preference,
+        regions::{Region, regions},
+    },
 };
 use futures::FutureExt as _;
 use std::{collections::HashSet, sync::Arc};
@@ -165,15 +170,20 @@ impl Routing {
         RunningRequest { job, updates: receiver }
     }
 
-    /// Looks for providers of `model` (or of anything) near `location` (or near this node), and ranks them.
-    pub async fn find(
-        &self,
-        model: Option<ModelName>,
-        location: Option<Location>,
-        latency_budget_ms: Option<u32>,
-        updates: mpsc::Sender<JobUpdate>,
-    ) -> Vec<RankedCandidate> {
-        find::find(&self.0, model, location, latency_budget_ms, &updates).await
+    /// Looks for providers, and ranks them.
+    pub async fn find(&self, sought: Sought, updates: mpsc::Sender<JobUpdate>) -> Vec<RankedCandidate> {
+        find::find(&self.0, sought, &updates).await
+    }
+
+    /// What is on offer by cells of `precision`, as far as this node has heard, and how far each is from this node in km.
+    pub fn regions(&self, precision: u8) -> Vec<(Region, f64)> {
+        let snapshot = self.0.book.snapshot();
+        let here = self.0.config.location;
+        let distant = |region: Region| {
+            let km = region.cell.distance_km(&here);
+            (region, km)
+        };
+        regions(&snapshot.offers, precision).into_iter().map(distant).collect()
     }
 
     /// Looks for providers of a private job, and ranks those that its wishes allow: at least one, best first, or why there

@@ -8,6 +8,7 @@ pub mod attestation;
 pub mod bandwidth;
 pub mod bytes;
 pub mod competition;
+pub mod conditions;
 pub mod envelope;
 pub mod evidence;
 pub mod geo;

@@ -13,6 +13,7 @@ use crate::{
     qos::Quality,
 };
 use preference::Preference;
+use query::{Conditions, Unmet};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -20,6 +21,8 @@ pub mod breaker;
 pub mod calibration;
 pub mod fallback;
 pub mod preference;
+pub mod query;
+pub mod regions;
 
 /// A provider that might run the job, as the client knows it at this moment.
 #[derive(Clone, Debug)]
@@ -98,6 +101,8 @@ pub struct Policy {
     pub least_shown: u64,
     /// False on a network of demos and tests, where a round trip below the speed of light is no contradiction.
     pub physical: bool,
+    /// What else is asked of providers.
+    pub conditions: Conditions,
     /// Whether the user names the provider: it is asked although it rests.
     pub named: bool,
     /// Providers that already failed this job.
@@ -180,6 +185,13 @@ pub enum Exclusion {
         /// What the user pays at most.
         ceiling: MicroCredits,
     },
+    /// It does not meet a condition.
+    Unmet {
+        /// As it was written.
+        condition: String,
+        /// What there is instead.
+        found: String,
+    },
     /// It answers faster than light could from where it says it is.
     ImpossibleDistance {
         /// Measured round trip.
@@ -205,6 +217,7 @@ impl Exclusion {
             Self::ContextTooSmall { .. } => "context",
             Self::TooSlow { .. } => "distance",
             Self::TooExpensive { .. } => "price",
+            Self::Unmet { .. } => "condition",
             Self::ImpossibleDistance { .. } => "location",
         }
     }
@@ -255,6 +268,7 @@ impl fmt::Display for Exclusion {
             Self::TooExpensive { price, ceiling } => {
                 write!(formatter, "up to {price}, the ceiling is {ceiling}")
             }
+            Self::Unmet { condition, found } => write!(formatter, "{condition} is asked for, and it has {found}"),
             Self::ImpossibleDistance { round_trip_ms, least_ms } => {
                 write!(
                     formatter,
@@ -369,18 +383,33 @@ const ROUND_TRIPS: f64 = 2.0;
 /// else a quote puts on it is known once there is one. Ties are broken by distance and then by the
 /// provider's id, so that the order of the candidates given decides nothing.
 pub fn rank(candidates: &[Candidate<'_>], policy: &Policy) -> Vec<Ranked> {
+    rank_best(candidates, policy, usize::MAX)
+}
+
+/// The first `most` of that ranking: of a hundred thousand candidates, nobody reads more than the best.
+pub fn rank_best(candidates: &[Candidate<'_>], policy: &Policy, most: usize) -> Vec<Ranked> {
     let wished = Adjustment::wished(policy.latency);
-    let judged = |(index, candidate)| judge(index, candidate, policy, &wished);
-    let mut ranked: Vec<Ranked> = candidates.iter().enumerate().map(judged).collect();
+    let judged = |index: usize| judge(index, &candidates[index], policy, &wished);
+    // What is sorted is small, and judged again once it is known who is wanted: writing all of it down takes longer.
+    let key = |index| {
+        let Ranked { cost, reasons, .. } = judged(index);
+        (cost, reasons.distance_km, index)
+    };
+    let mut order: Vec<(f64, f64, usize)> = (0..candidates.len()).map(key).collect();
     // The excluded have an infinite cost, so they come last by their cost alone.
-    ranked.sort_unstable_by(|a, b| {
-        a.cost
-            .total_cmp(&b.cost)
-            .then_with(|| a.reasons.distance_km.total_cmp(&b.reasons.distance_km))
-            .then_with(|| candidates[a.index].provider.cmp(&candidates[b.index].provider))
-            .then_with(|| a.index.cmp(&b.index))
-    });
-    ranked
+    let by_cost = |one: &(f64, f64, usize), other: &(f64, f64, usize)| {
+        one.0
+            .total_cmp(&other.0)
+            .then_with(|| one.1.total_cmp(&other.1))
+            .then_with(|| candidates[one.2].provider.cmp(&candidates[other.2].provider))
+            .then_with(|| one.2.cmp(&other.2))
+    };
+    if most < order.len() {
+        order.select_nth_unstable_by(most, by_cost);
+        order.truncate(most);
+    }
+    order.sort_unstable_by(by_cost);
+    order.into_iter().map(|(.., index)| judged(index)).collect()
 }
 
 impl Ranked {
@@ -497,6 +526,9 @@ fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, leas
     }
     if let Some(ceiling) = policy.ceiling.filter(|ceiling| reasons.price > *ceiling) {
         return Some(Exclusion::TooExpensive { price: reasons.price, ceiling });
+    }
+    if let Some(Unmet { condition, found }) = policy.conditions.unmet(candidate, reasons) {
+        return Some(Exclusion::Unmet { condition, found });
     }
     // Last, for it is the one that passes by itself.
     let for_ms = candidate.rests_ms.filter(|_| !policy.named)?;

@@ -9,7 +9,7 @@ use aitbc_protocol::{
     job::Chunk,
     offer::{Device, DeviceKind, Engine, Load, ModelOffer, Offer},
     price::{LatencyClass, TokenPrice},
-    routing::{Candidate, Policy, Work, preference::Preference, rank},
+    routing::{Candidate, Policy, Work, preference::Preference, query::Conditions, rank, rank_best},
     text::Line,
     wire,
 };
@@ -47,7 +47,7 @@ fn model_offer(index: u64) -> ModelOffer {
 }
 
 fn ranking(criterion: &mut Criterion) {
-    let offers: Vec<ModelOffer> = (0..10_000).map(model_offer).collect();
+    let offers: Vec<ModelOffer> = (0..100_000).map(model_offer).collect();
     let candidates: Vec<Candidate<'_>> = offers
         .iter()
         .zip(0u64..)
@@ -83,11 +83,18 @@ fn ranking(criterion: &mut Criterion) {
         min_trust: Tier::None,
         least_shown: 0,
         physical: true,
+        conditions: Conditions::default(),
         named: false,
         exclude: Vec::new(),
     };
     criterion.bench_function("rank 10,000 offers (goal 5 ms)", |bencher| {
-        bencher.iter(|| rank(black_box(&candidates), black_box(&policy)));
+        bencher.iter(|| rank(black_box(&candidates[..10_000]), black_box(&policy)));
+    });
+    criterion.bench_function("decide among 100,000 offers (goal 20 ms)", |bencher| {
+        bencher.iter(|| {
+            let best = rank_best(black_box(&candidates), black_box(&policy), 512);
+            policy.preference.pick(best.iter().map(|ranked| ranked.cost), 7)
+        });
     });
 }
 

@@ -5,6 +5,8 @@ pub mod desktop;
 pub mod door;
 #[cfg(target_os = "linux")]
 pub mod lab;
+#[cfg(unix)]
+pub mod openai;
 pub mod peer;
 pub mod process;
 pub mod proxy;

@@ -2,107 +2,13 @@
 
 #![cfg(unix)]
 
-use aitbc_tests::process::{MODEL, Process, ProcessBuilder, run};
-use axum::{
-    Json, Router,
-    extract::{Request, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
-    routing::post,
+use aitbc_tests::{
+    openai::{ANSWER_TOKENS, KEY, PROMPT_TOKENS, Server, write_private},
+    process::{MODEL, Process, ProcessBuilder, run},
 };
 use serde_json::{Value, json};
-use std::{
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::Output,
-    sync::{Arc, Mutex},
-};
+use std::process::Output;
 use tempfile::TempDir;
-
-const KEY: &str = "sk-hunter2-of-the-test";
-/// What the server says that every job took.
-const PROMPT_TOKENS: u64 = 40;
-const ANSWER_TOKENS: u64 = 3;
-
-/// A cloud of one model.
-struct Cloud {
-    address: SocketAddr,
-    seen: Seen,
-    task: tokio::task::JoinHandle<()>,
-}
-
-/// Authorization and body of each request.
-type Seen = Arc<Mutex<Vec<(Option<String>, Value)>>>;
-
-#[derive(Clone)]
-struct Model {
-    seen: Seen,
-    /// What it answers in place of an answer.
-    refuses: Option<StatusCode>,
-}
-
-impl Cloud {
-    async fn start(refuses: Option<StatusCode>) -> Self {
-        let seen = Seen::default();
-        let model = Model { seen: seen.clone(), refuses };
-        let router = Router::new().route("/v1/chat/completions", post(complete)).with_state(model);
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
-        Self { address, seen, task }
-    }
-
-    fn requests(&self) -> usize {
-        self.seen.lock().expect("no panic").len()
-    }
-
-    /// A home whose settings name this cloud, at `price` for a thousand tokens of prompt and answer.
-    fn home(&self, fallback: &str, price: u64) -> TempDir {
-        let home = tempfile::tempdir().expect("a directory");
-        let key = home.path().join("cloud-key");
-        private(&key, KEY, 0o600);
-        let config = home.path().join(".config/aitbc");
-        std::fs::create_dir_all(&config).expect("a directory");
-        let text = format!(
-            "[client]\nfallback = \"{fallback}\"\n[client.cloud]\nurl = \"http://{}/v1\"\nkey_file = {:?}\n\
-             model = \"cloud-small\"\nprice = {{ prompt = {price}, completion = {price} }}\n",
-            self.address,
-            key.to_str().expect("UTF-8"),
-        );
-        std::fs::write(config.join("config.toml"), text).expect("written");
-        home
-    }
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn private(path: &Path, text: &str, mode: u32) {
-    std::fs::write(path, text).expect("written");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode");
-}
-
-async fn complete(State(model): State<Model>, request: Request) -> Response {
-    let header = request.headers().get("authorization");
-    let authorization = header.and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("a body");
-    let body: Value = serde_json::from_slice(&body).expect("JSON");
-    model.seen.lock().expect("no panic").push((authorization, body));
-    if let Some(status) = model.refuses {
-        return (status, Json(json!({"error": {"message": "no"}}))).into_response();
-    }
-    let piece = |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]});
-    let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
-    let usage =
-        json!({"choices": [], "usage": {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": ANSWER_TOKENS}});
-    let events = [piece("from"), piece(" the"), piece(" cloud"), end, usage];
-    let text: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
-    (StatusCode::OK, text + "data: [DONE]\n\n").into_response()
-}
 
 fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -118,14 +24,14 @@ async fn client(home: TempDir) -> Process {
 
 #[tokio::test]
 async fn a_job_that_nobody_does_goes_to_the_cloud_and_says_so_everywhere() {
-    let cloud = Cloud::start(None).await;
-    let client = client(cloud.home("if_no_edge", 2_000)).await;
+    let cloud = Server::start().await;
+    let client = client(cloud.as_cloud("if_no_edge", 2_000)).await;
     let host = cloud.address.to_string();
     let cost = (PROMPT_TOKENS + ANSWER_TOKENS) * 2;
 
     let output = client.cli(&["run", MODEL, "Where are you?", "--max-tokens", "20"]).await;
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "from the cloud\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "from the server\n");
     let people = told(&output);
     assert!(
         people.contains(&format!("going to {host} for cloud-small (no provider is left)"))
@@ -134,12 +40,9 @@ async fn a_job_that_nobody_does_goes_to_the_cloud_and_says_so_everywhere() {
                 .contains(&format!("{host} answered with cloud-small: 40 prompt + 3 answer tokens, 0.000086")),
         "{people}"
     );
-    {
-        let seen = cloud.seen.lock().expect("no panic");
-        let (authorization, body) = &seen[0];
-        assert_eq!(authorization.as_deref(), Some(format!("Bearer {KEY}").as_str()));
-        assert_eq!((&body["model"], &body["max_tokens"]), (&"cloud-small".into(), &20.into()));
-    }
+    let (authorization, body) = cloud.seen().remove(0);
+    assert_eq!(authorization, Some(format!("Bearer {KEY}")));
+    assert_eq!((&body["model"], &body["max_tokens"]), (&"cloud-small".into(), &20.into()));
 
     let updates = json_of(&client.cli(&["--json", "run", MODEL, "Hi"]).await)["updates"].clone();
     let of = |event: &str| {
@@ -160,14 +63,14 @@ async fn a_job_that_nobody_does_goes_to_the_cloud_and_says_so_everywhere() {
         client.http().post(client.url("v1/chat/completions")).json(&chat).send().await.expect("an answer");
     assert_eq!(response.headers()["x-aitbc-cloud"], host.as_str());
     let document: Value = response.json().await.expect("JSON");
-    assert_eq!(document["choices"][0]["message"]["content"], "from the cloud");
+    assert_eq!(document["choices"][0]["message"]["content"], "from the server");
     let account = json!({"host": host, "model": "cloud-small", "cost_micro_credits": cost});
     assert_eq!(document["aitbc"]["cloud"], account, "{document}");
     chat["stream"] = true.into();
     let response =
         client.http().post(client.url("v1/chat/completions")).json(&chat).send().await.expect("an answer");
     let text = response.text().await.expect("a stream");
-    assert!(text.contains(" cloud") && text.contains("cost_micro_credits") && text.contains("[DONE]"), "{text}");
+    assert!(text.contains(" server") && text.contains("cost_micro_credits") && text.contains("[DONE]"), "{text}");
     chat["stream"] = false.into();
     chat["aitbc"] = json!({"fallback": "never"});
     let response =
@@ -188,13 +91,12 @@ async fn a_job_that_nobody_does_goes_to_the_cloud_and_says_so_everywhere() {
 
 #[tokio::test]
 async fn what_must_not_go_to_the_cloud_does_not_and_a_table_says_why() {
-    let cloud = Cloud::start(None).await;
-    let client = client(cloud.home("if_no_edge", 2_000)).await;
-    let refused: [(&[&str], i32, &str); 5] = [
+    let cloud = Server::start().await;
+    let client = client(cloud.as_cloud("if_no_edge", 2_000)).await;
+    let refused: [(&[&str], i32, &str); 4] = [
         (&["--fallback", "never"], 4, ""),
         (&["--min-trust", "affirming"], 4, "trust"),
         (&["--min-shown", "1024"], 4, "memory"),
-        (&["--provider", "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"], 4, "provider"),
         (&["--max-price", "1"], 7, "price"),
     ];
     for (flags, code, by) in refused {
@@ -207,13 +109,14 @@ async fn what_must_not_go_to_the_cloud_does_not_and_a_table_says_why() {
     let output = client.cli(&["--json", "run", MODEL, "Hi", "--min-trust", "affirming"]).await;
     let error: Value = serde_json::from_str(told(&output).lines().last().expect("an error")).expect("JSON");
     assert_eq!((&error["code"], &error["ruled_out"][0]["by"]), (&4.into(), &"trust".into()), "{error}");
-    assert_eq!(cloud.requests(), 0, "nothing was sent");
+    assert_eq!(cloud.seen().len(), 0, "nothing was sent");
 }
 
 #[tokio::test]
 async fn a_cloud_that_fails_or_cannot_be_used_says_what_to_change() {
-    let cloud = Cloud::start(Some(StatusCode::UNAUTHORIZED)).await;
-    let client = client(cloud.home("if_no_edge", 2_000)).await;
+    let cloud = Server::start().await;
+    cloud.refuse(Some(401));
+    let client = client(cloud.as_cloud("if_no_edge", 2_000)).await;
     let output = client.cli(&["run", MODEL, "Hi"]).await;
     let people = told(&output);
     assert_eq!(output.status.code(), Some(4), "{people}");
@@ -221,8 +124,8 @@ async fn a_cloud_that_fails_or_cannot_be_used_says_what_to_change() {
     assert_eq!(client.get("status").await["cloud"]["failed"], 1);
 
     // A key that others can read, and a fallback without a cloud.
-    let home = cloud.home("if_no_edge", 2_000);
-    private(&home.path().join("cloud-key"), KEY, 0o644);
+    let home = cloud.as_cloud("if_no_edge", 2_000);
+    write_private(&home.path().join("cloud-key"), KEY, 0o644);
     let up = ["up", "--location", "51.5,-0.1", "--mdns=false", "--upnp=false", "--api-listen", "127.0.0.1:0"];
     let output = run(home.path(), &up).await;
     assert!(!output.status.success());
@@ -235,15 +138,16 @@ async fn a_cloud_that_fails_or_cannot_be_used_says_what_to_change() {
 
 #[tokio::test]
 async fn a_cheaper_cloud_goes_before_a_provider_and_a_provider_behind_a_broken_cloud() {
-    let (cloud, broken) = (Cloud::start(None).await, Cloud::start(Some(StatusCode::BAD_GATEWAY)).await);
+    let (cloud, broken) = (Server::start().await, Server::start().await);
+    broken.refuse(Some(502));
     let miner = ProcessBuilder::new("miner", "48.85,2.35").relay().provide().start().await;
     miner.offering().await;
     let start = |home| ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&miner).start_in(home);
     // The miner asks 200 and 1,000 for a thousand tokens.
     let (cheap, dear, unusable) = tokio::join!(
-        start(cloud.home("if_cheaper", 10)),
-        start(cloud.home("if_cheaper", 100_000)),
-        start(broken.home("if_cheaper", 10)),
+        start(cloud.as_cloud("if_cheaper", 10)),
+        start(cloud.as_cloud("if_cheaper", 100_000)),
+        start(broken.as_cloud("if_cheaper", 10)),
     );
     let ask = ["--json", "run", MODEL, "Name three planets", "--max-tokens", "16", "--temperature", "0"];
     for client in [&cheap, &dear, &unusable] {
@@ -259,5 +163,5 @@ async fn a_cheaper_cloud_goes_before_a_provider_and_a_provider_behind_a_broken_c
     assert_eq!(answered(&cheap).await, (true, false, false), "the cloud costs less");
     assert_eq!(answered(&dear).await, (false, false, true), "the provider costs less");
     assert_eq!(answered(&unusable).await, (true, true, true), "the provider does what the cloud did not");
-    assert_eq!(broken.requests(), 1);
+    assert_eq!(broken.seen().len(), 1);
 }

@@ -8,7 +8,7 @@ use aitbc_node::{
     models::ModelStore,
     network::NetworkConfig,
     node::{Node, NodeConfig},
-    routing::{JobUpdate, RankedCandidate, RoutingConfig},
+    routing::{JobUpdate, RankedCandidate, RoutingConfig, Sought},
 };
 use aitbc_protocol::{
     MicroCredits, NodeId,
@@ -117,7 +117,7 @@ async fn search(client: &Node, expected: usize) -> (Vec<RankedCandidate>, Vec<(N
             }
             found
         });
-        let ranking = client.routing.find(Some(model()), None, None, sender).await;
+        let ranking = client.routing.find(Sought { model: Some(model()), ..Sought::default() }, sender).await;
         let found = collected.await.expect("no panic");
         (ranking.len() >= expected).then_some((ranking, found))
     })
@@ -195,7 +195,8 @@ async fn a_search_that_light_cannot_serve_says_so() {
     let ranking = {
         let (sender, mut receiver) = mpsc::channel(256);
         tokio::spawn(async move { while receiver.recv().await.is_some() {} });
-        client.node.routing.find(Some(model()), None, Some(30), sender).await
+        let near = Sought { model: Some(model()), latency_budget_ms: Some(30), ..Sought::default() };
+        client.node.routing.find(near, sender).await
     };
     assert!(ranking.iter().all(|candidate| candidate.excluded.is_some()), "{ranking:?}");
     for home in [client, sydney, bootstrap] {

@@ -9,9 +9,15 @@ use super::{
 use crate::{
     challenge::{ChallengeError, Finding},
     market,
-    routing::{JobRequest, JobUpdate, RankedCandidate, RunningRequest},
+    routing::{JobRequest, JobUpdate, RankedCandidate, RunningRequest, Sought},
 };
-use aitbc_protocol::{Digest, NodeId, geo::Location, job::ModelName, receipt::ReceiptFile};
+use aitbc_protocol::{
+    Digest, NodeId,
+    geo::{COARSEST, DEFAULT_PRECISION, FINEST, Location},
+    job::ModelName,
+    receipt::ReceiptFile,
+    routing::query::Conditions,
+};
 use axum::{
     Json, Router,
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -21,8 +27,8 @@ use axum::{
 };
 use documents::{
     Bandwidth, Competition, DecisionList, FindingFooter, JobHeader, JobList, JobSummary, Netcheck, NothingFound,
-    OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, ReputationList,
-    SeenList, Status, Stopping,
+    OfferList, OfferSummary, PeerList, ProviderStatus, RankingFooter, ReceiptList, ReceiptSummary, RegionList,
+    RegionSummary, ReputationList, SeenList, Status, Stopping,
 };
 use serde::{Deserialize, Serialize};
 use std::future::Future;
@@ -52,6 +58,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/seen", get(seen))
         .route("/aitbc/v1/competition", get(competition))
         .route("/aitbc/v1/reputation", get(reputation))
+        .route("/aitbc/v1/regions", get(regions))
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
         .route("/aitbc/v1/decisions", get(decisions))
         .route("/aitbc/v1/receipts", get(receipts))
@@ -177,6 +184,28 @@ async fn reputation(
     Ok(Json(ReputationList { schema: "aitbc.reputation/1", providers }))
 }
 
+/// `?precision=`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Precision {
+    precision: Option<u8>,
+}
+
+async fn regions(
+    State(state): State<ApiState>,
+    query: Result<Query<Precision>, QueryRejection>,
+) -> Result<Json<RegionList>, Failure> {
+    let Query(Precision { precision }) = query.map_err(|rejection| Failure::malformed(rejection.body_text()))?;
+    let precision = precision.unwrap_or(DEFAULT_PRECISION);
+    if !(COARSEST..=FINEST).contains(&precision) {
+        let message = format!("precision is {precision}, allowed is {COARSEST} to {FINEST}");
+        return Err(Failure::invalid("precision", message));
+    }
+    let regions = state.parts().routing.regions(precision).into_iter();
+    let regions = regions.map(|(region, distance_km)| RegionSummary { region, distance_km }).collect();
+    Ok(Json(RegionList { schema: "aitbc.regions/1", precision, regions }))
+}
+
 /// `?limit=`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -239,10 +268,14 @@ struct FindRequest {
     model: Option<ModelName>,
     location: Option<Location>,
     latency_budget_ms: Option<u32>,
+    /// Conditions, such as `vram>=16 price<0.4`.
+    query: Option<String>,
 }
 
 async fn find(State(state): State<ApiState>, body: Payload) -> Result<Response, Failure> {
-    let FindRequest { model, location, latency_budget_ms } = body.json()?;
+    let FindRequest { model, location, latency_budget_ms, query } = body.json()?;
+    let conditions = query.unwrap_or_default().parse::<Conditions>();
+    let conditions = conditions.map_err(|error| Failure::invalid("query", error.to_string()))?;
     let location = location
         .map(|place| Location::new(place.latitude, place.longitude))
         .transpose()
@@ -250,7 +283,8 @@ async fn find(State(state): State<ApiState>, body: Payload) -> Result<Response, 
     let place = state.place()?;
     let routing = state.parts().routing.clone();
     let (sender, updates) = mpsc::channel(UPDATES);
-    let search = async move { routing.find(model, location, latency_budget_ms, sender).await };
+    let sought = Sought { model, location, latency_budget_ms, conditions };
+    let search = async move { routing.find(sought, sender).await };
     Ok(ndjson(streamed(tracing::info_span!("api_find"), |writer| write_search(writer, search, updates, place))))
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes, observing,
+    request::listed,
     search::{Found, SearchEnd, Searched},
 };
 use crate::{
@@ -16,7 +17,7 @@ use aitbc_protocol::{
     gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
-    routing::{Candidate, Exclusion, Policy, Ranked, Work, rank},
+    routing::{Candidate, Exclusion, Policy, Ranked, Work, query::Conditions, rank_best},
 };
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ use tokio::time::timeout;
 pub(super) const DEFAULT_BUDGET_MS: u32 = 400;
 /// Candidates whose round trip is measured before they are ranked.
 const MEASURED: usize = 8;
+/// Candidates of a ranking; whoever stands behind is neither asked nor told of.
+const MAX_RANKED: usize = 512;
 /// A provider that did not prove what its offer says is not waited for again for as long, in milliseconds.
 const ASK_AGAIN_MS: u64 = 60_000;
 /// How long that may take; whoever has not answered by then ranks by the least for its distance.
@@ -118,6 +121,7 @@ pub(super) fn policy(
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical: !config.network.is_local(),
+        conditions: Conditions::default(),
         named: wishes.provider.is_some(),
         exclude,
     }
@@ -200,6 +204,8 @@ pub(super) fn choose(
         let models = found.known.offer.models.iter().enumerate();
         match model {
             Some(model) => models.filter(|(_, offer)| offer.model == *model).map(|(index, _)| index).collect(),
+            // Where something is asked, any of its models may be the one that meets it.
+            None if !policy.conditions.is_empty() => models.map(|(index, _)| index).collect(),
             None => models.take(1).map(|(index, _)| index).collect(),
         }
     };
@@ -250,7 +256,7 @@ pub(super) fn choose(
         })
         .collect();
     let mut named = std::collections::HashSet::new();
-    rank(&candidates, policy)
+    rank_best(&candidates, policy, MAX_RANKED)
         .into_iter()
         .filter(|ranked| named.insert(candidates[ranked.index].provider))
         .map(|ranked| {
@@ -283,18 +289,18 @@ pub(super) fn nobody(
     if let (Some(prices), Some(ceiling)) = (too_expensive, policy.ceiling)
         && let Some(cheapest) = prices.into_iter().min()
     {
-        return JobFailure::TooExpensive {
-            message: format!(
-                "the cheapest provider of {model} asks up to {cheapest}, the ceiling is {ceiling}: raise max_price or lower max_tokens"
-            ),
-            ruled_out,
-        };
+        let message = format!(
+            "the cheapest provider of {model} asks up to {cheapest}, the ceiling is {ceiling}: raise max_price or lower max_tokens{}",
+            listed(&ruled_out)
+        );
+        return JobFailure::TooExpensive { message, ruled_out };
     }
     let mut parts = vec![reach(searched, policy.latency_budget_ms)];
     if choices.is_empty() && declined.is_empty() && searched.end != SearchEnd::NoPeers {
         parts.push(suggestion(model, searched));
     }
-    JobFailure::NoProvider { model: model.clone(), message: parts.join("; "), ruled_out }
+    let message = parts.join("; ") + &listed(&ruled_out);
+    JobFailure::NoProvider { model: model.clone(), message, ruled_out }
 }
 
 /// Who was ruled out by what.
@@ -397,6 +403,9 @@ mod tests {
         let failure = nobody(&policy.model, &policy, &searched, &[], &declined, &dear);
         let text = failure.to_string();
         assert!(text.contains("too dear") && text.contains("full"), "{text}");
+        let mut short = failure.clone();
+        assert_eq!(short.take_ruled_out().len(), 2);
+        assert!(text.starts_with(&short.to_string()) && !short.to_string().contains("full"), "{short}");
         let JobFailure::NoProvider { ruled_out, .. } = failure else { panic!("{failure:?}") };
         assert_eq!(ruled_out.iter().map(|row| row.by.as_str()).collect::<Vec<_>>(), ["price", "declined"]);
     }

@@ -11,7 +11,7 @@ use aitbc_protocol::{
     geo::Location,
     job::ModelName,
     price::LatencyClass,
-    routing::{Policy, Work},
+    routing::{Policy, Work, query::Conditions},
 };
 use std::collections::{HashMap, HashSet};
 use tokio::sync::mpsc;
@@ -66,6 +66,7 @@ pub(super) async fn find_private(
         min_trust: wishes.min_trust,
         least_shown: u64::from(wishes.min_shown_mib) << 20,
         physical: !shared.config.network.is_local(),
+        conditions: Conditions::default(),
         named: wishes.provider.is_some(),
         exclude: Vec::new(),
     };
@@ -95,14 +96,26 @@ pub(super) async fn find_private(
     }
 }
 
+/// What is looked for without a job.
+#[derive(Clone, Debug, Default)]
+pub struct Sought {
+    /// The model; any if not given.
+    pub model: Option<ModelName>,
+    /// Near this place; near this node if not given.
+    pub location: Option<Location>,
+    /// Largest round trip in milliseconds; 400 if not given.
+    pub latency_budget_ms: Option<u32>,
+    /// What else is asked of providers.
+    pub conditions: Conditions,
+}
+
 /// Looks for providers, thoroughly, and ranks them.
 pub(super) async fn find(
     shared: &Shared,
-    model: Option<ModelName>,
-    location: Option<Location>,
-    latency_budget_ms: Option<u32>,
+    sought: Sought,
     updates: &mpsc::Sender<JobUpdate>,
 ) -> Vec<RankedCandidate> {
+    let Sought { model, location, latency_budget_ms, conditions } = sought;
     let budget_ms = candidates::budget_ms(latency_budget_ms);
     let goal = Goal {
         model: model.clone(),
@@ -133,6 +146,7 @@ pub(super) async fn find(
         min_trust: Tier::None,
         least_shown: 0,
         physical: !shared.config.network.is_local(),
+        conditions,
         named: false,
         exclude: Vec::new(),
     };

@@ -101,22 +101,22 @@ pub enum JobFailure {
         message: String,
     },
     /// Nobody serves the model, as far as this node can see.
-    #[error("no provider for {model}: {message}{}", Listed(.ruled_out))]
+    #[error("no provider for {model}: {message}")]
     NoProvider {
         /// The model.
         model: ModelName,
-        /// How far the search went, with what to change.
+        /// How far the search went and what ruled everyone out, with what to change.
         message: String,
-        /// What ruled everyone out.
+        /// What ruled everyone out, one by one.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         ruled_out: Vec<RuledOut>,
     },
     /// All candidates are above the ceiling.
-    #[error("{message}{}", Listed(.ruled_out))]
+    #[error("{message}")]
     TooExpensive {
-        /// The cheapest one, and the ceiling.
+        /// The cheapest one, the ceiling, and what each asks.
         message: String,
-        /// What each asks.
+        /// What each asks, one by one.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         ruled_out: Vec<RuledOut>,
     },
@@ -163,38 +163,39 @@ impl fmt::Display for RuledOut {
     }
 }
 
-/// All of them in one line.
-struct Listed<'a>(&'a [RuledOut]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|row| write!(formatter, "; {row}"))
-    }
+/// All of them, as the end of a message.
+pub(super) fn listed(ruled_out: &[RuledOut]) -> String {
+    ruled_out.iter().map(|row| format!("; {row}")).collect()
 }
 
 impl JobFailure {
     /// The same with one more who could not do it.
     #[must_use]
     pub(super) fn with(mut self, row: RuledOut) -> Self {
-        match &mut self {
-            Self::NoProvider { ruled_out, .. } | Self::TooExpensive { ruled_out, .. } => ruled_out.push(row),
-            Self::Invalid { message }
-            | Self::Timeout { message }
-            | Self::Verification { message }
-            | Self::Failed { message } => {
-                message.push_str("; ");
-                message.push_str(&row.to_string());
-            }
+        let (Self::NoProvider { message, .. }
+        | Self::TooExpensive { message, .. }
+        | Self::Invalid { message }
+        | Self::Timeout { message }
+        | Self::Verification { message }
+        | Self::Failed { message }) = &mut self;
+        message.push_str(&listed(std::slice::from_ref(&row)));
+        if let Self::NoProvider { ruled_out, .. } | Self::TooExpensive { ruled_out, .. } = &mut self {
+            ruled_out.push(row);
         }
         self
     }
 
-    /// Takes out of it who was ruled out by what, for a table of its own.
+    /// Takes out of it, and of its message, who was ruled out by what, for a table of its own.
     pub(crate) fn take_ruled_out(&mut self) -> Vec<RuledOut> {
-        match self {
-            Self::NoProvider { ruled_out, .. } | Self::TooExpensive { ruled_out, .. } => std::mem::take(ruled_out),
-            _ => Vec::new(),
+        let (Self::NoProvider { message, ruled_out, .. } | Self::TooExpensive { message, ruled_out }) = self
+        else {
+            return Vec::new();
+        };
+        let rows = std::mem::take(ruled_out);
+        if let Some(head) = message.strip_suffix(&listed(&rows)) {
+            *message = head.to_owned();
         }
+        rows
     }
 }
 

@@ -5,15 +5,13 @@
 //! `!=`.
 
 use super::GpuProfile;
-use std::{cmp::Ordering, str::FromStr};
+use crate::conditions::{MAX_CONDITIONS, Operator, split};
+use std::str::FromStr;
 
 /// Every field, for errors and help.
 pub const FIELDS: &str = "vendor, name, chip, architecture, grade (consumer, workstation, server, mining, embedded), \
 form (card, laptop, integrated, system), api (cuda, vulkan, metal, dx12, gl, web_gpu), year, vram (GiB), \
 bandwidth (GB/s), tdp (W), fp32, fp16 (GFLOPS), int8 (GOPS)";
-
-/// Most conditions of a query.
-const MAX_CONDITIONS: usize = 16;
 
 /// Why a query cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,26 +37,6 @@ pub enum QueryError {
     #[error("more than {MAX_CONDITIONS} conditions")]
     TooMany,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operator {
-    Equal,
-    Unequal,
-    AtLeast,
-    AtMost,
-    Above,
-    Below,
-}
-
-/// Longer ones first, so that `>=` is not taken for `>`.
-const OPERATORS: [(&str, Operator); 6] = [
-    (">=", Operator::AtLeast),
-    ("<=", Operator::AtMost),
-    ("!=", Operator::Unequal),
-    ("=", Operator::Equal),
-    (">", Operator::Above),
-    ("<", Operator::Below),
-];
 
 #[derive(Clone, Debug, PartialEq)]
 enum Condition {
@@ -125,12 +103,7 @@ impl FromStr for Query {
 
 fn condition(text: &str) -> Result<Condition, QueryError> {
     let lower = text.to_lowercase();
-    let found = lower.find(['=', '!', '<', '>']).and_then(|at| {
-        let (field, rest) = lower.split_at(at);
-        let (mark, operator) = OPERATORS.iter().find(|(mark, _)| rest.starts_with(mark))?;
-        Some((field, *operator, rest.strip_prefix(mark)?))
-    });
-    let Some((field, operator, value)) = found else { return Ok(Condition::Word(lower)) };
+    let Some((field, operator, value)) = split(&lower) else { return Ok(Condition::Word(lower)) };
     if value.is_empty() {
         return Err(QueryError::Empty(text.to_owned()));
     }
@@ -159,24 +132,10 @@ impl Query {
                 texts(profile, *field).iter().any(|text| text == value) == *equal
             }
             Condition::Number { field, operator, value } => match number(profile, *field) {
-                Some(figure) => operator.holds(figure, *value),
+                Some(figure) => operator.holds(figure.total_cmp(value)),
                 None => *operator == Operator::Unequal,
             },
         })
-    }
-}
-
-impl Operator {
-    fn holds(self, figure: f64, value: f64) -> bool {
-        let order = figure.total_cmp(&value);
-        match self {
-            Self::Equal => order == Ordering::Equal,
-            Self::Unequal => order != Ordering::Equal,
-            Self::AtLeast => order != Ordering::Less,
-            Self::AtMost => order != Ordering::Greater,
-            Self::Above => order == Ordering::Greater,
-            Self::Below => order == Ordering::Less,
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use proptest::prelude::*;
 
-fn offer() -> ModelOffer {
+pub(super) fn offer() -> ModelOffer {
     ModelOffer {
         model: Line::lossy("smollm2:135m"),
         weights: Digest([1; 32]),
@@ -80,6 +80,7 @@ fn policy() -> Policy {
         min_trust: Tier::None,
         least_shown: 0,
         physical: true,
+        conditions: Conditions::default(),
         named: false,
         exclude: Vec::new(),
     }
@@ -215,6 +216,66 @@ fn each_preference_has_its_own_best() {
 }
 
 #[test]
+fn conditions_rule_out_and_name_themselves() {
+    let base = offer();
+    let one = Candidate { tier: Tier::Warning, shown_bytes: 4 << 30, ..candidate(&base, 1) };
+    let excluded = |conditions: &str| {
+        let conditions = conditions.parse().expect("conditions");
+        rank(std::slice::from_ref(&one), &Policy { conditions, ..policy() }).remove(0).excluded
+    };
+    for met in [
+        "",
+        "vram>=8 price<0.5 price=0.4 trust>=warning trust<affirming rtt<=10 distance=300 speed>99 context>=8192",
+        "free=4 failures=0 shown=4 device=gpu kind=gpu kind!=cpu model=smollm2 declared=no private!=yes DEVICE!=rtx",
+    ] {
+        assert_eq!(excluded(met), None, "{met}");
+    }
+    for (unmet, found) in [
+        ("vram>=16", "8"),
+        ("price<0.4", "0.40"),
+        ("trust>=affirming", "warning"),
+        ("rtt<10", "10"),
+        ("device=rtx", "agpu"),
+        ("kind=cpu", "gpu"),
+        ("declared=yes", "no"),
+        ("shown>4", "4"),
+    ] {
+        let expected = Exclusion::Unmet { condition: unmet.to_owned(), found: found.to_owned() };
+        assert_eq!(excluded(&format!("vram>0 {unmet} vram>99")), Some(expected), "{unmet}");
+    }
+    let unknown = ModelOffer { speed: 0, ..offer() };
+    let slow = |conditions: &str| {
+        let conditions = conditions.parse().expect("conditions");
+        rank(&[candidate(&unknown, 1)], &Policy { conditions, ..policy() }).remove(0).excluded
+    };
+    assert!(
+        slow("speed>0").is_some_and(|why| why.to_string().contains("not known")) && slow("speed!=5").is_none()
+    );
+}
+
+#[test]
+fn conditions_that_cannot_be_read_say_which_and_why() {
+    let error = |text: &str| text.parse::<Conditions>().expect_err(text).to_string();
+    for (text, told) in [
+        ("vram>=8 wram>=16", "\"wram>=16\": there is no field \"wram\", use vram"),
+        ("vram>=much", "\"vram>=much\": a number"),
+        ("vram>=", "\"vram>=\": a number"),
+        ("vram>=inf", "a number"),
+        ("trust>=high", "\"trust>=high\": none, warning, affirming"),
+        ("device>a", "\"device>a\": compare it with = or !="),
+        ("kind=tpu", "gpu, cpu or other"),
+        ("private=maybe", "yes or no"),
+        ("device=", "a word"),
+        ("cheap", "\"cheap\" is no condition"),
+        ("!", "is no condition"),
+    ] {
+        assert!(error(text).contains(told), "{text}: {}", error(text));
+    }
+    assert!(error(&"vram>1 ".repeat(17)).contains("more than 16"));
+    assert!(error(&format!("device={}", "x".repeat(100))).contains("more than 64 bytes"));
+}
+
+#[test]
 fn a_long_prompt_is_read_at_the_speed_that_was_seen() {
     let offer = ModelOffer { context: 100_000, ..offer() };
     let policy = Policy { prompt_tokens: 10_000, ..policy() };
@@ -304,6 +365,11 @@ fn some_offers() -> &'static [ModelOffer] {
 
 proptest! {
     #[test]
+    fn no_text_breaks_conditions(text in "(vram|price|trust|rtt|é|x)?[=!<>]{0,2}.{0,12}") {
+        let _ = text.parse::<Conditions>();
+    }
+
+    #[test]
     fn a_ranking_is_total_and_does_not_depend_on_the_order_given(
         mut candidates in prop::collection::vec(any_candidate(some_offers()), 0..40),
         rotate in 0..40usize,
@@ -325,6 +391,11 @@ proptest! {
             if let Some(exclusion) = &ranked.excluded {
                 prop_assert!(!exclusion.to_string().is_empty());
             }
+        }
+        for most in [0, candidates.len() / 2, candidates.len()] {
+            let best = rank_best(&candidates, &policy, most);
+            let of = |ranked: &[Ranked]| ranked.iter().map(|one| one.index).collect::<Vec<_>>();
+            prop_assert_eq!(of(&best), of(&ranked[..most]));
         }
         if !candidates.is_empty() {
             let rotate = rotate % candidates.len();

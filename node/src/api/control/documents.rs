@@ -19,6 +19,7 @@ use aitbc_protocol::{
     job::{Finish, JobState, ModelName},
     offer::{KnownOffer, Load, Offer},
     receipt::Receipt,
+    routing::regions::Region,
     text::Line,
 };
 use serde::Serialize;
@@ -122,6 +123,25 @@ pub(super) struct ReputationList {
     pub(super) schema: &'static str,
     /// The best first.
     pub(super) providers: Vec<Report>,
+}
+
+/// `aitbc.regions/1`
+#[derive(Debug, Serialize)]
+pub(super) struct RegionList {
+    pub(super) schema: &'static str,
+    /// Of the cells; offers of coarser ones stand in their own.
+    pub(super) precision: u8,
+    /// Those with the most free slots first.
+    pub(super) regions: Vec<RegionSummary>,
+}
+
+/// What is on offer in one cell.
+#[derive(Debug, Serialize)]
+pub(super) struct RegionSummary {
+    #[serde(flatten)]
+    pub(super) region: Region,
+    /// Least distance from this node.
+    pub(super) distance_km: f64,
 }
 
 /// One live offer.

@@ -107,7 +107,7 @@ impl Dispatch<'_> {
                 {
                     let message =
                         format!("no provider for {model}, and the cloud is above the ceiling: {message}");
-                    JobFailure::TooExpensive { message, ruled_out: vec![row] }
+                    JobFailure::TooExpensive { message, ruled_out: Vec::new() }.with(row)
                 }
                 failure => failure.with(row),
             });
