@@ -81,7 +81,7 @@ impl Said {
     }
 
     /// Drops all that the stranger said about one provider (`about`, or any) whose last word there is the oldest; false where
-    /// all are known, or `newcomer` is a stranger itself and none is older.
+    /// all others are known.
     fn make_room(&mut self, about: Option<&NodeId>, newcomer: &NodeId, known: impl Fn(&NodeId) -> bool) -> bool {
         let pairs = self.providers.iter().filter(|(provider, _)| about.is_none_or(|about| about == *provider));
         let pairs = pairs.flat_map(|(provider, authors)| {
