@@ -290,12 +290,14 @@ impl Actor {
         let now_ms = now_ms();
         let GossipMessage { id, forwarder, cell, bytes } = message;
         let mut heard = self.book.hear(cell, &bytes, now_ms);
+        // Of itself a node hears nothing from others; what is said of it goes on all the same.
+        let (book, me, home) = (&self.book, self.network.local_id(), self.home);
+        let cell_of = |node: &NodeId| book.cell_of(node).or((*node == me).then_some(home));
         if let Some(said) = heard.said.take() {
-            heard.verdict = self.witness.hear(cell, &said, |provider| self.book.cell_of(provider), now_ms);
+            heard.verdict = self.witness.hear(cell, &said, cell_of, now_ms);
         }
         if let Some(evidence) = heard.evidence.take() {
-            heard.verdict =
-                self.witness.hear_evidence(&evidence, |node| self.book.cell_of(node).is_some(), now_ms);
+            heard.verdict = self.witness.hear_evidence(&evidence, |node| cell_of(node).is_some(), now_ms);
             if heard.verdict == Verdict::Accept {
                 self.keep(*evidence, now_ms);
             }
