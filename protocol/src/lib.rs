@@ -7,11 +7,13 @@
 pub mod attestation;
 pub mod bandwidth;
 pub mod bytes;
+pub mod credit;
 pub mod envelope;
 pub mod geo;
 pub mod gpu;
 pub mod identity;
 pub mod job;
+pub mod ledger;
 pub mod messages;
 pub mod money;
 pub mod nat;
