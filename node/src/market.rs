@@ -7,6 +7,7 @@
 //! Ledger ──bounded queue──> thread: Book::begin, every waiting request, Book::commit (one write), all answers
 //!                                    |-- client, provider   what an operation does to a job and its channel
 //!                                    `-- rules              whether it may: pure
+//! accounts, earnings, export: read the store page by page, beside the thread
 //! ```
 //!
 //! Settling: both sides of a job end with one sum, whatever crashed. The client's newest cheque decides; it brings it
@@ -15,8 +16,11 @@
 //! is paid, and one that broke the protocol keeps what was acknowledged. A job whose provider stayed away is settled
 //! in the same way once it is back.
 
+mod accounts;
 mod book;
 mod client;
+mod earnings;
+pub mod export;
 mod meters;
 mod provider;
 mod rules;
@@ -27,6 +31,7 @@ use crate::{
     storage::{JobRecord, Side, StorageError, Store},
     telemetry::Metrics,
 };
+pub use accounts::{Account, Accounts};
 use aitbc_crypto::{SecretKey, SignatureError};
 use aitbc_protocol::{
     Digest, MicroCredits, NetworkId, NodeId, Nonce, Signed, Statement,
@@ -39,6 +44,7 @@ use aitbc_protocol::{
 };
 use book::Book;
 use client::Verified;
+pub use earnings::{Earnings, EarningsRow, Traded};
 use meters::Meters;
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, sync::Arc, thread, time::Instant};

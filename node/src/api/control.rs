@@ -29,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 mod attestation;
 mod documents;
+mod money;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +53,10 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/jobs", get(jobs).post(submit))
         .route("/aitbc/v1/receipts", get(receipts))
         .route("/aitbc/v1/receipts/{id}", get(receipt))
+        .route("/aitbc/v1/ledger", get(money::accounts))
+        .route("/aitbc/v1/ledger/export", get(money::export))
+        .route("/aitbc/v1/ledger/{peer}", get(money::account))
+        .route("/aitbc/v1/earnings", get(money::earnings))
         .route("/aitbc/v1/find", post(find))
         .route("/aitbc/v1/challenge", post(challenge))
         .route("/aitbc/v1/attest", get(attestation::attestations).post(attestation::attest))

@@ -10,6 +10,7 @@ use aitbc_protocol::{
 use book::{DEBT_GRACE_MS, DEBT_LIFETIME_MS};
 use tempfile::TempDir;
 
+mod accounts;
 mod crashes;
 
 /// The time at which the books of these tests open.
