@@ -33,6 +33,7 @@ pub mod network;
 pub mod node;
 pub mod private;
 pub mod routing;
+pub mod settlement;
 pub mod storage;
 pub mod telemetry;
 pub mod trust;

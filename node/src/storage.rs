@@ -13,7 +13,7 @@ use aitbc_protocol::{
         exchange::{AttestationResult, Issued},
     },
     bytes::JobId,
-    credit::Settlement,
+    credit::{Allowance, Settlement},
     gpu::challenge::exchange::Shown,
     job::{Finish, JobState, ModelName},
     money::MicroCredits,
@@ -89,6 +89,9 @@ pub struct JobRecord {
     /// How the job runs, for the receipt (provider side).
     #[serde(default)]
     pub execution: Option<Execution>,
+    /// How many milliseconds of the strangers' allowance it took (provider side).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub strangers_ms: u64,
     /// When it started.
     pub created_ms: UnixMillis,
     /// When it last changed.
@@ -177,6 +180,20 @@ pub struct Sums {
     pub jobs_provided: u64,
     /// Jobs completed as client.
     pub jobs_bought: u64,
+    /// What is left for clients that have settled nothing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub strangers: Allowance,
+}
+
+// serde's `skip_serializing_if` passes a reference to the field.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_default(allowance: &Allowance) -> bool {
+    *allowance == Allowance::default()
 }
 
 /// What this node found about a peer by attestation, newest only.
@@ -439,6 +456,16 @@ impl Store {
     pub fn settlement(&self, side: Side, peer: &NodeId) -> Result<Option<SettlementRecord>, StorageError> {
         let bytes = self.columns.get(Column::Settlements, &format::channel_key(side, peer))?;
         bytes.map(|bytes| format::decode(&bytes)).transpose()
+    }
+
+    /// Whether there is any settlement on this side.
+    pub fn has_settlements(&self, side: Side) -> Result<bool, StorageError> {
+        let mut any = false;
+        self.columns.scan(Column::Settlements, Scan::Prefix(&format::side_prefix(side)), |_, _| {
+            any = true;
+            Ok(false)
+        })?;
+        Ok(any)
     }
 
     /// All settlements.

@@ -5,7 +5,7 @@
 //! with this payee; nothing that others say counts, so new names bring nobody new credit. Whoever has settled nothing is a
 //! stranger, and all strangers together share one small [`Allowance`].
 
-use crate::{UnixMillis, envelope::Statement, identity::NodeId, money::MicroCredits};
+use crate::{UnixMillis, envelope::Statement, identity::NodeId, money::MicroCredits, text::Line};
 use serde::{Deserialize, Serialize};
 
 /// The time in which a used allowance is whole again, in milliseconds.
@@ -30,6 +30,16 @@ pub struct Settlement {
 impl Statement for Settlement {
     const DOMAIN: &'static str = "aitbc/settlement/1";
     const MAX_BYTES: usize = 128;
+}
+
+/// What a payer answers to a [`Settlement`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettlementReply {
+    /// It is on the payer's disk.
+    Taken,
+    /// It does not hold there, or not now.
+    Refused(Line<160>),
 }
 
 /// Why a settlement is not made or not taken.
@@ -123,12 +133,8 @@ pub fn share_of_capacity(speed: u64, price: MicroCredits) -> MicroCredits {
 }
 
 /// What backs a job until it is settled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backing {
-    /// Nothing that was reckoned with: jobs from before there was credit.
-    #[default]
-    None,
     /// The client's own credit.
     Own,
     /// The allowance that all strangers share.
@@ -186,29 +192,37 @@ impl Allowance {
         MicroCredits((left / u128::from(ALLOWANCE_MS)) as u64)
     }
 
-    /// Takes `amount` of what is left of `budget`; `None` where less is left.
+    /// Takes `amount` of what is left of `budget`, and tells how many milliseconds of it that was; `None` where less is
+    /// left.
     #[must_use]
-    pub fn take(self, budget: MicroCredits, amount: MicroCredits, now_ms: UnixMillis) -> Option<Self> {
+    pub fn take(self, budget: MicroCredits, amount: MicroCredits, now_ms: UnixMillis) -> Option<(Self, u64)> {
         if amount > self.left(budget, now_ms) {
             return None;
         }
-        Some(Self {
-            whole_ms: now_ms.saturating_add(self.missing_ms(now_ms)).saturating_add(time(budget, amount)),
-        })
+        let took_ms = time(budget, amount);
+        let from_ms = now_ms.saturating_add(self.missing_ms(now_ms));
+        Some((Self { whole_ms: from_ms.saturating_add(took_ms) }, took_ms))
     }
 
-    /// Gives back what was taken and not used.
+    /// Gives back so many of the milliseconds that were taken.
     #[must_use]
-    pub fn give_back(self, budget: MicroCredits, amount: MicroCredits) -> Self {
-        // A millisecond less than it took, at most: rounding never gives back more than was taken.
-        let time = time(budget, amount).saturating_sub(1);
-        Self { whole_ms: self.whole_ms.saturating_sub(time) }
+    pub fn give_back(self, unused_ms: u64) -> Self {
+        Self { whole_ms: self.whole_ms.saturating_sub(unused_ms) }
     }
 
     /// True once nothing is missing.
     pub fn is_whole(self, now_ms: UnixMillis) -> bool {
         self.whole_ms <= now_ms
     }
+}
+
+/// How many of the `took_ms` that were taken for `needed` are given back where only `used` was needed. Never more than
+/// belongs to the difference, whatever was rounded up when they were taken.
+pub fn unused_ms(took_ms: u64, needed: MicroCredits, used: MicroCredits) -> u64 {
+    let unused = needed.checked_sub(used).unwrap_or_default();
+    let part = (u128::from(took_ms) * u128::from(unused.0)).checked_div(u128::from(needed.0)).unwrap_or_default();
+    // Not above `took_ms`, which fits.
+    (part as u64).saturating_sub(1)
 }
 
 /// How long `amount` of `budget` takes to come back, in milliseconds, rounded up.

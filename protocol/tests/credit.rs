@@ -4,7 +4,7 @@ use aitbc_protocol::{
     MicroCredits, NodeId,
     credit::{
         ALLOWANCE_MS, Allowance, Backing, Balance, CreditFault, Settlement, SettlementFault, back, limit,
-        share_of_capacity,
+        share_of_capacity, unused_ms,
     },
 };
 use proptest::prelude::*;
@@ -64,7 +64,8 @@ fn the_share_of_capacity_is_a_hundredth_of_a_day() {
 #[test]
 fn an_allowance_comes_back_within_a_day() {
     let budget = uc(1_000);
-    let used = Allowance::default().take(budget, uc(1_000), NOW).expect("all of it is there");
+    let (used, took_ms) = Allowance::default().take(budget, uc(1_000), NOW).expect("all of it is there");
+    assert_eq!(took_ms, ALLOWANCE_MS);
     assert_eq!(used.left(budget, NOW), uc(0));
     assert_eq!(used.take(budget, uc(1), NOW), None);
     assert_eq!(used.left(budget, NOW + ALLOWANCE_MS / 2), uc(500));
@@ -73,7 +74,7 @@ fn an_allowance_comes_back_within_a_day() {
     assert_eq!(used.left(budget, 0), uc(0), "a clock that was set back");
     assert_eq!(used.take(uc(0), uc(1), NOW), None);
     assert!(Allowance::default().take(uc(0), uc(0), NOW).is_some());
-    let half = used.give_back(budget, uc(500));
+    let half = used.give_back(unused_ms(took_ms, uc(1_000), uc(500)));
     assert!((499..=500).contains(&half.left(budget, NOW).0), "{:?}", half.left(budget, NOW));
 }
 
@@ -90,10 +91,10 @@ proptest! {
             let left = allowance.left(uc(budget), now);
             match allowance.take(uc(budget), uc(amount), now) {
                 None => prop_assert!(amount > left.0),
-                Some(after) => {
+                Some((after, took_ms)) => {
                     prop_assert!(amount <= left.0);
                     let returned = amount * returned / 100;
-                    allowance = after.give_back(uc(budget), uc(returned));
+                    allowance = after.give_back(unused_ms(took_ms, uc(amount), uc(amount - returned)));
                     taken += u128::from(amount - returned);
                     prop_assert!(allowance.left(uc(budget), now) <= left);
                 }

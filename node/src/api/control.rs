@@ -55,6 +55,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/receipts/{id}", get(receipt))
         .route("/aitbc/v1/ledger", get(money::accounts))
         .route("/aitbc/v1/ledger/export", get(money::export))
+        .route("/aitbc/v1/ledger/settle", post(money::settle))
         .route("/aitbc/v1/ledger/{peer}", get(money::account))
         .route("/aitbc/v1/earnings", get(money::earnings))
         .route("/aitbc/v1/find", post(find))

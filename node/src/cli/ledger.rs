@@ -4,7 +4,7 @@ mod csv;
 
 use super::{Exit, Global, Outcome, client::Client, narrate, output, since};
 use crate::market::export::verify_export;
-use aitbc_protocol::{NodeId, UnixMillis, ledger::LedgerLine};
+use aitbc_protocol::{MicroCredits, NodeId, UnixMillis, ledger::LedgerLine};
 use serde_json::Value;
 use std::{
     fs::File,
@@ -47,6 +47,14 @@ enum Command {
         #[arg(long, short, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Sign that a peer has paid for its promises outside the network; it cannot be taken back
+    Settle {
+        /// Who has paid
+        peer: NodeId,
+        /// What you received now, in credits, such as 0.25
+        #[arg(value_parser = credits)]
+        amount: MicroCredits,
+    },
     /// Verify a file that `export` wrote as JSON, offline: signatures, sums, cheques, settlements
     Verify {
         /// The file
@@ -69,12 +77,17 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
         Command::Ls { limit } => list(global, limit).await,
         Command::Show { peer, limit } => show(global, peer, limit).await,
         Command::Export { since, format, out } => export(global, since, format, out.as_deref()).await,
+        Command::Settle { peer, amount } => settle(global, peer, amount).await,
         Command::Verify { file } => verify(global, &file),
     }
 }
 
 fn amount(value: &Value) -> String {
     output::credits(value.as_u64().unwrap_or_default())
+}
+
+fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
 }
 
 async fn list(global: &Global, limit: usize) -> Outcome {
@@ -94,8 +107,8 @@ async fn list(global: &Global, limit: usize) -> Outcome {
                 "{:52}  {:6} {:>7} {:>7} {:>14} {:>12} {:>14} {:>14}",
                 account["peer"].as_str().unwrap_or_default(),
                 account["direction"].as_str().unwrap_or_default(),
-                account["jobs"],
-                account["paid_jobs"],
+                count(&account["jobs"]),
+                count(&account["paid_jobs"]),
                 amount(&account["promised"]),
                 amount(&account["owed"]),
                 amount(&account["settled"]),
@@ -131,11 +144,37 @@ async fn show(global: &Global, peer: NodeId, limit: usize) -> Outcome {
                     job["job"].as_str().unwrap_or_default(),
                     job["state"].as_str().unwrap_or_default(),
                     job["model"].as_str().unwrap_or_default(),
-                    job["tokens"],
+                    count(&job["tokens"]),
                     amount(&job["paid"]),
                     output::ago(job["created_ms"].as_u64().unwrap_or_default()),
                 );
             }
+        }
+    })
+}
+
+/// Reads credits with up to six decimal places, exactly.
+fn credits(text: &str) -> Result<MicroCredits, String> {
+    let wrong = || "expected credits with up to six decimal places, such as 0.25".to_owned();
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 6 {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let part: u64 = format!("{part:0<6}").parse().map_err(|_| wrong())?;
+    let sum = whole.checked_mul(1_000_000).and_then(|whole| whole.checked_add(part));
+    sum.map(MicroCredits).ok_or_else(|| "that does not fit 64 bits of micro-credits".to_owned())
+}
+
+async fn settle(global: &Global, peer: NodeId, amount: MicroCredits) -> Outcome {
+    let body = serde_json::json!({"peer": peer, "amount": amount});
+    let document: Value = Client::new(global)?.ask("ledger/settle", &body).await?;
+    output::print(global.json, &document, || {
+        println!("signed    {amount} received from {peer}, {} in all", self::amount(&document["settled"]));
+        match document["undelivered"].as_str() {
+            None => println!("delivered it is in the peer's ledger too"),
+            Some(why) => println!("waiting   it is brought when the peer is connected ({why})"),
         }
     })
 }
@@ -256,4 +295,26 @@ fn verify(global: &Global, path: &Path) -> Outcome {
         return Ok(());
     }
     Err(Exit::verification(format_args!("{}: does not hold: {}", path.display(), failed.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credits_are_read_exactly() {
+        for (text, expected) in [
+            ("1", 1_000_000),
+            ("0.25", 250_000),
+            ("0.000001", 1),
+            ("12.500000", 12_500_000),
+            ("18446744073709.551615", u64::MAX),
+        ] {
+            assert_eq!(credits(text), Ok(MicroCredits(expected)), "{text}");
+            assert_eq!(credits(&output::credits(expected)), Ok(MicroCredits(expected)), "{text}");
+        }
+        for wrong in ["", ".", "1.", ".5", "-1", "+1", "1e3", "0.0000001", "1,5", "18446744073709.551616", "1 "] {
+            assert!(credits(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -132,6 +132,7 @@ impl JobMetrics {
             Rejection::TooManyQuotes(_) => "too_many_quotes",
             Rejection::ContextTooSmall { .. } => "context_too_small",
             Rejection::Debt(_) => "debt",
+            Rejection::Credit { .. } => "credit",
             Rejection::QuoteMismatch(_) => "quote_mismatch",
             Rejection::QuoteUsed => "quote_used",
             Rejection::QuoteExpired => "quote_expired",

@@ -187,6 +187,7 @@ impl Provider {
         let adjustment = Adjustment::of(inputs, electricity_of(model, &power));
         let terms = Terms { nonce, client, prompt_tokens, price, adjustment, issued_ms };
         let quote = build(verified, model, terms)?;
+        self.check_credit(client, quote.max_total).await?;
         signing::seal(&self.key, &self.config.network, &quote).map_err(|error| {
             tracing::error!(%error, "a quote could not be signed");
             Rejection::EngineUnavailable(Line::lossy("internal error"))

@@ -61,6 +61,7 @@ impl Book {
             receipt: None,
             refused: false,
             execution: None,
+            strangers_ms: 0,
             created_ms: self.now_ms,
             updated_ms: self.now_ms,
         };

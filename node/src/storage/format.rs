@@ -128,6 +128,11 @@ pub(super) fn receipt_key(receipt: &Digest, job: &[u8]) -> Vec<u8> {
     [&receipt.as_bytes()[..], job].concat()
 }
 
+/// Prefix of what is kept by side, then peer.
+pub(super) fn side_prefix(side: Side) -> [u8; 1] {
+    [side_byte(side)]
+}
+
 /// Prefix of the jobs with a peer: side, peer.
 pub(super) fn peer_prefix(side: Side, peer: &NodeId) -> Vec<u8> {
     channel_key(side, peer)

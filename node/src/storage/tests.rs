@@ -123,6 +123,7 @@ fn record(number: u64, state: JobState) -> JobRecord {
         receipt: None,
         refused: false,
         execution: Some(execution()),
+        strangers_ms: 0,
         created_ms: 1_000 + number,
         updated_ms: 2_000,
     }

@@ -9,7 +9,7 @@ use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
     bandwidth::{self, Bandwidth, ToAsker, ToHelper},
-    credit::Settlement,
+    credit::{Settlement, SettlementReply},
     geo::{Cell, Location},
     gpu::measured::Measured,
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
@@ -306,6 +306,10 @@ fn rejection() -> impl Strategy<Value = Rejection> {
             slots
         }),
         any::<u64>().prop_map(|uc| Rejection::Debt(MicroCredits(uc))),
+        any::<(u64, u64)>().prop_map(|(needed, left)| Rejection::Credit {
+            needed: MicroCredits(needed),
+            left: MicroCredits(left)
+        }),
         line().prop_map(Rejection::Invalid),
         any::<u32>().prop_map(|retry_ms| Rejection::RateLimited { retry_ms }),
         Just(Rejection::UnknownJob),
@@ -445,6 +449,9 @@ codec! {
     statements_quote: quote(), 4096;
     statements_receipt: receipt(), 8192;
     statements_cheque: cheque(), 512;
+    settlements: sealed(settlement()), wire::MAX_SETTLEMENT_FRAME;
+    settlement_replies: prop_oneof![Just(SettlementReply::Taken), line().prop_map(SettlementReply::Refused)],
+        wire::MAX_SETTLEMENT_FRAME;
     statements_settlement: settlement(), 128;
     statements_ledger_export: ledger_export(), 512;
 }

@@ -1,13 +1,14 @@
 //! Money on the control API: accounts, earnings, the ledger as a file.
 
 use super::{
-    ApiState, Failure, Limit,
+    ApiState, Failure, Limit, Payload,
     documents::{JobSummary, NothingFound},
     limit, ndjson, streamed,
 };
 use crate::{
     api::body::{Gone, Writer},
-    market::{Account, Earnings, export::Exporter},
+    market::{Account, Earnings, LedgerError, export::Exporter},
+    settlement::Receipted,
 };
 use aitbc_protocol::{MicroCredits, NodeId, UnixMillis};
 use axum::{
@@ -70,7 +71,7 @@ pub(super) async fn account(
     Path(peer): Path<String>,
     query: Result<Query<Limit>, QueryRejection>,
 ) -> Result<Json<AccountDocument>, Failure> {
-    let peer = peer.parse().map_err(|error| Failure::invalid("peer", format!("id of a peer: {error}")))?;
+    let peer: NodeId = peer.parse().map_err(|error| Failure::invalid("peer", format!("id of a peer: {error}")))?;
     let limit = limit(query)?;
     let _place = state.place()?;
     let found = state.parts().ledger.account(peer, limit).await?;
@@ -82,6 +83,36 @@ pub(super) async fn account(
         newest_jobs: jobs.iter().map(JobSummary::from).collect(),
     });
     Ok(Json(AccountDocument { schema: "aitbc.account/1", peer, accounts: accounts.collect() }))
+}
+
+/// The body of `POST /aitbc/v1/ledger/settle`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SettleRequest {
+    peer: NodeId,
+    /// Received now, outside the network.
+    amount: MicroCredits,
+}
+
+/// `aitbc.settled/1`
+#[derive(Debug, Serialize)]
+pub(super) struct SettledDocument {
+    schema: &'static str,
+    #[serde(flatten)]
+    receipted: Receipted,
+}
+
+pub(super) async fn settle(
+    State(state): State<ApiState>,
+    body: Payload,
+) -> Result<Json<SettledDocument>, Failure> {
+    let SettleRequest { peer, amount } = body.json()?;
+    let _place = state.place()?;
+    let receipted = state.parts().settlements.settle(peer, amount).await.map_err(|error| match error {
+        LedgerError::Settlement(fault) => Failure::invalid("amount", fault.to_string()),
+        other => other.into(),
+    })?;
+    Ok(Json(SettledDocument { schema: "aitbc.settled/1", receipted }))
 }
 
 /// `?since_ms=`
