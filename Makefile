@@ -107,11 +107,11 @@ test: setup lab-packages ## Everything that must pass
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace $(TPM); else cargo test --workspace $(TPM); fi
 	cargo test --workspace --doc --quiet $(TPM)
 
-soak: setup ## What takes long: a thousand kills in the middle of jobs
-	export AITBC_KILLS=1000; \
+soak: setup ## What takes long: a thousand kills in the middle of jobs, ten thousand seeds of the simulated ledgers
+	export AITBC_KILLS=1000 AITBC_SIMULATION_SEEDS=10000; \
 	if cargo nextest --version >/dev/null 2>&1; \
-		then cargo nextest run --workspace $(TPM) --no-capture -E 'binary(kills)'; \
-		else cargo test --workspace $(TPM) --test kills -- --nocapture; fi
+		then cargo nextest run --workspace $(TPM) -E 'binary(kills) or test(market::tests::simulation)'; \
+		else cargo test --workspace $(TPM) --test kills && cargo test --package aitbc-node --lib market::tests::simulation; fi
 
 lint: packages tpm-packages $(TOOLS)/bin/cargo-deny ## Formatting, clippy, licences and sources of dependencies
 	cargo fmt --all --check

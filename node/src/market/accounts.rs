@@ -69,7 +69,8 @@ fn balance(store: &Store, side: Side, peer: &NodeId) -> Result<Balance, StorageE
     Ok(Balance { promised, settled })
 }
 
-fn all(store: &Store, limit: usize) -> Result<Accounts, StorageError> {
+/// All accounts that the store knows of, at most `limit`.
+pub(super) fn all(store: &Store, limit: usize) -> Result<Accounts, StorageError> {
     let mut parts: BTreeMap<(Side, NodeId), (PeerSums, Balance)> = BTreeMap::new();
     for (side, peer, sums) in store.peer_sums()? {
         parts.entry((side, peer)).or_default().0 = sums;

@@ -148,7 +148,10 @@ impl Book {
         if lost {
             job.record.receipt = Some(self.seal(&rules::lost_receipt(&job, self.now_ms)?)?);
         }
-        if job.record.state == JobState::ReceiptMissing {
+        // Until all of it is paid more can come: a client that comes back late may bring it in several cheques.
+        if job.record.state == JobState::ReceiptMissing
+            && job.receipt()?.is_none_or(|receipt| rules::covered(job.record.paid, &receipt))
+        {
             job.record.state = job.record.state.on(JobEvent::Settled)?;
         }
         self.put_channel(Side::Provider, job.record.peer, channel)?;

@@ -396,6 +396,11 @@ fn the_byte_format_is_what_it_was() {
     030303030303030303030303030303036300000000000000010000000000000000
     job by receipt:
     04040404040404040404040404040404040404040404040404040404040404046300000000000000010000000000000000
+    job by peer:
+    708a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c00000000000003e9630000000000000001
+    0000000000000000
+    sums by peer:
+    00000000000000010000000000000149
     channel:
     630505050505050505050505050505050505050505050505050505050505050505
     channel record:
@@ -553,6 +558,7 @@ fn consistent(number: u64) -> Changes {
             key(1).node_id(),
             Channel { sequence: number, cumulative: sum, allocated: sum },
         )],
+        settlements: Vec::new(),
         used_quotes: vec![(nonce(number), u64::MAX)],
         sums: Some(Sums { earned: sum, ..Sums::default() }),
     }

@@ -221,6 +221,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         cheque: None,
         receipt: None,
         refused: false,
+        strangers_ms: 0,
         created_ms: 10,
         updated_ms: 20,
     };

@@ -1,11 +1,12 @@
 //! A provider and two clients in virtual time, over a network that loses, doubles and reorders, on machines that crash
-//! between deciding and writing: ten thousand seeded hours with the real books. Everything follows from the seed; a
-//! failure names it, and `AITBC_SIMULATION_SEED=<seed>` runs that one alone.
+//! between deciding and writing: hundreds of seeded hours with the real books, on real disks. Everything follows from the
+//! seed; a failure names it, and `AITBC_SIMULATION_SEED=<seed>` runs that one alone. `AITBC_SIMULATION_SEEDS` says how many
+//! there are. The rules alone go through ten thousand in `protocol/tests/ledgers.rs`.
 
 use super::*;
 use aitbc_protocol::credit::Settlement;
 
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 400;
 /// The seeds are spread over so many tests, which run side by side.
 const PARTS: u64 = 4;
 const CLIENTS: usize = 2;
@@ -190,12 +191,14 @@ impl World {
     }
 
     fn provider_record(&mut self, task: usize) -> Option<JobRecord> {
-        let job = self.at_provider(task, |book, nonce, _| Ok(book.job(Side::Provider, &nonce)?));
+        let nonce = self.tasks[task].nonce;
+        let job = self.provider.book(self.now_ms).job(Side::Provider, &nonce);
         job.expect("readable").map(|job| job.record)
     }
 
     fn client_record(&mut self, task: usize) -> JobRecord {
-        self.at_client(task, |book, nonce| book.known(Side::Client, &nonce)).expect("it was opened").record
+        let Task { client, nonce, .. } = self.tasks[task];
+        self.clients[client].book(self.now_ms).known(Side::Client, &nonce).expect("it was opened").record
     }
 
     fn step(&mut self) {
@@ -506,11 +509,14 @@ impl World {
                 }
             }
             on_strangers += backed;
-            assert!(exposure <= held.settled.0 + backed + late, "{exposure} owed, {held:?}, {backed} and {late}");
+            // What is promised for a job whose own cheque was lost stands in the promise and in what the job owes.
+            let twice = channel.cumulative.0 - channel.allocated.0;
+            let most = held.settled.0 + backed + late + twice;
+            assert!(exposure <= most, "{exposure} owed of {most}: {held:?}, {backed}, {late}, {twice}");
         }
         let elapsed = u128::from(now_ms - self.began_ms);
         let most = u128::from(BUDGET.0) * (u128::from(DAY_MS) + elapsed) / u128::from(DAY_MS);
-        assert!(on_strangers <= most, "{on_strangers} on strangers' credit where {most} is allowed");
+        assert!(u128::from(on_strangers) <= most, "{on_strangers} on strangers' credit where {most} is allowed");
     }
 
     /// The network calms down, all is settled, and both sides must hold the same.
@@ -595,9 +601,12 @@ fn simulate(part: u64) {
     let store = |name: &str| Store::open(&directory.path().join(name)).expect("a new database");
     let provider = store("provider");
     let clients: Vec<Store> = (0..CLIENTS).map(|client| store(&client.to_string())).collect();
-    let one = std::env::var("AITBC_SIMULATION_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let number =
+        |name: &str| -> Option<u64> { std::env::var(name).ok().map(|value| value.parse().expect("a number")) };
+    let one = number("AITBC_SIMULATION_SEED");
+    let seeds = one.map_or(number("AITBC_SIMULATION_SEEDS").unwrap_or(SEEDS), |one| one + 1);
     let (mut admitted, mut refused, mut moved, mut spent) = (0, 0, 0, 0);
-    for seed in (part..SEEDS).step_by(PARTS as usize).filter(|seed| one.is_none_or(|one| one == *seed)) {
+    for seed in (part..seeds).step_by(PARTS as usize).filter(|seed| one.is_none_or(|one| one == *seed)) {
         let _naming = Naming(seed);
         let mut world = World::new(seed, &provider, &clients);
         for _ in 0..STEPS {
@@ -616,28 +625,28 @@ fn simulate(part: u64) {
     if one.is_none() {
         // A simulation in which nothing happens proves nothing.
         assert!(
-            admitted > 1_000 && refused > 100 && moved > 0,
+            admitted > 100 && refused > 5 && moved > 0,
             "{admitted} admitted, {refused} refused, {moved} moved"
         );
     }
 }
 
 #[test]
-fn ten_thousand_hours_keep_every_sum_first_quarter() {
+fn hours_of_losses_and_crashes_keep_every_sum_first_quarter() {
     simulate(0);
 }
 
 #[test]
-fn ten_thousand_hours_keep_every_sum_second_quarter() {
+fn hours_of_losses_and_crashes_keep_every_sum_second_quarter() {
     simulate(1);
 }
 
 #[test]
-fn ten_thousand_hours_keep_every_sum_third_quarter() {
+fn hours_of_losses_and_crashes_keep_every_sum_third_quarter() {
     simulate(2);
 }
 
 #[test]
-fn ten_thousand_hours_keep_every_sum_fourth_quarter() {
+fn hours_of_losses_and_crashes_keep_every_sum_fourth_quarter() {
     simulate(3);
 }
