@@ -76,12 +76,16 @@ pub struct Balance {
     pub promised: MicroCredits,
     /// Settled of it.
     pub settled: MicroCredits,
+    /// Given back of it by receipts, for service levels that were not kept.
+    #[serde(default)]
+    pub refunded: MicroCredits,
 }
 
 impl Balance {
-    /// Promised and not settled.
+    /// Promised, and neither settled nor given back.
     pub fn open(&self) -> MicroCredits {
-        self.promised.checked_sub(self.settled).unwrap_or_default()
+        let promised = self.promised.checked_sub(self.refunded).unwrap_or_default();
+        promised.checked_sub(self.settled).unwrap_or_default()
     }
 
     /// The statement of a payee that has received `amount` more; never more in all than it was promised.

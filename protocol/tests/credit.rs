@@ -22,7 +22,7 @@ fn settled(cumulative: u64) -> Settlement {
 
 #[test]
 fn a_settlement_only_grows_and_never_above_the_promise() {
-    let balance = Balance { promised: uc(100), settled: uc(40) };
+    let balance = Balance { promised: uc(100), settled: uc(40), refunded: uc(0) };
     assert_eq!(balance.open(), uc(60));
     assert_eq!(balance.receive(PAYER, uc(60), NOW), Ok(settled(100)));
     assert_eq!(balance.receive(PAYER, uc(0), NOW), Err(SettlementFault::Nothing));
@@ -30,7 +30,9 @@ fn a_settlement_only_grows_and_never_above_the_promise() {
     assert_eq!(balance.receive(PAYER, uc(61), NOW), Err(above));
     assert!(balance.receive(PAYER, uc(u64::MAX), NOW).is_err(), "a sum that does not fit");
     let after = balance.accept(PAYER, &settled(70)).expect("more than before");
-    assert_eq!(after, Balance { promised: uc(100), settled: uc(70) });
+    assert_eq!(after, Balance { settled: uc(70), ..balance });
+    let late = Balance { refunded: uc(10), ..balance };
+    assert_eq!(late.open(), uc(50), "what is given back is not owed");
     assert_eq!(after.accept(PAYER, &settled(70)), Ok(after), "twice changes nothing");
     assert_eq!(after.accept(PAYER, &settled(69)), Err(SettlementFault::Lower { had: uc(70), got: uc(69) }));
     assert_eq!(after.accept(PAYER, &settled(101)), Err(above));

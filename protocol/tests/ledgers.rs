@@ -163,7 +163,11 @@ impl World {
     }
 
     fn balance(&self, of: usize) -> Balance {
-        Balance { promised: self.till.channels[of].cumulative, settled: self.till.settled[of] }
+        Balance {
+            promised: self.till.channels[of].cumulative,
+            settled: self.till.settled[of],
+            ..Balance::default()
+        }
     }
 
     /// What a client owes or may come to owe.
@@ -317,7 +321,7 @@ impl World {
 
     fn take_settlement(&mut self, of: usize, settlement: &Settlement) {
         let purse = &mut self.purses[of];
-        let balance = Balance { promised: purse.channel.cumulative, settled: purse.settled };
+        let balance = Balance { promised: purse.channel.cumulative, settled: purse.settled, ..Balance::default() };
         // An older one may come after a newer one, and says less.
         match balance.accept(client(of), settlement) {
             Ok(after) => purse.settled = after.settled,

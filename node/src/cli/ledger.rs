@@ -137,6 +137,7 @@ async fn show(global: &Global, peer: NodeId, limit: usize) -> Outcome {
             println!("promised  {} credits by cheque", amount(&account["promised"]));
             println!("owed      {} credits delivered and not promised", amount(&account["owed"]));
             println!("settled   {} credits outside the network", amount(&account["settled"]));
+            println!("back      {} credits given back for service levels not kept", amount(&account["refunded"]));
             println!("open      {} credits promised and not settled", amount(&account["open"]));
             for job in account["newest_jobs"].as_array().into_iter().flatten() {
                 println!(

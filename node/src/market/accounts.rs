@@ -23,7 +23,9 @@ pub struct Account {
     pub owed: MicroCredits,
     /// Settled of what was promised.
     pub settled: MicroCredits,
-    /// Promised and not settled.
+    /// Given back of it, for service levels that were not kept.
+    pub refunded: MicroCredits,
+    /// Promised, and neither settled nor given back.
     pub open: MicroCredits,
 }
 
@@ -37,6 +39,7 @@ impl Account {
             promised: balance.promised,
             owed: sums.unpaid,
             settled: balance.settled,
+            refunded: balance.refunded,
             open: balance.open(),
         }
     }
@@ -64,9 +67,9 @@ pub(super) fn direction(side: Side) -> Direction {
 }
 
 fn balance(store: &Store, side: Side, peer: &NodeId) -> Result<Balance, StorageError> {
-    let promised = store.channel(side, peer)?.cumulative;
+    let channel = store.channel(side, peer)?;
     let settled = store.settlement(side, peer)?.map(|record| record.settled).unwrap_or_default();
-    Ok(Balance { promised, settled })
+    Ok(Balance { promised: channel.cumulative, settled, refunded: channel.refunded })
 }
 
 /// All accounts that the store knows of, at most `limit`.
@@ -76,7 +79,8 @@ pub(super) fn all(store: &Store, limit: usize) -> Result<Accounts, StorageError>
         parts.entry((side, peer)).or_default().0 = sums;
     }
     for (side, peer, channel) in store.channels()? {
-        parts.entry((side, peer)).or_default().1.promised = channel.cumulative;
+        let balance = &mut parts.entry((side, peer)).or_default().1;
+        (balance.promised, balance.refunded) = (channel.cumulative, channel.refunded);
     }
     for (side, peer, record) in store.settlements()? {
         parts.entry((side, peer)).or_default().1.settled = record.settled;

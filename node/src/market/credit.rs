@@ -87,9 +87,9 @@ impl Subnets {
 impl Book {
     /// What was promised and settled with a peer.
     pub(super) fn balance(&mut self, side: Side, peer: NodeId) -> Result<Balance, StorageError> {
-        let promised = self.channel(side, peer)?.cumulative;
+        let channel = self.channel(side, peer)?;
         let settled = self.settlement(side, peer)?.map(|record| record.settled).unwrap_or_default();
-        Ok(Balance { promised, settled })
+        Ok(Balance { promised: channel.cumulative, settled, refunded: channel.refunded })
     }
 
     /// Everything that `client` owes or may come to owe: what it promised and did not settle, what it was delivered and did

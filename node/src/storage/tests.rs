@@ -575,7 +575,7 @@ fn consistent(number: u64) -> Changes {
         channels: vec![(
             Side::Provider,
             key(1).node_id(),
-            Channel { sequence: number, cumulative: sum, allocated: sum },
+            Channel { sequence: number, cumulative: sum, allocated: sum, ..Channel::default() },
         )],
         settlements: Vec::new(),
         used_quotes: vec![(nonce(number), u64::MAX)],
