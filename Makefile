@@ -23,7 +23,7 @@ export CMAKE_C_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export CMAKE_CXX_COMPILER_LAUNCHER = $(strip $(WITH_CCACHE))
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help setup packages tpm-packages lab-packages venv build model demo testnet test lint bench concrete docs clean
+.PHONY: help setup packages tpm-packages lab-packages venv build model demo testnet test soak lint bench concrete docs clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -106,6 +106,12 @@ test: setup lab-packages ## Everything that must pass
 	export AITBC_TEST_PYTHON=$(VENV)/bin/python; \
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace $(TPM); else cargo test --workspace $(TPM); fi
 	cargo test --workspace --doc --quiet $(TPM)
+
+soak: setup ## What takes long: a thousand kills in the middle of jobs, ten thousand seeds of the simulated ledgers
+	export AITBC_KILLS=1000 AITBC_SIMULATION_SEEDS=10000; \
+	if cargo nextest --version >/dev/null 2>&1; \
+		then cargo nextest run --workspace $(TPM) -E 'binary(kills) or test(market::tests::simulation)'; \
+		else cargo test --workspace $(TPM) --test kills && cargo test --package aitbc-node --lib market::tests::simulation; fi
 
 lint: packages tpm-packages $(TOOLS)/bin/cargo-deny ## Formatting, clippy, licences and sources of dependencies
 	cargo fmt --all --check

@@ -14,7 +14,8 @@
 
 use crate::{
     attestation::Attestation, bandwidth::Meter, challenge::Challenger, engine::EngineHandle, jobs::JobsHandle,
-    market::Ledger, network::NetworkHandle, private::Private, routing::Routing, telemetry::Metrics,
+    market::Ledger, network::NetworkHandle, private::Private, routing::Routing, settlement::Settlements,
+    telemetry::Metrics,
 };
 use aitbc_protocol::NetworkId;
 use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
@@ -79,6 +80,8 @@ pub struct ApiParts {
     pub engine: Option<EngineHandle>,
     /// Money.
     pub ledger: Ledger,
+    /// Settlements outside the network.
+    pub settlements: Settlements,
     /// Metrics.
     pub metrics: Metrics,
     /// Cancelled by `POST /aitbc/v1/shutdown`.

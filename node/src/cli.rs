@@ -11,11 +11,13 @@ mod client;
 mod demo;
 mod doctor;
 mod down;
+mod earnings;
 mod find;
 mod gpus;
 mod init;
 mod jobs;
 mod key;
+mod ledger;
 mod models;
 mod narrate;
 mod netcheck;
@@ -28,6 +30,7 @@ mod receipts;
 mod regions;
 mod reputation;
 mod run;
+mod since;
 mod status;
 mod up;
 
@@ -107,6 +110,10 @@ enum Command {
     Jobs(jobs::Args),
     /// List, show, export and verify receipts
     Receipts(receipts::Args),
+    /// Show what stands between this node and each of its peers; export it, verify exports
+    Ledger(ledger::Args),
+    /// Show what was earned and spent, by day and model
+    Earnings(earnings::Args),
     /// List connected peers
     Peers,
     /// Show how this node is connected, and what that means for it
@@ -180,6 +187,8 @@ async fn run_command(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(&global, args).await,
         Command::Jobs(args) => jobs::run(&global, args).await,
         Command::Receipts(args) => receipts::run(&global, args).await,
+        Command::Ledger(args) => ledger::run(&global, args).await,
+        Command::Earnings(args) => earnings::run(&global, &args).await,
         Command::Peers => peers::run(&global).await,
         Command::Netcheck(args) => netcheck::run(&global, &args).await,
         Command::Doctor(args) => doctor::run(&global, &args).await,

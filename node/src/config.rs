@@ -210,6 +210,10 @@ pub struct ProvideSettings {
     pub evaluation_keys_mib: u32,
     /// Whether the hours that prices go by are those of this machine's own clock; those of UTC if not.
     pub local_hours: bool,
+    /// Micro-credits that clients who have settled nothing may owe in a day, all together; a hundredth of what this node
+    /// can earn in a day, and a credit at least, if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strangers: Option<u64>,
     /// Price of models that have none of their own.
     pub price: PriceSettings,
     /// Price of private models that have none of their own: for a thousand values, and a thousand bootstraps.
@@ -234,6 +238,7 @@ impl Default for ProvideSettings {
             min_bandwidth_mib: (REQUIRED >> 20) as u32,
             evaluation_keys_mib: 2048,
             local_hours: false,
+            strangers: None,
             price: PriceSettings::default(),
             private_price: PriceSettings::private(),
             prices: BTreeMap::new(),

@@ -25,7 +25,7 @@ pub use self::{metrics::Requests, place::CellLoad};
 use crate::{
     engine::{EngineHandle, EngineModel, EngineStatus},
     gpu::power::{self, PowerConfig, PowerError, PowerParts, PowerState, Uses},
-    market::Ledger,
+    market::{Ledger, LedgerError, Origin, Strangers},
     network::{
         IncomingStream, NetworkHandle,
         intake::{self, Limits},
@@ -38,6 +38,7 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     bandwidth::Bandwidth,
+    credit::{Backing, CreditFault, share_of_capacity},
     evidence::Evidence,
     geo::Cell,
     gpu::{
@@ -76,6 +77,9 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const SHORT_ANSWER: Duration = Duration::from_secs(5);
 /// How long an engine may take to count tokens or to take a job into its queue.
 const ENGINE_ANSWER: Duration = Duration::from_secs(10);
+/// The least that strangers may owe in a day where the owner sets nothing, in micro-credits: some hundred short answers of
+/// a small model, so that a slow provider is not closed to whoever comes first.
+const LEAST_FOR_STRANGERS: MicroCredits = MicroCredits(1_000_000);
 /// Prompts counted at a time: tokenizing is quick, and the engine has other things to do.
 const COUNTING: usize = 4;
 
@@ -116,6 +120,9 @@ pub struct JobsConfig {
     pub prices: BTreeMap<ModelName, TokenPrice>,
     /// Whether the hours that prices go by are those of this machine's own clock, and not of UTC.
     pub local_hours: bool,
+    /// What clients that have settled nothing may owe in a day, all together; a share of what this node can earn if not
+    /// set.
+    pub strangers: Option<MicroCredits>,
     /// Limits of heat, power and time, and the owner's own use.
     pub power: PowerConfig,
     /// What was measured on the GPUs ([`crate::gpu::kept`]); a file that is not there stands for nothing.
@@ -278,6 +285,32 @@ impl Provider {
         Ok(())
     }
 
+    /// What clients that have settled nothing may owe, and where `client` comes from.
+    fn strangers(&self, client: &NodeId) -> Strangers {
+        let budget = self.config.strangers.unwrap_or_else(|| {
+            let power = Arc::clone(&self.power.borrow());
+            let engines = self.engine.status();
+            let engines = engines.borrow();
+            let models = engines.iter().flat_map(|engine| &engine.models);
+            let shares = models.map(|model| {
+                share_of_capacity(model.speed.into(), self.config.price_of(model, &power).completion)
+            });
+            shares.max().unwrap_or_default().max(LEAST_FOR_STRANGERS)
+        });
+        let from = (!self.config.network.is_local()).then(|| Origin::of(self.place.ip(client)));
+        Strangers { budget, from }
+    }
+
+    /// Refuses a job that may cost more than the client's credit reaches for. Where there are clients with credit of
+    /// their own, strangers leave the last free slot to them.
+    async fn check_credit(&self, client: NodeId, needed: MicroCredits) -> Result<(), Rejection> {
+        match self.ledger.backing(client, needed, self.strangers(&client)).await {
+            Ok((Backing::Strangers, true)) => self.desk.check_spare(),
+            Ok(_) => Ok(()),
+            Err(error) => Err(not_backed(&error)),
+        }
+    }
+
     /// Refuses work of a client that is late with a cheque.
     async fn check_debt(&self, client: NodeId) -> Result<(), Rejection> {
         match self.ledger.debt(client).await {
@@ -289,6 +322,15 @@ impl Provider {
             }
         }
     }
+}
+
+/// What a client is told whose credit does not reach, or cannot be read.
+fn not_backed(error: &LedgerError) -> Rejection {
+    if let LedgerError::Credit(CreditFault { needed, own, strangers }) = *error {
+        return Rejection::Credit { needed, left: own.max(strangers) };
+    }
+    tracing::error!(%error, "the ledger does not answer");
+    Rejection::EngineUnavailable(Line::lossy("the provider cannot read its ledger now"))
 }
 
 /// Starts the provider side: announces offers and serves streams until `stop` is cancelled, then refuses new jobs,

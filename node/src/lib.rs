@@ -34,6 +34,7 @@ pub mod node;
 pub mod private;
 pub mod reputation;
 pub mod routing;
+pub mod settlement;
 pub mod storage;
 pub mod telemetry;
 pub mod trust;

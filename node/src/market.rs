@@ -7,6 +7,8 @@
 //! Ledger ──bounded queue──> thread: Book::begin, every waiting request, Book::commit (one write), all answers
 //!                                    |-- client, provider   what an operation does to a job and its channel
 //!                                    `-- rules              whether it may: pure
+//!                                    |-- credit             whose credit backs a job, what was settled
+//! accounts, earnings, export: read the store page by page, beside the thread
 //! ```
 //!
 //! Settling: both sides of a job end with one sum, whatever crashed. The client's newest cheque decides; it brings it
@@ -15,8 +17,12 @@
 //! is paid, and one that broke the protocol keeps what was acknowledged. A job whose provider stayed away is settled
 //! in the same way once it is back.
 
+mod accounts;
 mod book;
 mod client;
+mod credit;
+mod earnings;
+pub mod export;
 mod meters;
 mod provider;
 mod rules;
@@ -27,10 +33,12 @@ use crate::{
     storage::{JobRecord, Side, StorageError, Store},
     telemetry::Metrics,
 };
+pub use accounts::{Account, Accounts};
 use aitbc_crypto::{SecretKey, SignatureError};
 use aitbc_protocol::{
     Digest, MicroCredits, NetworkId, NodeId, Nonce, Signed, Statement,
     bytes::JobId,
+    credit::{Backing, CreditFault, Settlement, SettlementFault},
     job::{JobState, TransitionError},
     quote::Quote,
     receipt::{Check, Cheque, ChequeFault, Execution, Receipt, Seen},
@@ -39,6 +47,8 @@ use aitbc_protocol::{
 };
 use book::Book;
 use client::Verified;
+pub use credit::{Origin, Strangers};
+pub use earnings::{Earnings, EarningsRow, Traded};
 use meters::Meters;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -82,6 +92,12 @@ pub enum LedgerError {
     /// A cheque that is not good.
     #[error(transparent)]
     Cheque(#[from] ChequeFault),
+    /// The client's credit does not reach.
+    #[error(transparent)]
+    Credit(#[from] CreditFault),
+    /// A settlement that is not good.
+    #[error(transparent)]
+    Settlement(#[from] SettlementFault),
     /// A signature that is not good, or by the wrong node.
     #[error("bad signature: {0}")]
     Signature(String),
@@ -124,7 +140,7 @@ pub struct Totals {
 }
 
 /// What a provider holds about a job: paid so far, and its receipt.
-pub type Settlement = (MicroCredits, Option<Signed<Receipt>>);
+pub type Settled = (MicroCredits, Option<Signed<Receipt>>);
 
 /// Sends the answer of a request once its batch is written.
 type Answer = Box<dyn FnOnce(&Result<bool, StorageError>) + Send>;
@@ -277,15 +293,48 @@ impl Ledger {
 
     // --- provider side ---
 
-    /// Records an admitted job (`Running`) and uses up its quote. One synced write. `execution` is what the receipt
-    /// says should a restart interrupt the job.
+    /// Records an admitted job (`Running`), takes the credit for the most it may cost, and uses up its quote. One synced
+    /// write. `execution` is what the receipt says should a restart interrupt the job.
     pub async fn admit(
         &self,
         client: NodeId,
         quote: Signed<Quote>,
         execution: Execution,
+        strangers: Strangers,
     ) -> Result<(), LedgerError> {
-        self.call(move |book| book.admit(client, quote, execution)).await
+        self.call(move |book| book.admit(client, quote, execution, &strangers)).await
+    }
+
+    /// Whether the credit of `client` reaches for a job that may cost `needed`, whose credit it is, and whether there is
+    /// anybody with credit of its own. Nothing is taken: [`Self::admit`] decides.
+    pub async fn backing(
+        &self,
+        client: NodeId,
+        needed: MicroCredits,
+        strangers: Strangers,
+    ) -> Result<(Backing, bool), LedgerError> {
+        self.call(move |book| Ok((book.backing(client, needed, &strangers)?, book.has_settlers))).await
+    }
+
+    /// Signs that `payer` has settled `amount` more outside the network, of what its cheques promise; on disk before it
+    /// returns.
+    pub async fn receive(&self, payer: NodeId, amount: MicroCredits) -> Result<Signed<Settlement>, LedgerError> {
+        self.call(move |book| book.receive(payer, amount)).await
+    }
+
+    /// Settlements that this node signed and that their payers have not taken yet, as far as it knows.
+    pub async fn undelivered(&self) -> Result<Vec<(NodeId, Signed<Settlement>)>, LedgerError> {
+        self.read(|store| {
+            let all = store.settlements()?.into_iter();
+            let waiting = all.filter(|(side, _, record)| *side == Side::Provider && !record.delivered);
+            Ok(waiting.map(|(_, payer, record)| (payer, record.settlement)).collect())
+        })
+        .await
+    }
+
+    /// `payer` has taken this node's settlement of `settled`.
+    pub async fn settlement_delivered(&self, payer: NodeId, settled: MicroCredits) -> Result<(), LedgerError> {
+        self.call(move |book| book.settlement_delivered(payer, settled)).await
     }
 
     /// Takes a cheque: signature, pair, job, channel rules, that it pays for exactly the tokens it names, and for none
@@ -321,7 +370,7 @@ impl Ledger {
         quote: Nonce,
         client: NodeId,
         cheque: Option<Signed<Cheque>>,
-    ) -> Result<Option<Settlement>, LedgerError> {
+    ) -> Result<Option<Settled>, LedgerError> {
         let cheque = cheque.map(|cheque| self.by_client(cheque, client)).transpose()?;
         self.call(move |book| book.settle(quote, client, cheque)).await
     }
@@ -330,6 +379,17 @@ impl Ledger {
     /// counts from ten seconds after its end until it is paid, or written off after a week.
     pub async fn debt(&self, client: NodeId) -> Result<MicroCredits, LedgerError> {
         self.call(move |book| Ok(book.debt(&client))).await
+    }
+
+    /// Takes the word of `payee` that this node has settled something with it: signature, pair, never less than before,
+    /// never more than was promised. On disk before it returns. The caller limits how often a peer may have a signature
+    /// verified.
+    pub async fn take_settlement(&self, payee: NodeId, settlement: Signed<Settlement>) -> Result<(), LedgerError> {
+        if settlement.signer() != payee {
+            return Err(LedgerError::Signature("the settlement is not signed by the payee".to_owned()));
+        }
+        let settlement = self.verified(settlement)?;
+        self.call(move |book| book.take_settlement(payee, settlement)).await
     }
 
     // --- both ---

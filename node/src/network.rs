@@ -35,7 +35,7 @@ pub use report::{HolePunches, NetworkReport, Observed, RelayInfo};
 pub use streams::{FramedStream, IncomingStream, StreamError};
 pub use traffic::TrafficRates;
 
-pub(crate) use addresses::is_global;
+pub(crate) use addresses::{is_global, subnet};
 
 mod actor;
 mod addresses;
@@ -226,6 +226,8 @@ pub enum Protocol {
     Bandwidth,
     /// `/aitbc/fhe/1`
     Fhe,
+    /// `/aitbc/settlement/1`
+    Settlement,
 }
 
 /// Why something on the network did not work; each names what to look at.
@@ -297,6 +299,8 @@ pub struct Incoming {
     pub bandwidth: mpsc::Receiver<IncomingStream>,
     /// Streams of `/aitbc/fhe/1`.
     pub fhe: mpsc::Receiver<IncomingStream>,
+    /// Streams of `/aitbc/settlement/1`.
+    pub settlement: mpsc::Receiver<IncomingStream>,
 }
 
 /// Messages of gossip that may wait for a verdict.
@@ -332,6 +336,7 @@ pub async fn start(
     let (attest_queue, attest) = mpsc::channel(STREAM_QUEUE);
     let (bandwidth_queue, bandwidth) = mpsc::channel(STREAM_QUEUE);
     let (fhe_queue, fhe) = mpsc::channel(STREAM_QUEUE);
+    let (settlement_queue, settlement) = mpsc::channel(STREAM_QUEUE);
     let queues = streams::IncomingQueues {
         offer: offer_queue,
         quote: quote_queue,
@@ -341,6 +346,7 @@ pub async fn start(
         attest: attest_queue,
         bandwidth: bandwidth_queue,
         fhe: fhe_queue,
+        settlement: settlement_queue,
     };
     let counters = metrics::NetworkMetrics::register(metrics);
     let uplink = uplink::Uplink::new(config.relay_mbit, counters.relay_carried.clone(), counters.traffic.clone());
@@ -383,7 +389,8 @@ pub async fn start(
     let all = listening.wait_for(|addresses| addresses.len() >= listeners);
     let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
-    Ok((handle, Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth, fhe }))
+    let incoming = Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth, fhe, settlement };
+    Ok((handle, incoming))
 }
 
 /// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! store -> ledger -> network -> engine -> routing -> jobs -> challenge -> attestation -> bandwidth -> private
-//!   -> netcheck -> api
+//!   -> settlement -> netcheck -> api
 //! ```
 //!
 //! A node that sells nothing runs the provider side all the same, with no model: clients of earlier jobs must be able
@@ -20,6 +20,7 @@ use crate::{
     network::{self, NetworkConfig, NetworkError, NetworkHandle},
     private::{self, Private, PrivateParts},
     routing::{self, Cloud, CloudConfig, CloudError, Routing, RoutingConfig, RoutingParts},
+    settlement,
     storage::{StorageError, Store},
     telemetry::Metrics,
     trust::{Trust, Vouched},
@@ -269,6 +270,8 @@ impl Node {
             directory: config.private,
         };
         let (private, private_task) = private::start(parts, stop.clone());
+        let (settlements, settlement_task) =
+            settlement::start(network.clone(), ledger.clone(), incoming.settlement, stop.clone());
         let netcheck_task = netcheck::start(network.clone(), incoming.reach, stop.clone());
         let tasks = vec![
             ("challenge", challenge_task),
@@ -277,6 +280,7 @@ impl Node {
             ("jobs", jobs_task),
             ("private", private_task),
             ("routing", routing_task),
+            ("settlement", settlement_task),
             ("netcheck", netcheck_task),
         ];
         let closing = CancellationToken::new();
@@ -293,6 +297,7 @@ impl Node {
                 jobs: Some(jobs.clone()),
                 engine: Some(engine.clone()),
                 ledger: ledger.clone(),
+                settlements,
                 metrics: metrics.clone(),
                 stop: stop.clone(),
                 closing: closing.clone(),

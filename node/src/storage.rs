@@ -13,6 +13,7 @@ use aitbc_protocol::{
         exchange::{AttestationResult, Issued},
     },
     bytes::JobId,
+    credit::{Allowance, Settlement},
     evidence::Evidence,
     gpu::challenge::exchange::Shown,
     job::{Finish, JobState, ModelName},
@@ -22,7 +23,7 @@ use aitbc_protocol::{
     receipt::{Channel, Cheque, Execution, Receipt},
     text::Line,
 };
-use columns::{Column, Columns, Durability, Edit, Scan};
+use columns::{Column, Columns, Durability, Edit, Scan, View};
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
@@ -94,6 +95,9 @@ pub struct JobRecord {
     /// How the job runs, for the receipt (provider side).
     #[serde(default)]
     pub execution: Option<Execution>,
+    /// How many milliseconds of the strangers' allowance it took (provider side).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub strangers_ms: u64,
     /// When it started.
     pub created_ms: UnixMillis,
     /// When it last changed.
@@ -113,6 +117,64 @@ impl JobRecord {
     }
 }
 
+/// What one job came to, as the index by peer keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobSums {
+    /// Paid by cheque.
+    pub paid: MicroCredits,
+    /// Delivered under a receipt and not paid, while that may still change: with a job that ended without its last cheque
+    /// it is lost.
+    pub unpaid: MicroCredits,
+}
+
+impl JobSums {
+    fn of(record: &JobRecord) -> Self {
+        let unpaid = if record.state == JobState::Delivered { record.unpaid() } else { MicroCredits::ZERO };
+        Self { paid: record.paid, unpaid }
+    }
+}
+
+/// All jobs with one peer on one side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerSums {
+    /// Attempts at jobs.
+    pub jobs: u64,
+    /// Those of them for which something was paid.
+    pub paid_jobs: u64,
+    /// Delivered and not paid yet.
+    pub unpaid: MicroCredits,
+}
+
+impl PeerSums {
+    fn add(&mut self, job: JobSums) {
+        self.jobs += 1;
+        self.paid_jobs += u64::from(job.paid > MicroCredits::ZERO);
+        self.unpaid = MicroCredits(self.unpaid.0.saturating_add(job.unpaid.0));
+    }
+}
+
+/// Where the next page of jobs begins.
+#[derive(Clone, Debug)]
+pub struct Cursor(Vec<u8>);
+
+impl Cursor {
+    /// Before the first job that began at `since_ms` or later.
+    pub fn since(since_ms: UnixMillis) -> Self {
+        Self(format::since_key(since_ms))
+    }
+}
+
+/// The newest settlement between this node and a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SettlementRecord {
+    /// What the payee signed.
+    pub settlement: Signed<Settlement>,
+    /// What it says, read.
+    pub settled: MicroCredits,
+    /// Whether the payer has taken it, as far as this node knows.
+    pub delivered: bool,
+}
+
 /// Sums over all time, kept with every change so that no history is read for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sums {
@@ -130,6 +192,20 @@ pub struct Sums {
     pub jobs_provided: u64,
     /// Jobs completed as client.
     pub jobs_bought: u64,
+    /// What is left for clients that have settled nothing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub strangers: Allowance,
+}
+
+// serde's `skip_serializing_if` passes a reference to the field.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_default(allowance: &Allowance) -> bool {
+    *allowance == Allowance::default()
 }
 
 /// What this node found about a peer by attestation, newest only.
@@ -196,6 +272,8 @@ pub struct Changes {
     pub jobs: Vec<JobRecord>,
     /// Channels to write, by side of this node and peer.
     pub channels: Vec<(Side, NodeId, Channel)>,
+    /// Settlements to write, by side of this node and peer.
+    pub settlements: Vec<(Side, NodeId, SettlementRecord)>,
     /// Quote nonces used up, with the time until which they must be remembered (provider side).
     pub used_quotes: Vec<(Nonce, UnixMillis)>,
     /// The sums, where they changed.
@@ -205,11 +283,15 @@ pub struct Changes {
 impl Changes {
     /// True where there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.channels.is_empty() && self.used_quotes.is_empty() && self.sums.is_none()
+        self.jobs.is_empty()
+            && self.channels.is_empty()
+            && self.settlements.is_empty()
+            && self.used_quotes.is_empty()
+            && self.sums.is_none()
     }
 
     fn edits(&self) -> Result<Vec<Edit>, StorageError> {
-        let mut edits = Vec::with_capacity(4 * self.jobs.len() + self.channels.len() + self.used_quotes.len() + 1);
+        let mut edits = Vec::with_capacity(6 * self.jobs.len() + self.channels.len() + self.used_quotes.len() + 1);
         for record in &self.jobs {
             let key = format::job_key(record.side, &record.key()?);
             edits.push(Edit::Put(Column::JobsByTime, format::time_key(record.created_ms, &key), Vec::new()));
@@ -225,10 +307,15 @@ impl Changes {
             } else {
                 Edit::Put(Column::Unfinished, key.clone(), Vec::new())
             });
+            edits.push(format::peer_edit(record, &key));
             edits.push(Edit::Put(Column::Jobs, key, format::encode(record)?));
         }
         for (side, peer, channel) in &self.channels {
             edits.push(Edit::Put(Column::Channels, format::channel_key(*side, peer), format::encode(channel)?));
+        }
+        for (side, peer, record) in &self.settlements {
+            let key = format::channel_key(*side, peer);
+            edits.push(Edit::Put(Column::Settlements, key, format::encode(record)?));
         }
         for (nonce, expires_ms) in &self.used_quotes {
             edits.push(Edit::Put(Column::UsedQuotes, nonce.0.to_vec(), expires_ms.to_be_bytes().to_vec()));
@@ -283,12 +370,63 @@ impl Store {
 
     /// Newest jobs first, at most `limit`.
     pub fn jobs(&self, limit: usize) -> Result<Vec<JobRecord>, StorageError> {
-        self.indexed(Column::JobsByTime, Scan::Backwards, limit, |_| true)
+        self.indexed(Column::JobsByTime, Scan::Backwards(&[]), limit, |_| true)
     }
 
     /// Newest jobs first, at most `limit`, of those that have a receipt.
     pub fn receipts(&self, limit: usize) -> Result<Vec<JobRecord>, StorageError> {
-        self.indexed(Column::JobsByTime, Scan::Backwards, limit, |record| record.receipt.is_some())
+        self.indexed(Column::JobsByTime, Scan::Backwards(&[]), limit, |record| record.receipt.is_some())
+    }
+
+    /// Jobs oldest first from `cursor` on, at most `limit`, and where the next page begins; `None` after the last one. A
+    /// page is a short read, so that a long history keeps nobody waiting.
+    pub fn page(&self, cursor: &Cursor, limit: usize) -> Result<(Vec<JobRecord>, Option<Cursor>), StorageError> {
+        let mut next = None;
+        let mut records = Vec::new();
+        self.columns.read(|view| {
+            view.scan(Column::JobsByTime, Scan::From(&cursor.0), |key, _| {
+                if records.len() >= limit {
+                    next = Some(Cursor(key.to_vec()));
+                    return Ok(false);
+                }
+                records.push(job_behind(view, Column::JobsByTime, key)?);
+                Ok(true)
+            })
+        })?;
+        Ok((records, next))
+    }
+
+    /// Newest jobs with `peer` on this side first, at most `limit`.
+    pub fn jobs_with(&self, side: Side, peer: &NodeId, limit: usize) -> Result<Vec<JobRecord>, StorageError> {
+        let prefix = format::peer_prefix(side, peer);
+        self.indexed(Column::JobsByPeer, Scan::Backwards(&prefix), limit, |_| true)
+    }
+
+    /// Sums over all jobs with `peer` on this side, from the index alone.
+    pub fn sums_with(&self, side: Side, peer: &NodeId) -> Result<PeerSums, StorageError> {
+        let mut sums = PeerSums::default();
+        let prefix = format::peer_prefix(side, peer);
+        self.columns.scan(Column::JobsByPeer, Scan::Prefix(&prefix), |_, value| {
+            sums.add(format::sums_of(value)?);
+            Ok(true)
+        })?;
+        Ok(sums)
+    }
+
+    /// The same for every side and peer, in the order of their keys.
+    pub fn peer_sums(&self) -> Result<Vec<(Side, NodeId, PeerSums)>, StorageError> {
+        let mut all: Vec<(Side, NodeId, PeerSums)> = Vec::new();
+        self.columns.scan(Column::JobsByPeer, Scan::Prefix(&[]), |key, value| {
+            let (side, peer) = format::peer_of(key)?;
+            if all.last().is_none_or(|last| (last.0, last.1) != (side, peer)) {
+                all.push((side, peer, PeerSums::default()));
+            }
+            if let Some((_, _, sums)) = all.last_mut() {
+                sums.add(format::sums_of(value)?);
+            }
+            Ok(true)
+        })?;
+        Ok(all)
     }
 
     /// The job with this receipt (the digest of the signed payload); where this node was both sides of it, the
@@ -333,6 +471,33 @@ impl Store {
             Ok(true)
         })?;
         Ok(channels)
+    }
+
+    /// The newest settlement with a peer: on the provider's side what this node signed, on the client's what it holds.
+    pub fn settlement(&self, side: Side, peer: &NodeId) -> Result<Option<SettlementRecord>, StorageError> {
+        let bytes = self.columns.get(Column::Settlements, &format::channel_key(side, peer))?;
+        bytes.map(|bytes| format::decode(&bytes)).transpose()
+    }
+
+    /// Whether there is any settlement on this side.
+    pub fn has_settlements(&self, side: Side) -> Result<bool, StorageError> {
+        let mut any = false;
+        self.columns.scan(Column::Settlements, Scan::Prefix(&format::side_prefix(side)), |_, _| {
+            any = true;
+            Ok(false)
+        })?;
+        Ok(any)
+    }
+
+    /// All settlements.
+    pub fn settlements(&self) -> Result<Vec<(Side, NodeId, SettlementRecord)>, StorageError> {
+        let mut settlements = Vec::new();
+        self.columns.scan(Column::Settlements, Scan::Prefix(&[]), |key, value| {
+            let (side, peer) = format::channel_of(key)?;
+            settlements.push((side, peer, format::decode(value)?));
+            Ok(true)
+        })?;
+        Ok(settlements)
     }
 
     /// The sums over all time.
@@ -499,9 +664,7 @@ impl Store {
                 if records.len() >= limit {
                     return Ok(false);
                 }
-                let bytes = view.get(Column::Jobs, format::job_of(key))?;
-                let missing = || StorageError::Corrupt(format!("{index:?} names a job that is not there"));
-                let record = format::decode(&bytes.ok_or_else(missing)?)?;
+                let record = job_behind(view, index, key)?;
                 if wanted(&record) {
                     records.push(record);
                 }
@@ -510,6 +673,13 @@ impl Store {
         })?;
         Ok(records)
     }
+}
+
+/// The job that an entry of an index names.
+fn job_behind(view: &View<'_>, index: Column, key: &[u8]) -> Result<JobRecord, StorageError> {
+    let bytes = view.get(Column::Jobs, format::job_of(key))?;
+    let missing = || StorageError::Corrupt(format!("{index:?} names a job that is not there"));
+    format::decode(&bytes.ok_or_else(missing)?)
 }
 
 fn attestation_key(peer: &NodeId) -> Vec<u8> {

@@ -10,7 +10,7 @@ use crate::{
     money::MicroCredits,
     offer::{Load, ModelOffer},
     price::{LatencyClass, TokenPrice},
-    routing::{Candidate, Policy, USUAL_ANSWER, Work, preference::Preference, rank},
+    routing::{Candidate, Policy, USUAL_ANSWER, Work, preference::Preference, query::Conditions, rank},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt};
@@ -161,6 +161,7 @@ fn policy(model: &ModelName, of: &ModelOffer) -> Policy {
         physical: false,
         exclude: Vec::new(),
         named: false,
+        conditions: Conditions::default(),
     }
 }
 

@@ -384,6 +384,17 @@ pub enum Rejection {
     /// The client owes for earlier work.
     #[error("the client owes {0} for earlier work: its node must settle first")]
     Debt(MicroCredits),
+    /// The client may owe no more: its own credit and what is left for clients that have settled nothing do not reach.
+    #[error(
+        "the client's credit does not reach: the job may cost {needed}, {left} are left; ask for fewer tokens, take \
+         another provider, or settle with this one what it holds of yours (`aitbc ledger ls`)"
+    )]
+    Credit {
+        /// The most that the job may cost.
+        needed: MicroCredits,
+        /// The most that a job may cost now.
+        left: MicroCredits,
+    },
     /// The quote is not one this provider gave, or not for this client and request.
     #[error("the quote does not belong to this request: {0}")]
     QuoteMismatch(Line<64>),

@@ -23,6 +23,8 @@ pub const ATTEST_PROTOCOL: &str = "/aitbc/attest/1";
 pub const BANDWIDTH_PROTOCOL: &str = "/aitbc/bandwidth/1";
 /// Private jobs, before they begin: public parts of models, and evaluation keys.
 pub const FHE_PROTOCOL: &str = "/aitbc/fhe/1";
+/// Settlements, from payees to payers.
+pub const SETTLEMENT_PROTOCOL: &str = "/aitbc/settlement/1";
 /// Kademlia.
 pub const KAD_PROTOCOL: &str = "/aitbc/kad/1";
 /// What identify names; peers of other networks are told apart by the suffix `/<network>`.
@@ -48,6 +50,8 @@ pub const MAX_ATTEST_FRAME: usize = 4 * 1024 * 1024;
 pub const MAX_BANDWIDTH_FRAME: usize = crate::bandwidth::BLOCK_BYTES + 64;
 /// Largest frame on fhe streams, in bytes: one part of a key.
 pub const MAX_FHE_FRAME: usize = crate::sealed::MAX_PART + 64 * 1024;
+/// Largest frame on settlement streams, in bytes.
+pub const MAX_SETTLEMENT_FRAME: usize = 512;
 /// Largest gossip message, in bytes.
 pub const MAX_GOSSIP_BYTES: usize = 32 * 1024;
 

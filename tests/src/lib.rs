@@ -11,6 +11,7 @@ pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod relayed;
+pub mod stories;
 pub mod swtpm;
 pub mod usage;
 pub mod wait;

@@ -273,6 +273,12 @@ impl Process {
         self.take(&ready).await;
     }
 
+    /// Kills it and starts it again at once.
+    pub async fn kill_and_restart(&mut self) {
+        self.kill().await;
+        self.restart().await;
+    }
+
     /// Stops it where it is, as a machine that hangs; [`Process::thaw`] lets it go on.
     pub fn freeze(&self) {
         self.signal("STOP");

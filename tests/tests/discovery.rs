@@ -62,6 +62,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             worker: Some(process::binary()),
         },
         jobs: JobsConfig {
+            strangers: None,
             local_hours: false,
             power: aitbc_node::gpu::power::PowerConfig::default(),
             gpu_rates: directory.path().join("gpu-rates.json"),

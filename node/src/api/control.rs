@@ -36,6 +36,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 mod attestation;
 mod documents;
+mod money;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +64,11 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/aitbc/v1/decisions", get(decisions))
         .route("/aitbc/v1/receipts", get(receipts))
         .route("/aitbc/v1/receipts/{id}", get(receipt))
+        .route("/aitbc/v1/ledger", get(money::accounts))
+        .route("/aitbc/v1/ledger/export", get(money::export))
+        .route("/aitbc/v1/ledger/settle", post(money::settle))
+        .route("/aitbc/v1/ledger/{peer}", get(money::account))
+        .route("/aitbc/v1/earnings", get(money::earnings))
         .route("/aitbc/v1/find", post(find))
         .route("/aitbc/v1/challenge", post(challenge))
         .route("/aitbc/v1/attest", get(attestation::attestations).post(attestation::attest))

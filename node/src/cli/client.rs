@@ -154,19 +154,31 @@ impl Client {
         mut each: impl FnMut(Line) -> Result<(), Exit>,
     ) -> Result<(), Exit> {
         let response = self.send(self.request(reqwest::Method::POST, path).json(body)).await?;
-        let stream = response.bytes_stream().map(|part| part.map_err(std::io::Error::other));
-        let mut reader = tokio::io::BufReader::new(StreamReader::new(stream));
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = (&mut reader).take(MAX_LINE as u64).read_until(b'\n', &mut line).await?;
-            if read == 0 {
-                return Ok(());
-            }
-            if line.last() != Some(&b'\n') && read >= MAX_LINE {
-                return Err(Exit::message("the node sent a line that is too long"));
-            }
-            each(serde_json::from_slice(&line)?)?;
+        read_lines(response, |line| each(serde_json::from_slice(line)?)).await
+    }
+
+    /// Reads a document line by line: hands each to `each` as it came, with its newline.
+    pub(super) async fn lines(&self, path: &str, each: impl FnMut(&[u8]) -> Result<(), Exit>) -> Result<(), Exit> {
+        read_lines(self.send(self.request(reqwest::Method::GET, path)).await?, each).await
+    }
+}
+
+async fn read_lines(
+    response: reqwest::Response,
+    mut each: impl FnMut(&[u8]) -> Result<(), Exit>,
+) -> Result<(), Exit> {
+    let stream = response.bytes_stream().map(|part| part.map_err(std::io::Error::other));
+    let mut reader = tokio::io::BufReader::new(StreamReader::new(stream));
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut reader).take(MAX_LINE as u64).read_until(b'\n', &mut line).await?;
+        if read == 0 {
+            return Ok(());
         }
+        if line.last() != Some(&b'\n') && read >= MAX_LINE {
+            return Err(Exit::message("the node sent a line that is too long"));
+        }
+        each(&line)?;
     }
 }

@@ -36,6 +36,7 @@ fn template(location: Option<Location>) -> String {
 # context = 4096                 # tokens of prompt and answer
 # price = {{ prompt = 200, completion = 1000 }}   # micro-credits for a thousand tokens
 # local_hours = false            # evening and night prices by this machine's clock, not by UTC
+# strangers = 1000000            # micro-credits that clients who settled nothing may owe in a day, all together
 # private_price = {{ prompt = 200, completion = 20000 }}   # for a thousand values and bootstraps of private models
 # evaluation_keys_mib = 2048     # disk for evaluation keys of clients
 

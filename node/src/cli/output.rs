@@ -196,3 +196,8 @@ pub(super) fn bytes(bytes: u64) -> String {
         _ => format!("{:.1} GiB", bytes as f64 / (1024 * MIB) as f64),
     }
 }
+
+/// Micro-credits as credits, exactly.
+pub(super) fn credits(micro_credits: u64) -> String {
+    format!("{}.{:06}", micro_credits / 1_000_000, micro_credits % 1_000_000)
+}

@@ -12,7 +12,7 @@ use crate::{
 };
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
-    NetworkId,
+    MicroCredits, NetworkId,
     geo::{Cell, Location},
     job::ModelName,
 };
@@ -200,6 +200,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             private_price: provide.private_price.into(),
             prices: provide.prices.iter().map(|(model, price)| (model.clone(), (*price).into())).collect(),
             local_hours: provide.local_hours,
+            strangers: provide.strangers.map(MicroCredits),
             power: settings.power(),
             gpu_rates: directories.gpu_rates(),
             payment_patience: PAYMENT_PATIENCE,

@@ -5,6 +5,7 @@ use super::{
     ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER,
     delivery::Binding,
     desk::Ticket,
+    not_backed,
     quotes::with_weights,
     resuming,
     run::{Job, KEPT, Surroundings, run_job},
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     clock::now_ms,
     engine::Generation,
-    market::{Ledger, LedgerError},
+    market::{Ledger, LedgerError, Strangers},
     network::{FramedStream, IncomingStream, intake::Busy},
 };
 use aitbc_crypto::signing;
@@ -105,8 +106,9 @@ pub(super) async fn record(
     quote: Signed<Quote>,
     execution: Execution,
     ticket: &Ticket,
+    strangers: Strangers,
 ) -> Result<(), Rejection> {
-    match ledger.admit(client, quote, execution).await {
+    match ledger.admit(client, quote, execution, strangers).await {
         Ok(()) => {
             ticket.recorded_as_used();
             Ok(())
@@ -115,6 +117,7 @@ pub(super) async fn record(
             ticket.recorded_as_used();
             Err(Rejection::QuoteUsed)
         }
+        Err(error @ LedgerError::Credit(_)) => Err(not_backed(&error)),
         Err(error) => {
             tracing::error!(%error, "a job could not be recorded");
             Err(Rejection::EngineUnavailable(Line::lossy("the provider cannot record jobs now")))
@@ -208,7 +211,8 @@ impl Provider {
         let generation = timeout(ENGINE_ANSWER, generating)
             .await
             .map_err(|_| Rejection::EngineUnavailable(Line::lossy("the engine does not answer")))??;
-        record(&self.ledger, client, signed, execution.clone(), &ticket).await?;
+        let strangers = self.strangers(&client);
+        record(&self.ledger, client, signed, execution.clone(), &ticket, strangers).await?;
         Ok(Admitted { ticket, execution, generation, since, since_ms })
     }
 }

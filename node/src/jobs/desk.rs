@@ -227,6 +227,15 @@ impl Desk {
         (queued, share(running.saturating_add(queued), self.slots()))
     }
 
+    /// Refuses a job for which a slot is kept where no other one is free beside it, unless there is only one.
+    pub(super) fn check_spare(&self) -> Result<(), Rejection> {
+        let Usage { running, promised, slots } = self.state().usage(self.slots(), |_| true);
+        if slots > 1 && running.saturating_add(promised) >= slots {
+            return Err(Rejection::Full { running, promised, slots });
+        }
+        Ok(())
+    }
+
     /// The numbers behind "the provider is full".
     pub(super) fn full(&self) -> Rejection {
         let state = self.state();

@@ -168,12 +168,13 @@ pub struct Requests {
 }
 
 /// Why a request is refused, as metrics name it.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 16] = [
     "unknown_model",
     "full",
     "too_many_quotes",
     "context_too_small",
     "debt",
+    "credit",
     "quote_mismatch",
     "quote_used",
     "quote_expired",
@@ -193,6 +194,7 @@ const fn reason(rejection: &Rejection) -> &'static str {
         Rejection::TooManyQuotes(_) => "too_many_quotes",
         Rejection::ContextTooSmall { .. } => "context_too_small",
         Rejection::Debt(_) => "debt",
+        Rejection::Credit { .. } => "credit",
         Rejection::QuoteMismatch(_) => "quote_mismatch",
         Rejection::QuoteUsed => "quote_used",
         Rejection::QuoteExpired => "quote_expired",

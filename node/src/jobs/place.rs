@@ -8,7 +8,7 @@ use aitbc_protocol::{
     offer::{Device, DeviceKind},
     price::{Inputs, LatencyClass, hour_of_day},
 };
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 use tokio::sync::watch;
 
 /// Tells the median of what other providers of this node's cell use of themselves, in millionths; `None` where too few are
@@ -79,6 +79,11 @@ impl Place {
         }
         let Device { name, memory_bytes, measured, .. } = with_measured(&model.device, &self.devices);
         score_at_rest(name.as_str(), memory_bytes, measured.as_ref())
+    }
+
+    /// Where a client's direct connection comes from.
+    pub(super) fn ip(&self, client: &NodeId) -> Option<IpAddr> {
+        self.peers.borrow().iter().find(|peer| peer.peer == *client)?.ip()
     }
 
     fn round_trip_ms(&self, client: &NodeId) -> Option<u32> {

@@ -195,6 +195,7 @@ impl Provider {
         let speed = model.speed / PROMISED_PART;
         let stated = Stated { nonce, client, prompt_tokens, price, adjustment, speed, issued_ms };
         let quote = build(verified, model, stated)?;
+        self.check_credit(client, quote.max_total).await?;
         signing::seal(&self.key, &self.config.network, &quote).map_err(|error| {
             tracing::error!(%error, "a quote could not be signed");
             Rejection::EngineUnavailable(Line::lossy("internal error"))

@@ -1,7 +1,7 @@
 //! Whole jobs over a stream in memory, with real ledgers on both sides; only the engine is a script.
 
 use super::{
-    CellLoad, JobsConfig, Provider, QUOTE_LIMITS,
+    CellLoad, JobsConfig, LEAST_FOR_STRANGERS, Provider, QUOTE_LIMITS,
     admission::{self, record},
     delivery::Binding,
     desk::{Desk, Ticket},
@@ -15,7 +15,7 @@ use crate::{
     clock::now_ms,
     engine::{EngineError, EngineEvent, EngineHandle, EngineModel, EngineState, EngineStatus, Generation},
     gpu::power::{PowerState, Uses},
-    market::Ledger,
+    market::{Ledger, Strangers},
     network::{FramedStream, IncomingStream, streams::StreamLimits},
     routing::offer_streams::OFFER_LIMITS,
     storage::{Side, Store},
@@ -111,6 +111,7 @@ pub(crate) fn config() -> JobsConfig {
         private_price: quote().price,
         prices: BTreeMap::new(),
         local_hours: false,
+        strangers: None,
         power: crate::gpu::power::PowerConfig::default(),
         gpu_rates: std::path::PathBuf::new(),
         payment_patience: LONG,
@@ -343,7 +344,8 @@ impl Nodes {
     async fn admit(&self, quote: &Quote) -> Result<Ticket, Rejection> {
         let signed = signing::seal(&provider_key(), &network(), quote).unwrap();
         let ticket = self.desk.admit(quote, &engine_model(), now_ms())?;
-        record(&self.provider, quote.client, signed, execution(), &ticket).await?;
+        let strangers = Strangers { budget: LEAST_FOR_STRANGERS, from: None };
+        record(&self.provider, quote.client, signed, execution(), &ticket, strangers).await?;
         Ok(ticket)
     }
 

@@ -5,12 +5,14 @@
 
 use super::{
     LedgerError, Totals,
+    credit::Subnets,
     rules::{self, Job},
 };
-use crate::storage::{Changes, JobRecord, Side, StorageError, Store, Sums};
+use crate::storage::{Changes, JobRecord, SettlementRecord, Side, StorageError, Store, Sums};
 use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Nonce, Signed, Statement, UnixMillis,
+    credit::Allowance,
     job::{JobEvent, JobState},
     receipt::{Channel, Cheque},
     text::Line,
@@ -46,6 +48,10 @@ pub(super) struct Book {
     pub(super) now_ms: UnixMillis,
     /// Cheques given and taken since the start.
     pub(super) cheques: u64,
+    /// Whether anybody has settled anything with this node.
+    pub(super) has_settlers: bool,
+    /// What subnets have taken of the strangers' allowance.
+    pub(super) subnets: Subnets,
     jobs: HashMap<(Side, Nonce), Job>,
     channels: HashMap<(Side, NodeId), Channel>,
     debts: HashMap<NodeId, HashMap<Nonce, Debt>>,
@@ -60,6 +66,7 @@ pub(super) struct Book {
 struct Changed {
     jobs: HashSet<(Side, Nonce)>,
     channels: HashSet<(Side, NodeId)>,
+    settlements: HashMap<(Side, NodeId), SettlementRecord>,
     used_quotes: Vec<(Nonce, UnixMillis)>,
     sums: bool,
     /// Whether anything of it must be on the disk before it is answered.
@@ -81,6 +88,8 @@ impl Book {
             network,
             now_ms,
             cheques: 0,
+            subnets: Subnets::default(),
+            has_settlers: false,
             jobs: HashMap::new(),
             channels: HashMap::new(),
             debts: HashMap::new(),
@@ -117,6 +126,7 @@ impl Book {
         self.debts.clear();
         self.changed = Changed::default();
         self.sums = self.store.sums()?;
+        self.has_settlers = self.store.has_settlements(Side::Provider)?;
         for record in self.store.unfinished()? {
             let job = Job::new(record)?;
             self.track_debt(&job)?;
@@ -127,6 +137,7 @@ impl Book {
     }
 
     fn sweep(&mut self) -> Result<(), StorageError> {
+        self.subnets.sweep(self.now_ms);
         self.store.prune_used_quotes(self.now_ms)?;
         let overdue = |debt: &Debt| debt.due_ms.saturating_add(DEBT_LIFETIME_MS) <= self.now_ms;
         let hopeless: Vec<Nonce> = self
@@ -172,6 +183,32 @@ impl Book {
         Ok(channel)
     }
 
+    /// The newest settlement with a peer, of this batch or from the store.
+    pub(super) fn settlement(&self, side: Side, peer: NodeId) -> Result<Option<SettlementRecord>, StorageError> {
+        match self.changed.settlements.get(&(side, peer)) {
+            Some(record) => Ok(Some(record.clone())),
+            None => self.store.settlement(side, &peer),
+        }
+    }
+
+    /// Changes the settlement with a peer.
+    pub(super) fn put_settlement(&mut self, side: Side, peer: NodeId, record: SettlementRecord, synced: bool) {
+        self.changed.settlements.insert((side, peer), record);
+        self.changed.synced |= synced;
+    }
+
+    /// Changes what is left for strangers.
+    pub(super) fn put_strangers(&mut self, strangers: Allowance) {
+        self.sums.strangers = strangers;
+        self.changed.sums = true;
+    }
+
+    /// Jobs that this node runs for `client`.
+    pub(super) fn running_of(&self, client: &NodeId) -> impl Iterator<Item = &Job> {
+        let running = self.jobs.values().filter(|job| job.record.state == JobState::Running);
+        running.filter(move |job| job.record.side == Side::Provider && job.record.peer == *client)
+    }
+
     /// Changes a job; the batch is synced.
     pub(super) fn put(&mut self, job: Job) -> Result<(), StorageError> {
         self.changed.synced = true;
@@ -185,6 +222,7 @@ impl Book {
         self.refund(&mut job)?;
         self.track_debt(&job)?;
         let before = self.jobs.get(&key).map(|job| job.record.state);
+        self.discharge(&job, before);
         if job.record.state == JobState::Completed && before != Some(JobState::Completed) {
             match job.record.side {
                 Side::Client => self.sums.jobs_bought += 1,
@@ -275,6 +313,11 @@ impl Book {
                 .iter()
                 .filter_map(|key| self.channels.get(key).map(|channel| (key.0, key.1, *channel)))
                 .collect(),
+            settlements: changed
+                .settlements
+                .into_iter()
+                .map(|((side, peer), record)| (side, peer, record))
+                .collect(),
             used_quotes: changed.used_quotes,
             sums: changed.sums.then_some(self.sums),
         };
@@ -329,6 +372,11 @@ impl Book {
         let late = self.debts.get(client).into_iter().flat_map(HashMap::values);
         let late = late.filter(|debt| debt.due_ms <= self.now_ms).map(|debt| debt.amount);
         sum(late)
+    }
+
+    /// What a client was delivered and has not paid, late or not.
+    pub(super) fn unpaid(&self, client: &NodeId) -> MicroCredits {
+        sum(self.debts.get(client).into_iter().flat_map(HashMap::values).map(|debt| debt.amount))
     }
 
     /// The sums over all time.

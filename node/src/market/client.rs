@@ -62,6 +62,7 @@ impl Book {
             refused: false,
             refunded: MicroCredits::ZERO,
             execution: None,
+            strangers_ms: 0,
             created_ms: self.now_ms,
             updated_ms: self.now_ms,
         };

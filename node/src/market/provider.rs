@@ -1,9 +1,10 @@
 //! The provider's side of the book: what it admits, which cheques it takes, what it signs at the end.
 
 use super::{
-    LedgerError, Settlement,
+    LedgerError, Settled,
     book::Book,
     client::Verified,
+    credit::Strangers,
     rules::{self, Job},
 };
 use crate::storage::{JobRecord, Side};
@@ -21,6 +22,7 @@ impl Book {
         client: NodeId,
         signed: Signed<Quote>,
         execution: Execution,
+        strangers: &Strangers,
     ) -> Result<(), LedgerError> {
         let quote =
             signed.read_unverified().map_err(|error| LedgerError::Signature(format!("of the quote: {error}")))?;
@@ -30,6 +32,7 @@ impl Book {
         if self.quote_used(&quote.nonce)? || self.job(Side::Provider, &quote.nonce)?.is_some() {
             return Err(LedgerError::QuoteUsed);
         }
+        let strangers_ms = self.charge(client, quote.max_total, strangers)?;
         self.use_quote(quote.nonce, quote.expires_ms);
         let record = JobRecord {
             side: Side::Provider,
@@ -48,6 +51,7 @@ impl Book {
             refused: false,
             refunded: MicroCredits::ZERO,
             execution: Some(execution),
+            strangers_ms,
             created_ms: self.now_ms,
             updated_ms: self.now_ms,
         };
@@ -96,7 +100,7 @@ impl Book {
         quote: Nonce,
         client: NodeId,
         cheque: Option<Verified<Cheque>>,
-    ) -> Result<Option<Settlement>, LedgerError> {
+    ) -> Result<Option<Settled>, LedgerError> {
         if self.job(Side::Provider, &quote)?.is_none() {
             // The client ends the job on this answer: its request, should it still be on the way, must not start it.
             self.use_quote(quote, self.now_ms.saturating_add(QUOTE_LIFETIME_MS + CLOCK_TOLERANCE_MS));
@@ -145,7 +149,10 @@ impl Book {
         if lost {
             job.record.receipt = Some(self.seal(&rules::lost_receipt(&job, self.now_ms)?)?);
         }
-        if job.record.state == JobState::ReceiptMissing {
+        // Until all of it is paid more can come: a client that comes back late may bring it in several cheques.
+        if job.record.state == JobState::ReceiptMissing
+            && job.receipt()?.is_none_or(|receipt| rules::covered(job.record.paid, &receipt))
+        {
             job.record.state = job.record.state.on(JobEvent::Settled)?;
         }
         self.put_channel(Side::Provider, job.record.peer, channel)?;

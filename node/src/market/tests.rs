@@ -1,4 +1,5 @@
 use super::*;
+use crate::storage::Sums;
 use crate::storage::tests::{
     Filler, child_directory, execution, key, network, nonce, on_a_small_disk, quote, receipt,
 };
@@ -10,8 +11,13 @@ use aitbc_protocol::{
 use book::{DEBT_GRACE_MS, DEBT_LIFETIME_MS};
 use tempfile::TempDir;
 
+mod accounts;
 mod crashes;
+mod credit;
+mod simulation;
 
+/// Credit that reaches for everything.
+const FRIENDS: Strangers = Strangers { budget: MicroCredits(u64::MAX), from: None };
 /// The time at which the books of these tests open.
 const NOW: u64 = 10_000;
 
@@ -98,7 +104,7 @@ impl Pair {
         let (client, provider, quote) = (self.client.id(), self.provider.id(), self.quote(number));
         let id = self.read_quote(number).job;
         self.client.run(|book| book.open_job(provider, Vec::new(), id, quote.clone())).expect("a fresh quote");
-        self.provider.run(|book| book.admit(client, quote, execution())).expect("a fresh quote");
+        self.provider.run(|book| book.admit(client, quote, execution(), &FRIENDS)).expect("a fresh quote");
         self.client.run(|book| book.accepted(nonce(number))).expect("it was opened");
     }
 
@@ -187,14 +193,14 @@ fn a_quote_is_good_for_one_job() {
     let mut pair = Pair::new();
     pair.start(1);
     let (client, provider, quote) = (pair.client.id(), pair.provider.id(), pair.quote(1));
-    let replay = pair.provider.run(|book| book.admit(client, quote.clone(), execution()));
+    let replay = pair.provider.run(|book| book.admit(client, quote.clone(), execution(), &FRIENDS));
     assert!(matches!(replay, Err(LedgerError::QuoteUsed)), "{replay:?}");
     pair.provider.restart();
-    let replay = pair.provider.run(|book| book.admit(client, quote.clone(), execution()));
+    let replay = pair.provider.run(|book| book.admit(client, quote.clone(), execution(), &FRIENDS));
     assert!(matches!(replay, Err(LedgerError::QuoteUsed)), "after a restart: {replay:?}");
     let again = pair.client.run(|book| book.open_job(provider, Vec::new(), JobId([7; 16]), quote.clone()));
     assert!(matches!(again, Err(LedgerError::QuoteUsed)), "{again:?}");
-    let stranger = pair.provider.run(|book| book.admit(provider, quote, execution()));
+    let stranger = pair.provider.run(|book| book.admit(provider, quote, execution(), &FRIENDS));
     assert!(matches!(stranger, Err(LedgerError::Signature(_))), "for another client: {stranger:?}");
 }
 
@@ -207,7 +213,7 @@ fn a_request_that_arrives_after_its_settlement_does_not_start() {
     let record = pair.settle(1);
     assert_eq!((record.state, record.paid), (JobState::Failed, MicroCredits::ZERO));
     pair.provider.restart();
-    let late = pair.provider.run(|book| book.admit(client, quote, execution()));
+    let late = pair.provider.run(|book| book.admit(client, quote, execution(), &FRIENDS));
     assert!(matches!(late, Err(LedgerError::QuoteUsed)), "{late:?}");
 }
 
@@ -218,7 +224,7 @@ fn a_settlement_and_its_late_request_in_one_batch() {
     let book = pair.provider.book();
     book.begin(NOW).expect("readable");
     assert!(book.settle(nonce(1), client, None).expect("an honest client").is_none());
-    let late = book.admit(client, quote, execution());
+    let late = book.admit(client, quote, execution(), &FRIENDS);
     assert!(matches!(late, Err(LedgerError::QuoteUsed)), "{late:?}");
 }
 
@@ -427,7 +433,10 @@ fn cheques_lower_for_another_pair_or_job_are_refused() {
     assert_eq!((record.paid, record.tokens), (total(64), 64), "no refused cheque left a trace");
     let provider =
         pair.provider.run(|book| Ok(book.channel(Side::Provider, key(1).node_id())?)).expect("readable");
-    assert_eq!(provider, Channel { sequence: 1, cumulative: total(64), allocated: total(64) });
+    assert_eq!(
+        provider,
+        Channel { sequence: 1, cumulative: total(64), allocated: total(64), ..Channel::default() }
+    );
 }
 
 #[test]

@@ -124,7 +124,7 @@ pub(super) fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
 }
 
 /// The network that an address belongs to: a /24 of IPv4, or a /48 of IPv6, what one site gets (RFC 6177).
-pub(super) fn subnet(ip: IpAddr) -> IpAddr {
+pub(crate) fn subnet(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();

@@ -82,6 +82,8 @@ pub struct IncomingQueues {
     pub bandwidth: mpsc::Sender<IncomingStream>,
     /// `/aitbc/fhe/1`
     pub fhe: mpsc::Sender<IncomingStream>,
+    /// `/aitbc/settlement/1`
+    pub settlement: mpsc::Sender<IncomingStream>,
 }
 
 impl IncomingQueues {
@@ -95,6 +97,7 @@ impl IncomingQueues {
             Protocol::Attest => &self.attest,
             Protocol::Bandwidth => &self.bandwidth,
             Protocol::Fhe => &self.fhe,
+            Protocol::Settlement => &self.settlement,
         }
     }
 }
@@ -142,7 +145,7 @@ impl StreamError {
 
 impl Protocol {
     /// Every protocol that runs over streams.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Offer,
         Self::Quote,
         Self::Job,
@@ -151,6 +154,7 @@ impl Protocol {
         Self::Attest,
         Self::Bandwidth,
         Self::Fhe,
+        Self::Settlement,
     ];
 
     /// The name that is negotiated.
@@ -164,6 +168,7 @@ impl Protocol {
             Self::Attest => wire::ATTEST_PROTOCOL,
             Self::Bandwidth => wire::BANDWIDTH_PROTOCOL,
             Self::Fhe => wire::FHE_PROTOCOL,
+            Self::Settlement => wire::SETTLEMENT_PROTOCOL,
         }
     }
 }

@@ -26,6 +26,8 @@ const BLOCK_CACHE: usize = 2 << 20;
 const LOG_BYTES: u64 = 8 << 20;
 /// Files RocksDB keeps open.
 const OPEN_FILES: i32 = 64;
+/// Bytes that are more than any key has after a prefix.
+const LONGEST_KEY: usize = 64;
 /// Free space below which a full database is not opened anew: opening writes a new log and flushes the old one.
 const REOPEN_BYTES: u64 = LOG_BYTES / 2;
 
@@ -42,10 +44,14 @@ pub(super) enum Column {
     JobsById,
     /// The same by digest of their receipt.
     JobsByReceipt,
+    /// The same by side, peer and time, with the sums of each.
+    JobsByPeer,
     /// Jobs that are not final, and those that a client gave up and may still settle.
     Unfinished,
     /// Channels by side and peer.
     Channels,
+    /// Settlements by side and peer.
+    Settlements,
     /// Used quotes by nonce.
     UsedQuotes,
     /// Sequence numbers by name.
@@ -57,14 +63,16 @@ pub(super) enum Column {
 }
 
 impl Column {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Meta,
         Self::Jobs,
         Self::JobsByTime,
         Self::JobsById,
         Self::JobsByReceipt,
+        Self::JobsByPeer,
         Self::Unfinished,
         Self::Channels,
+        Self::Settlements,
         Self::UsedQuotes,
         Self::Sequences,
         Self::Evidence,
@@ -78,8 +86,10 @@ impl Column {
             Self::JobsByTime => "jobs_by_time",
             Self::JobsById => "jobs_by_id",
             Self::JobsByReceipt => "jobs_by_receipt",
+            Self::JobsByPeer => "jobs_by_peer",
             Self::Unfinished => "unfinished",
             Self::Channels => "channels",
+            Self::Settlements => "settlements",
             Self::UsedQuotes => "used_quotes",
             Self::Sequences => "sequences",
             Self::Evidence => "evidence",
@@ -111,8 +121,10 @@ pub(super) enum Durability {
 pub(super) enum Scan<'a> {
     /// All keys with this prefix, upwards.
     Prefix(&'a [u8]),
-    /// All keys, from the last one down.
-    Backwards,
+    /// All keys with this prefix, from the last one down; all there are where it is empty.
+    Backwards(&'a [u8]),
+    /// All keys from this one on, upwards.
+    From(&'a [u8]),
 }
 
 /// The open database.
@@ -243,9 +255,15 @@ impl View<'_> {
         scan: Scan<'_>,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
+        let last;
         let (mode, prefix) = match scan {
             Scan::Prefix(prefix) => (IteratorMode::From(prefix, Direction::Forward), prefix),
-            Scan::Backwards => (IteratorMode::End, [].as_slice()),
+            Scan::From(key) => (IteratorMode::From(key, Direction::Forward), [].as_slice()),
+            Scan::Backwards([]) => (IteratorMode::End, [].as_slice()),
+            Scan::Backwards(prefix) => {
+                last = [prefix, &[0xff; LONGEST_KEY]].concat();
+                (IteratorMode::From(&last, Direction::Reverse), prefix)
+            }
         };
         for entry in self.database.iterator_cf(handle(self.database, column), mode) {
             let (key, value) = entry.map_err(|error| explain(self.directory, &error))?;

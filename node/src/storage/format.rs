@@ -5,14 +5,14 @@
 //! an entry in [`UPGRADES`].
 
 use super::{
-    Side, StorageError,
-    columns::{Column, Columns, Durability, Edit},
+    JobRecord, JobSums, Side, StorageError,
+    columns::{Column, Columns, Durability, Edit, Scan},
 };
-use aitbc_protocol::{Digest, JobId, NodeId, Nonce, UnixMillis, evidence::Fault, wire};
+use aitbc_protocol::{Digest, JobId, MicroCredits, NodeId, Nonce, UnixMillis, evidence::Fault, wire};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The format this aitbc writes.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// First byte of every record.
 const RECORD_VERSION: u8 = 1;
 /// Largest record in bytes: twice the two offers of an equivocation.
@@ -24,7 +24,7 @@ const FORMAT_KEY: &[u8] = b"format";
 type Upgrade = fn(&Columns) -> Result<(), StorageError>;
 
 /// What brings a database of format `n + 1` to format `n + 2`, for `n` from 0.
-const UPGRADES: [Upgrade; FORMAT as usize - 1] = [];
+const UPGRADES: [Upgrade; FORMAT as usize - 1] = [index_jobs_by_peer];
 
 /// Marks a new database, upgrades an older one, refuses a newer one.
 pub(super) fn upgrade(columns: &Columns) -> Result<(), StorageError> {
@@ -45,6 +45,31 @@ pub(super) fn upgrade(columns: &Columns) -> Result<(), StorageError> {
         tracing::info!(format, "database upgraded");
     }
     Ok(())
+}
+
+/// Jobs indexed by one write of an upgrade.
+const UPGRADE_PAGE: usize = 256;
+
+/// Format 2 has an index of jobs by peer. An upgrade that was interrupted begins anew and writes the same again.
+fn index_jobs_by_peer(columns: &Columns) -> Result<(), StorageError> {
+    let mut next = Vec::new();
+    loop {
+        let (mut edits, from) = (Vec::new(), std::mem::take(&mut next));
+        columns.scan(Column::Jobs, Scan::From(&from), |key, value| {
+            if edits.len() == UPGRADE_PAGE {
+                next = key.to_vec();
+                return Ok(false);
+            }
+            edits.push(peer_edit(&decode(value)?, key));
+            Ok(true)
+        })?;
+        if !edits.is_empty() {
+            columns.write(edits, Durability::Synced)?;
+        }
+        if next.is_empty() {
+            return Ok(());
+        }
+    }
 }
 
 /// A record's bytes.
@@ -103,6 +128,36 @@ pub(super) fn receipt_key(receipt: &Digest, job: &[u8]) -> Vec<u8> {
     [&receipt.as_bytes()[..], job].concat()
 }
 
+/// Prefix of what is kept by side, then peer.
+pub(super) fn side_prefix(side: Side) -> [u8; 1] {
+    [side_byte(side)]
+}
+
+/// Prefix of the jobs with a peer: side, peer.
+pub(super) fn peer_prefix(side: Side, peer: &NodeId) -> Vec<u8> {
+    channel_key(side, peer)
+}
+
+/// The entry of a job in the index by peer: side, peer, milliseconds, the key of the job; and its sums.
+pub(super) fn peer_edit(record: &JobRecord, job: &[u8]) -> Edit {
+    let key = [&peer_prefix(record.side, &record.peer)[..], &record.created_ms.to_be_bytes(), job].concat();
+    let sums = JobSums::of(record);
+    let value = [sums.paid.0.to_be_bytes(), sums.unpaid.0.to_be_bytes()].concat();
+    Edit::Put(Column::JobsByPeer, key, value)
+}
+
+/// Side and peer of an entry in the index by peer.
+pub(super) fn peer_of(index_key: &[u8]) -> Result<(Side, NodeId), StorageError> {
+    channel_of(&index_key[..index_key.len().min(1 + 32)])
+}
+
+/// The sums of an entry in the index by peer.
+pub(super) fn sums_of(value: &[u8]) -> Result<JobSums, StorageError> {
+    let bytes: [u8; 16] = exact(value)?;
+    let (paid, unpaid) = bytes.split_at(8);
+    Ok(JobSums { paid: MicroCredits(number(paid)?), unpaid: MicroCredits(number(unpaid)?) })
+}
+
 /// The key of the job at the end of an index key.
 pub(super) fn job_of(index_key: &[u8]) -> &[u8] {
     &index_key[index_key.len().saturating_sub(1 + Nonce::SIZE)..]
@@ -111,6 +166,11 @@ pub(super) fn job_of(index_key: &[u8]) -> &[u8] {
 /// Key of a channel: side, peer.
 pub(super) fn channel_key(side: Side, peer: &NodeId) -> Vec<u8> {
     [&[side_byte(side)][..], &peer.0].concat()
+}
+
+/// The first key of the index by time that is not before `since_ms`.
+pub(super) fn since_key(since_ms: UnixMillis) -> Vec<u8> {
+    since_ms.to_be_bytes().to_vec()
 }
 
 /// Side and peer of a channel.

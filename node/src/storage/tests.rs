@@ -129,6 +129,7 @@ fn record(number: u64, state: JobState) -> JobRecord {
         refused: false,
         refunded: MicroCredits::ZERO,
         execution: Some(execution()),
+        strangers_ms: 0,
         created_ms: 1_000 + number,
         updated_ms: 2_000,
     }
@@ -174,6 +175,62 @@ fn every_index_follows_the_record() {
     let id = second.receipt.as_ref().expect("made above").digest();
     assert_eq!(store.receipt(&id).expect("readable"), Some(second));
     assert_eq!(store.receipt(&Digest([0; 32])).expect("readable"), None);
+}
+
+#[test]
+fn jobs_are_read_page_by_page_and_by_peer() {
+    let (_directory, store) = open();
+    let other = key(9).node_id();
+    let mut records: Vec<JobRecord> = (1..=5).map(|number| record(number, JobState::Completed)).collect();
+    records[2].peer = other;
+    records[3].paid = MicroCredits::ZERO;
+    records.push(with_receipt(6));
+    let unpaid = records[5].unpaid();
+    assert!(unpaid > MicroCredits::ZERO);
+    store.commit(&jobs(records.clone())).expect("room");
+    let (first, next) = store.page(&Cursor::since(1_002), 2).expect("readable");
+    assert_eq!(first, records[1..3]);
+    let (second, next) = store.page(&next.expect("there are more"), 2).expect("readable");
+    assert_eq!(second, records[3..5]);
+    let (third, next) = store.page(&next.expect("there are more"), 2).expect("readable");
+    assert_eq!((third.as_slice(), next.is_none()), (&records[5..], true));
+    assert_eq!(store.page(&Cursor::since(9_999), 2).expect("readable").0, []);
+    let peer = key(1).node_id();
+    let newest = store.jobs_with(Side::Provider, &peer, 2).expect("readable");
+    assert_eq!(newest, [records[5].clone(), records[4].clone()]);
+    assert_eq!(store.jobs_with(Side::Client, &peer, 2).expect("readable"), []);
+    let sums = PeerSums { jobs: 5, paid_jobs: 4, unpaid };
+    assert_eq!(store.sums_with(Side::Provider, &peer).expect("readable"), sums);
+    let mut all = vec![(Side::Provider, peer, sums)];
+    all.push((Side::Provider, other, PeerSums { jobs: 1, paid_jobs: 1, unpaid: MicroCredits::ZERO }));
+    all.sort_by_key(|(_, peer, _)| peer.0);
+    assert_eq!(store.peer_sums().expect("readable"), all);
+    // The entry follows its record.
+    store.commit(&jobs(vec![JobRecord { paid: unpaid, ..with_receipt(6) }])).expect("room");
+    let paid = JobRecord { state: JobState::ReceiptMissing, ..with_receipt(6) };
+    store.commit(&jobs(vec![paid])).expect("room");
+    assert_eq!(store.sums_with(Side::Provider, &peer).expect("readable").unpaid, MicroCredits::ZERO);
+}
+
+#[test]
+fn a_database_without_the_index_by_peer_gets_one() {
+    let (directory, store) = open();
+    let records: Vec<JobRecord> = (1..=600).map(|number| record(number, JobState::Completed)).collect();
+    store.commit(&jobs(records)).expect("room");
+    let mut edits = vec![Edit::Put(Column::Meta, b"format".to_vec(), 1u32.to_be_bytes().to_vec())];
+    store
+        .columns
+        .scan(Column::JobsByPeer, Scan::Prefix(&[]), |key, _| {
+            edits.push(Edit::Delete(Column::JobsByPeer, key.to_vec()));
+            Ok(true)
+        })
+        .expect("readable");
+    store.columns.write(edits, Durability::Synced).expect("room");
+    assert_eq!(store.peer_sums().expect("readable"), []);
+    drop(store);
+    let store = Store::open(directory.path()).expect("an older database");
+    let sums = PeerSums { jobs: 600, paid_jobs: 600, unpaid: MicroCredits::ZERO };
+    assert_eq!(store.peer_sums().expect("readable"), [(Side::Provider, key(1).node_id(), sums)]);
 }
 
 #[test]
@@ -309,9 +366,12 @@ fn a_newer_format_and_a_broken_record_are_told() {
     assert!(matches!(store.job(Side::Client, &nonce(1)), Err(StorageError::Corrupt(_))));
     put(Column::Jobs, &key, &[9]);
     assert!(matches!(store.job(Side::Client, &nonce(1)), Err(StorageError::Corrupt(_))));
-    put(Column::Meta, b"format", &2u32.to_be_bytes());
+    put(Column::Meta, b"format", &(format::FORMAT + 1).to_be_bytes());
     drop(store);
-    assert!(matches!(Store::open(directory.path()), Err(StorageError::Format { found: 2, known: 1 })));
+    let newer = Store::open(directory.path());
+    assert!(
+        matches!(newer, Err(StorageError::Format { found, known: format::FORMAT }) if found == format::FORMAT + 1)
+    );
 }
 
 /// A change of these bytes is a change of the format: it needs a new number and an upgrade, unless it only adds a
@@ -329,6 +389,10 @@ fn the_byte_format_is_what_it_was() {
     show("job by time", &format::time_key(2, &job));
     show("job by id", &format::id_key(&JobId([3; 16]), &job));
     show("job by receipt", &format::receipt_key(&Digest([4; 32]), &job));
+    if let Edit::Put(_, key, value) = format::peer_edit(&with_receipt(1), &job) {
+        show("job by peer", &key);
+        show("sums by peer", &value);
+    }
     show("channel", &format::channel_key(Side::Client, &NodeId([5; 32])));
     let encoded = |record: Result<Vec<u8>, StorageError>| record.expect("a small record");
     let channel = Channel {
@@ -351,6 +415,11 @@ fn the_byte_format_is_what_it_was() {
     030303030303030303030303030303036300000000000000010000000000000000
     job by receipt:
     04040404040404040404040404040404040404040404040404040404040404046300000000000000010000000000000000
+    job by peer:
+    708a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c00000000000003e9630000000000000001
+    0000000000000000
+    sums by peer:
+    00000000000000010000000000000149
     channel:
     630505050505050505050505050505050505050505050505050505050505050505
     channel record:
@@ -506,8 +575,9 @@ fn consistent(number: u64) -> Changes {
         channels: vec![(
             Side::Provider,
             key(1).node_id(),
-            Channel { sequence: number, cumulative: sum, allocated: sum },
+            Channel { sequence: number, cumulative: sum, allocated: sum, ..Channel::default() },
         )],
+        settlements: Vec::new(),
         used_quotes: vec![(nonce(number), u64::MAX)],
         sums: Some(Sums { earned: sum, ..Sums::default() }),
     }

@@ -82,6 +82,9 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// All, the worst first.
+    pub const ALL: [Self; 5] = [Self::Unrated, Self::Bronze, Self::Silver, Self::Gold, Self::Platinum];
+
     /// The tier of a score in millionths.
     pub const fn of(score: u32) -> Self {
         match score {

@@ -8,12 +8,13 @@ use crate::{
     attestation::Tier,
     conditions::{MAX_CONDITIONS, Operator, split},
     offer::DeviceKind,
+    qos,
 };
 use std::{cmp::Ordering, fmt, str::FromStr};
 
 /// Every field, for errors and help.
 pub const FIELDS: &str = "vram (GiB of the device, by its word), shown (GiB of it that were shown), price (credits for a \
-million tokens of the answer), trust (none, warning, affirming), rtt (ms), distance (km), speed (tokens a second), context \
+million tokens of the answer), trust (none, warning, affirming), tier (unrated, bronze, silver, gold, platinum), rtt (ms), distance (km), speed (tokens a second), context \
 (tokens), free (slots), failures (percent of own jobs), device (part of its name), kind (gpu, cpu, other), model (part of \
 its name), declared (yes, no), private (yes, no)";
 
@@ -100,6 +101,7 @@ const WORDS: [(&str, Word); 5] = [
 enum Test {
     Figure(Figure, Operator, f64),
     Trust(Operator, Tier),
+    Quality(Operator, qos::Tier),
     Word(Word, bool, String),
 }
 
@@ -139,6 +141,12 @@ fn test(text: &str) -> Result<Test, QueryError> {
         return match value.parse::<Tier>() {
             Ok(tier) => Ok(Test::Trust(operator, tier)),
             Err(_) => needed("none, warning, affirming or contraindicated"),
+        };
+    }
+    if field == "tier" {
+        return match qos::Tier::ALL.into_iter().find(|tier| tier.name() == value) {
+            Some(tier) => Ok(Test::Quality(operator, tier)),
+            None => needed("unrated, bronze, silver, gold or platinum"),
         };
     }
     if let Some((_, figure)) = FIGURES.iter().find(|(name, _)| *name == field) {
@@ -189,6 +197,10 @@ impl Test {
             Self::Trust(operator, tier) => {
                 let order = candidate.tier.rank().cmp(&tier.rank());
                 (!operator.holds(order)).then(|| candidate.tier.to_string())
+            }
+            Self::Quality(operator, tier) => {
+                let known = candidate.quality.tier;
+                (!operator.holds(known.cmp(tier))).then(|| known.to_string())
             }
             Self::Word(word, equal, value) => {
                 let (text, part) = word.of(candidate);

@@ -225,7 +225,7 @@ fn conditions_rule_out_and_name_themselves() {
     };
     for met in [
         "",
-        "vram>=8 price<0.5 price=0.4 trust>=warning trust<affirming rtt<=10 distance=300 speed>99 context>=8192",
+        "vram>=8 price<0.5 price=0.4 trust>=warning trust<affirming tier<gold tier=unrated rtt<=10 distance=300 speed>99 context>=8192",
         "free=4 failures=0 shown=4 device=gpu kind=gpu kind!=cpu model=smollm2 declared=no private!=yes DEVICE!=rtx",
     ] {
         assert_eq!(excluded(met), None, "{met}");
@@ -239,6 +239,7 @@ fn conditions_rule_out_and_name_themselves() {
         ("kind=cpu", "gpu"),
         ("declared=yes", "no"),
         ("shown>4", "4"),
+        ("tier>=gold", "unrated"),
     ] {
         let expected = Exclusion::Unmet { condition: unmet.to_owned(), found: found.to_owned() };
         assert_eq!(excluded(&format!("vram>0 {unmet} vram>99")), Some(expected), "{unmet}");
@@ -262,6 +263,7 @@ fn conditions_that_cannot_be_read_say_which_and_why() {
         ("vram>=", "\"vram>=\": a number"),
         ("vram>=inf", "a number"),
         ("trust>=high", "\"trust>=high\": none, warning, affirming"),
+        ("tier>=good", "\"tier>=good\": unrated, bronze"),
         ("device>a", "\"device>a\": compare it with = or !="),
         ("kind=tpu", "gpu, cpu or other"),
         ("private=maybe", "yes or no"),

@@ -13,7 +13,7 @@ use aitbc_protocol::{
     qos::{self, Heard, Quality, Voice},
     quote::{Asked, Quote},
     receipt::Timings,
-    routing::{Candidate, Policy, Work, preference::Preference, rank},
+    routing::{Candidate, Policy, Work, preference::Preference, query::Conditions, rank},
     sla::contradiction,
     text::Line,
 };
@@ -325,6 +325,7 @@ impl City {
             least_shown: 0,
             physical: true,
             named: false,
+            conditions: Conditions::default(),
             exclude: job.tried.clone(),
         };
         let (nothing, draw) = (Memory::default(), self.random.next());

@@ -9,10 +9,12 @@ use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
     bandwidth::{self, Bandwidth, ToAsker, ToHelper},
+    credit::{Settlement, SettlementReply},
     evidence::Evidence,
     geo::{Cell, Location},
     gpu::measured::Measured,
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
+    ledger::{LedgerExport, LedgerSums},
     offer::{
         Device, DeviceKind, Engine, Gossip, Heartbeat, MAX_ADDRESSES, MAX_CELLS, MAX_DEVICES, MAX_MODELS,
         ModelOffer, Offer, OfferReply, OfferRequest, Statements,
@@ -258,6 +260,23 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn settlement()(payer in node(), cumulative: u64, issued_ms: u64) -> Settlement {
+        Settlement { payer, cumulative: MicroCredits(cumulative), issued_ms }
+    }
+}
+
+prop_compose! {
+    fn ledger_export()(
+        lines: u64, digest in digest(), since_ms: u64, issued_ms: u64, jobs: u64, earned: u64, spent: u64, unpaid: u64,
+    ) -> LedgerExport {
+        let sums = LedgerSums {
+            jobs, earned: MicroCredits(earned), spent: MicroCredits(spent), unpaid: MicroCredits(unpaid),
+        };
+        LedgerExport { lines, digest, since_ms, issued_ms, sums }
+    }
+}
+
 /// Sealed by nobody: the codec does not look at signatures.
 fn sealed<T: Serialize + Debug>(statement: impl Strategy<Value = T>) -> impl Strategy<Value = Signed<T>> {
     (node(), statement, vec(any::<u8>(), 64)).prop_map(|(signer, statement, signature)| {
@@ -294,6 +313,10 @@ fn rejection() -> impl Strategy<Value = Rejection> {
             slots
         }),
         any::<u64>().prop_map(|uc| Rejection::Debt(MicroCredits(uc))),
+        any::<(u64, u64)>().prop_map(|(needed, left)| Rejection::Credit {
+            needed: MicroCredits(needed),
+            left: MicroCredits(left)
+        }),
         line().prop_map(Rejection::Invalid),
         any::<u32>().prop_map(|retry_ms| Rejection::RateLimited { retry_ms }),
         Just(Rejection::UnknownJob),
@@ -460,6 +483,11 @@ codec! {
     statements_quote: quote(), 4096;
     statements_receipt: receipt(), 8192;
     statements_cheque: cheque(), 512;
+    settlements: sealed(settlement()), wire::MAX_SETTLEMENT_FRAME;
+    settlement_replies: prop_oneof![Just(SettlementReply::Taken), line().prop_map(SettlementReply::Refused)],
+        wire::MAX_SETTLEMENT_FRAME;
+    statements_settlement: settlement(), 128;
+    statements_ledger_export: ledger_export(), 512;
 }
 
 proptest! {

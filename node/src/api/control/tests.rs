@@ -226,6 +226,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         receipt: None,
         refused: false,
         refunded: MicroCredits::ZERO,
+        strangers_ms: 0,
         created_ms: 10,
         updated_ms: 20,
     };

@@ -87,7 +87,7 @@ impl World {
             }
             Step::Admit if path.asked => {
                 path.asked = false;
-                match self.pair.provider.run(|book| book.admit(client, quote, execution())) {
+                match self.pair.provider.run(|book| book.admit(client, quote, execution(), &FRIENDS)) {
                     Ok(()) => path.provider_on = true,
                     Err(LedgerError::QuoteUsed) => {}
                     Err(error) => panic!("{error}"),

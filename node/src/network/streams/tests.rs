@@ -24,6 +24,7 @@ struct Receivers {
     attest: mpsc::Receiver<IncomingStream>,
     bandwidth: mpsc::Receiver<IncomingStream>,
     fhe: mpsc::Receiver<IncomingStream>,
+    settlement: mpsc::Receiver<IncomingStream>,
 }
 
 fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
@@ -35,6 +36,7 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
     let (attest, attests) = mpsc::channel(capacity);
     let (bandwidth, bandwidths) = mpsc::channel(capacity);
     let (fhe, fhes) = mpsc::channel(capacity);
+    let (settlement, settlements) = mpsc::channel(capacity);
     let receivers = Receivers {
         offer: offers,
         quote: quotes,
@@ -44,11 +46,10 @@ fn behaviour(limits: StreamLimits, capacity: usize) -> (Behaviour, Receivers) {
         attest: attests,
         bandwidth: bandwidths,
         fhe: fhes,
+        settlement: settlements,
     };
-    (
-        Behaviour::new(limits, IncomingQueues { offer, quote, job, reach, challenge, attest, bandwidth, fhe }),
-        receivers,
-    )
+    let queues = IncomingQueues { offer, quote, job, reach, challenge, attest, bandwidth, fhe, settlement };
+    (Behaviour::new(limits, queues), receivers)
 }
 
 async fn node(limits: StreamLimits) -> (Running<Behaviour>, Receivers) {
@@ -95,6 +96,7 @@ async fn each_protocol_has_its_queue_and_both_ends_are_named() {
             Protocol::Attest => &mut incoming.attest,
             Protocol::Bandwidth => &mut incoming.bandwidth,
             Protocol::Fhe => &mut incoming.fhe,
+            Protocol::Settlement => &mut incoming.settlement,
         };
         let mut accepted = queue.recv().await.expect("a stream");
         assert_eq!(accepted.peer.to_peer_id_bytes(), client.peer.to_bytes());
