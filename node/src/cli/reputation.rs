@@ -163,8 +163,17 @@ mod tests {
             reputation.job(provider, job, 1_000_000);
         }
         let (line, all) = shown(&reputation);
-        insta::assert_snapshot!(line, @"");
-        insta::assert_snapshot!(all, @"");
+        assert!(line.ends_with("  unrated        -  2 own jobs, 0 others"), "{line}");
+        let words = all.split_whitespace().collect::<Vec<_>>().join(" ");
+        for told in [
+            "unrated 2 of 3 jobs are known",
+            "latency 80.0 % weighs 46.2 %, by the word of 1",
+            "uptime - weighs -, not known",
+            "cost efficiency 50.0 % weighs 15.4 %, by its offer, beside others",
+            "own jobs 2 for 800 micro-credits: latency 80.0 %, accuracy 100.0 %, uptime -",
+        ] {
+            assert!(words.contains(told), "{told} in\n{all}");
+        }
         let job = OwnJob { job: Digest([9; 32]), total: 400, latency: Some(1_000_000), verified: None };
         reputation.job(provider, job, 1_000_000);
         let (line, all) = shown(&reputation);
@@ -173,6 +182,11 @@ mod tests {
         reputation.convict(provider, Fault::Receipts, 1_000_000);
         let (_, all) = shown(&reputation);
         let fault = all.lines().find(|line| line.starts_with("fault")).expect("it is told");
-        insta::assert_snapshot!(fault, @"");
+        assert!(
+            fault.ends_with(
+                "it signed two different receipts for one quote: gets no jobs of this node until 1970-01-31 00:16 UTC"
+            ),
+            "{fault}"
+        );
     }
 }

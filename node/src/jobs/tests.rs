@@ -249,6 +249,7 @@ pub(super) fn provider(engine: EngineHandle) -> (Provider, tempfile::TempDir) {
     let provider = Provider {
         config: config(),
         key: provider_key(),
+        accuse: mpsc::channel(1).0,
         me: provider_key().node_id(),
         engine,
         ledger,
@@ -316,6 +317,7 @@ impl Provider {
         Self {
             config: self.config.clone(),
             key: self.key.clone(),
+            accuse: self.accuse.clone(),
             me: self.me,
             engine: self.engine.clone(),
             ledger: self.ledger.clone(),
