@@ -6,6 +6,7 @@ use super::{
 use crate::{
     market::Ledger,
     network::{self, NetworkConfig},
+    reputation::Reputation,
     storage::Store,
     telemetry::Metrics,
     trust::Trust,
