@@ -67,7 +67,6 @@ use aitbc_protocol::{
     evidence::Evidence,
     geo::{Cell, Location},
     gpu::seen::Seen,
-    job::ModelName,
     offer::{KnownOffer, Load, Offer, Statements},
     price::{median_utilisation, share},
     routing::{

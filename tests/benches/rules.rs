@@ -141,6 +141,7 @@ fn codec(criterion: &mut Criterion) {
         logprobs: Vec::new(),
         embeddings: Vec::new(),
         sealed: BoundedBytes::default(),
+        sent_ms: None,
     });
     criterion.bench_function("encode a chunk of one token", |bencher| {
         bencher.iter(|| wire::encode_frame(black_box(&chunk), wire::MAX_JOB_FRAME));

@@ -42,6 +42,7 @@ async fn both_sides_see_one_account() {
         promised: paid,
         owed: MicroCredits(price_of(10)),
         settled: MicroCredits::ZERO,
+        refunded: MicroCredits::ZERO,
         open: paid,
     };
     let at_once = crate::market::accounts::all(&pair.provider.book().store, 10).expect("readable");

@@ -41,6 +41,7 @@ fn empty_chunk(first: u32) -> Chunk {
         logprobs: Vec::new(),
         embeddings: Vec::new(),
         sealed: BoundedBytes::default(),
+        sent_ms: None,
     }
 }
 
@@ -219,6 +220,7 @@ async fn play_over(
         stop: &stop,
         reopen,
         better,
+        longest_round_trip_ms: 0,
         metrics: &metrics,
     };
     let mut peer = Peer { deal, stream: far, tokens: Vec::new(), text: String::new(), paid: 0 };

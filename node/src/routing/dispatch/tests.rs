@@ -25,6 +25,8 @@ fn left_after(count: u32) -> Report {
         first_piece: None,
         answer: None,
         settled: false,
+        served: None,
+        evidence: None,
     }
 }
 

@@ -12,6 +12,7 @@ fn chunk(first: u32, tokens: &[u32]) -> Chunk {
         logprobs: Vec::new(),
         embeddings: Vec::new(),
         sealed: BoundedBytes::default(),
+        sent_ms: None,
     }
 }
 

@@ -195,6 +195,7 @@ impl Job<'_> {
             stop: &stop,
             reopen: &reopen,
             better: &stays,
+            longest_round_trip_ms: 0,
             metrics: &metrics,
         };
         let stream = self.open();
@@ -236,7 +237,7 @@ impl Job<'_> {
         if !report.settled {
             self.cuts.lock().unwrap().clear();
             let record = job(&world.client, Side::Client).await;
-            settle(&world.client, nonce, record, self.open()).await.unwrap();
+            settle(&world.client, nonce, record, self.open(), |evidence| panic!("{evidence:?}")).await.unwrap();
         }
         let (ours, theirs) =
             (job(&world.client, Side::Client).await, job(&world.provider.ledger(), Side::Provider).await);

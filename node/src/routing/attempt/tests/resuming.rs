@@ -274,6 +274,7 @@ async fn a_job_moves_to_a_better_path_unseen() {
                 logprobs: none.0,
                 embeddings: none.1,
                 sealed: aitbc_protocol::bytes::BoundedBytes::default(),
+                sent_ms: None,
             };
             peer.send(&ToClient::Chunk(chunk)).await;
         }
