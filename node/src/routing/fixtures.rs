@@ -220,8 +220,8 @@ pub(super) struct Node {
 impl Node {
     pub(super) async fn start() -> Self {
         let (key, metrics) = (key(1), Metrics::default());
-        let config = NetworkConfig { relay: false, ..network::tests::config(&[], &[]) };
-        let (handle, incoming) = network::start(config, &key, &metrics).await.expect("a network of one");
+        let settings = NetworkConfig { relay: false, ..network::tests::config(&[], &[]) };
+        let (handle, incoming) = network::start(settings, &key, &metrics).await.expect("a network of one");
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(directory.path()).expect("a new database");
         let ledger =

@@ -121,6 +121,7 @@ fn the_status_document() {
         line: None,
         offers: 1,
         attestation: super::attestation::OwnStatus::default(),
+        cloud: None,
         provider: Some(ProviderStatus { jobs: Arc::new(jobs), engines: Arc::new(vec![engine]) }),
         totals: Totals::default(),
     };
@@ -156,6 +157,7 @@ fn the_status_document() {
         "policies": [],
         "ear": null
       },
+      "cloud": null,
       "provider": {
         "running": [],
         "queued": 0,
