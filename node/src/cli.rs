@@ -179,7 +179,7 @@ async fn run_command(cli: Cli) -> Outcome {
     output::start_logging(global.log.as_deref().unwrap_or(default_log))?;
     match command {
         Command::Init(args) => init::run(&global, &args),
-        Command::Up(args) => up::run(&global, *args).await,
+        Command::Up(args) => Box::pin(up::run(&global, *args)).await,
         Command::Down => down::run(&global).await,
         Command::Status => status::run(&global).await,
         Command::Find(args) => find::run(&global, args).await,

@@ -140,16 +140,16 @@ async fn a_cloud_that_fails_or_cannot_be_used_says_what_to_change() {
 async fn a_cheaper_cloud_goes_before_a_provider_and_a_provider_behind_a_broken_cloud() {
     let (cloud, broken) = (Server::start().await, Server::start().await);
     broken.refuse(Some(502));
-    let miner = ProcessBuilder::new("miner", "48.85,2.35").relay().provide().start().await;
+    let behind = Server::start().await;
+    let miner = ProcessBuilder::new("miner", "48.85,2.35").relay().start_in(behind.as_provider(1_000)).await;
     miner.offering().await;
     let start = |home| ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&miner).start_in(home);
-    // The miner asks 200 and 1,000 for a thousand tokens.
     let (cheap, dear, unusable) = tokio::join!(
         start(cloud.as_cloud("if_cheaper", 10)),
         start(cloud.as_cloud("if_cheaper", 100_000)),
         start(broken.as_cloud("if_cheaper", 10)),
     );
-    let ask = ["--json", "run", MODEL, "Name three planets", "--max-tokens", "16", "--temperature", "0"];
+    let ask = ["--json", "run", MODEL, "Name three planets", "--max-tokens", "16", "--allow-declared"];
     for client in [&cheap, &dear, &unusable] {
         client.finds(1).await;
     }

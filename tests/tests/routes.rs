@@ -129,7 +129,7 @@ async fn a_provider_that_fails_again_and_again_rests_until_it_works() {
     let ranked = |update: &&Value| update["event"] == "ranked";
     let first = updates.as_array().and_then(|all| all.iter().find(ranked)).expect("a ranking");
     let excluded = &first["candidates"][0]["excluded"];
-    assert!(excluded["resting"]["for_ms"].as_u64().is_some_and(|left| left <= 5_000), "{first}");
+    assert!(excluded["resting"]["for_ms"].as_u64().is_some_and(|left| left <= 10_000), "{first}");
     assert_eq!(server.seen().len(), 4, "nobody asked it before");
     let output = ask(&client, &[]).await;
     let updates = json_of(&output)["updates"].clone();

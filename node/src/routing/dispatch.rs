@@ -441,10 +441,10 @@ impl<'a> Dispatch<'a> {
         self.paid = self.paid.checked_add(paid).unwrap_or(MicroCredits(u64::MAX));
         self.reserved = self.reserved.checked_add(reserved).unwrap_or(MicroCredits(u64::MAX));
         let good = matches!(ended, Ended::Whole(_));
-        if !matches!(ended, Ended::Cancelled | Ended::Refused(_) | Ended::Own(_)) {
-            self.shared.experience.note(provider, good, now_ms());
-        } else {
+        if matches!(ended, Ended::Cancelled | Ended::Refused(_) | Ended::Own(_)) {
             self.shared.experience.probe_ended(&provider, false, now_ms());
+        } else {
+            self.shared.experience.note(provider, good, now_ms());
         }
         if let Some(answer) = answer.filter(|_| good) {
             self.shared.experience.answered(provider, weights, answer, now_ms());
@@ -539,9 +539,10 @@ fn outcome(report: &Report, predicted: &Prediction) -> decisions::End {
         },
         Ended::Cancelled => decisions::End::Cancelled,
         Ended::Refused(rejection) => decisions::End::Failed { reason: rejection.to_string() },
-        Ended::BadReceipt(reason) => decisions::End::Failed { reason: reason.clone() },
         Ended::Own(error) => decisions::End::Failed { reason: error.to_string() },
-        Ended::Broken { reason, .. } => decisions::End::Failed { reason: reason.clone() },
+        Ended::BadReceipt(reason) | Ended::Broken { reason, .. } => {
+            decisions::End::Failed { reason: reason.clone() }
+        }
     }
 }
 

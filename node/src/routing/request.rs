@@ -165,7 +165,7 @@ impl fmt::Display for RuledOut {
 
 /// All of them, as the end of a message.
 pub(super) fn listed(ruled_out: &[RuledOut]) -> String {
-    ruled_out.iter().map(|row| format!("; {row}")).collect()
+    ruled_out.iter().fold(String::new(), |text, row| text + "; " + &row.to_string())
 }
 
 impl JobFailure {

@@ -13,7 +13,7 @@ use crate::UnixMillis;
 /// Failures in a row after which a provider rests.
 pub const TRIPS_AFTER: u32 = 3;
 /// The first rest in milliseconds, twice as long after every probe that fails, and never longer than the last.
-pub const FIRST_REST_MS: u64 = 5_000;
+pub const FIRST_REST_MS: u64 = 10_000;
 /// The longest rest in milliseconds.
 pub const LAST_REST_MS: u64 = 600_000;
 /// After how many milliseconds a probe of which nothing was heard gives its turn to another.
