@@ -137,12 +137,11 @@ impl Settlements {
     async fn serve(self, incoming: IncomingStream, turn: Result<(), Busy>) {
         let IncomingStream { peer, mut stream } = incoming;
         let exchange = async {
-            let reply = match turn {
-                Err(Busy { retry_ms }) => refusal(&format!("too many settlements: wait {retry_ms} ms")),
-                Ok(()) => {
-                    let Some(settlement) = stream.receive(MAX_SETTLEMENT_FRAME).await? else { return Ok(()) };
-                    self.take(peer, settlement).await
-                }
+            let reply = if let Err(Busy { retry_ms }) = turn {
+                refusal(&format!("too many settlements: wait {retry_ms} ms"))
+            } else {
+                let Some(settlement) = stream.receive(MAX_SETTLEMENT_FRAME).await? else { return Ok(()) };
+                self.take(peer, settlement).await
             };
             stream.send(&reply, MAX_SETTLEMENT_FRAME).await?;
             stream.close().await

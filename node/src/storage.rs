@@ -336,6 +336,9 @@ pub struct Store {
     sequences: Arc<Mutex<()>>,
 }
 
+/// A key of the evidence, with what it holds where that can be read.
+type KeptEvidence = (Vec<u8>, Option<EvidenceRecord>);
+
 impl Store {
     /// Opens or creates the database in `directory`, upgrading older formats.
     pub fn open(directory: &Path) -> Result<Self, StorageError> {
@@ -562,7 +565,7 @@ impl Store {
     }
 
     /// What is kept, `None` for what cannot be read: one broken piece is in no other's way.
-    fn evidence_by_key(&self) -> Result<Vec<(Vec<u8>, Option<EvidenceRecord>)>, StorageError> {
+    fn evidence_by_key(&self) -> Result<Vec<KeptEvidence>, StorageError> {
         let read = |key: &[u8], value: &[u8]| {
             if key.len() != ONE_NODE {
                 return format::decode(value);

@@ -215,7 +215,7 @@ enum Ended {
 /// Where an export goes.
 enum Sink<W: Write> {
     Lines(W),
-    Table(csv::Table<W>),
+    Table(Box<csv::Table<W>>),
 }
 
 impl<W: Write> Sink<W> {
@@ -240,7 +240,7 @@ impl<W: Write> Sink<W> {
 async fn copy(client: &Client, path: &str, format: Format, to: impl Write) -> Result<u64, Ended> {
     let mut sink = match format {
         Format::Json => Sink::Lines(to),
-        Format::Csv => Sink::Table(csv::Table::new(to).map_err(Ended::Write)?),
+        Format::Csv => Sink::Table(Box::new(csv::Table::new(to).map_err(Ended::Write)?)),
     };
     let (mut lines, mut signed, mut unwritten) = (0, false, None);
     let copied = client

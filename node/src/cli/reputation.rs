@@ -21,7 +21,9 @@ pub(super) async fn run(global: &Global, args: &Args) -> Outcome {
     output::print(global.json, &document, || {
         let providers = document["providers"].as_array().map(Vec::as_slice).unwrap_or_default();
         if args.peer.is_some() {
-            providers.iter().for_each(|provider| lines(provider).iter().for_each(|line| println!("{line}")));
+            for line in providers.iter().flat_map(lines) {
+                println!("{line}");
+            }
             return;
         }
         if providers.is_empty() {

@@ -167,13 +167,16 @@ pub(super) struct Report {
     pub(super) evidence: Option<Evidence>,
 }
 
+/// What a provider says in the end.
+struct Last {
+    receipt: Signed<Receipt>,
+    failure: Option<Line<160>>,
+    served: Signed<Served>,
+}
+
 /// What stops the receiving loop.
 enum Stop {
-    Finished {
-        receipt: Signed<Receipt>,
-        failure: Option<Line<160>>,
-        served: Signed<Served>,
-    },
+    Finished(Box<Last>),
     /// The stream broke; the job may go on over another one.
     Lost(String),
     Broken {
@@ -395,7 +398,7 @@ impl Run<'_> {
         match frame {
             Ok(Some(ToClient::Chunk(chunk))) => self.handle_chunk(chunk).await,
             Ok(Some(ToClient::Finished { receipt, failure, served })) => {
-                Some(Stop::Finished { receipt, failure, served })
+                Some(Stop::Finished(Box::new(Last { receipt, failure, served })))
             }
             Ok(Some(_)) => {
                 Some(Stop::Violation("it sent a message that has no place in a running job".to_owned()))

@@ -74,7 +74,7 @@ pub(super) async fn observe(shared: &Shared, provider: NodeId, cell: Cell, quote
     match shared.network.publish(topic, &Gossip::Observation(signed)).await {
         Ok(true) => {}
         Ok(false) => {
-            tracing::debug!(%topic, "nobody who hears that cell is connected: the observation stays here")
+            tracing::debug!(%topic, "nobody who hears that cell is connected: the observation stays here");
         }
         Err(error) => tracing::debug!(%error, "an observation was not published"),
     }
@@ -89,7 +89,7 @@ pub(super) async fn refresh(shared: Arc<Shared>) {
         match shared.ledger.dealt().await {
             Ok(dealt) => shared.reputation.refresh(dealt, now_ms()),
             Err(error) => {
-                tracing::warn!(%error, "cannot read what was settled: observations keep their old weights")
+                tracing::warn!(%error, "cannot read what was settled: observations keep their old weights");
             }
         }
     }

@@ -148,7 +148,9 @@ pub(super) fn start(
     let actor = async move {
         let known = load_evidence(parts.store.clone()).await;
         let witness = Witness::new(parts.id.clone(), parts.reputation, now_ms());
-        known.iter().for_each(|record| witness.recall(record));
+        for record in &known {
+            witness.recall(record);
+        }
         let caught = known.iter().filter(|record| record.evidence.fault() == Fault::Offers);
         let caught: Vec<NodeId> = caught.map(|record| record.evidence.accused()).collect();
         let (evidence, proofs) = mpsc::channel(EVIDENCE);
@@ -425,10 +427,10 @@ impl Actor {
         match self.network.publish(topic, &Gossip::Evidence(Box::new(evidence))).await {
             Ok(true) => {}
             Ok(false) => {
-                debug!(peer = %accused.short(), "nobody who hears its cell is connected: the evidence stays here")
+                debug!(peer = %accused.short(), "nobody who hears its cell is connected: the evidence stays here");
             }
             Err(error) => {
-                warn!(peer = %accused.short(), %error, "evidence cannot be passed on: it counts here alone")
+                warn!(peer = %accused.short(), %error, "evidence cannot be passed on: it counts here alone");
             }
         }
     }

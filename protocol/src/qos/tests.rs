@@ -45,8 +45,8 @@ fn prices_and_rates_are_judged_beside_others() {
 
 #[test]
 fn tiers_begin_where_they_say() {
-    let tiers = [0, 499_999, 500_000, 749_999, 750_000, 899_999, 900_000, ONE].map(Tier::of);
     use Tier::{Bronze, Gold, Platinum, Silver};
+    let tiers = [0, 499_999, 500_000, 749_999, 750_000, 899_999, 900_000, ONE].map(Tier::of);
     assert_eq!(tiers, [Bronze, Bronze, Silver, Silver, Gold, Gold, Platinum, Platinum]);
     assert!(Tier::Unrated < Tier::Bronze && Tier::default() == Tier::Unrated);
 }
@@ -138,7 +138,7 @@ fn an_observation_is_about_a_job_of_its_author_of_today() {
     };
     let check = |said: &Observation, served: &Served, now_ms| said.check(author, provider, served, now_ms);
     assert_eq!(check(&observation, &served, NOW), Ok(()));
-    let ended = |finish, first_token_ms| Observation { finish, first_token_ms, ..observation.clone() }.latency();
+    let ended = |finish, first_token_ms| Observation { first_token_ms, finish, ..observation.clone() }.latency();
     assert_eq!(ended(Finish::Stop, Some(500)), Some(800_000));
     assert_eq!(ended(Finish::Failed, Some(500)), Some(0), "no answer is the latest of all");
     assert_eq!((ended(Finish::Length, None), ended(Finish::Cancelled, Some(1))), (None, None));
@@ -181,12 +181,13 @@ prop_compose! {
 
 /// The least and the greatest score that follow where each part is the least or the greatest of what is told.
 fn range(voices: &[Voice], power: Option<u32>, cost: Option<u32>) -> (u32, u32) {
+    type Pick = fn((Option<u32>, Option<u32>)) -> Option<u32>;
     let extremes = |told: fn(&Testimony) -> Option<u32>| {
         let values: Vec<u32> = voices.iter().filter_map(|voice| told(&voice.testimony)).collect();
         (values.iter().min().copied(), values.iter().max().copied())
     };
     let parts = [extremes(|told| told.latency), extremes(|told| told.accuracy), extremes(|told| told.uptime)];
-    let score = |pick: fn((Option<u32>, Option<u32>)) -> Option<u32>| {
+    let score = |pick: Pick| {
         let [latency, accuracy, uptime] = parts.map(pick);
         let testimony = Testimony { jobs: 9, paid: 1, latency, accuracy, uptime };
         rate(Some(testimony), &[], 1, power, cost).score.expect("all parts are known")

@@ -50,7 +50,9 @@ mod tests {
 
     fn after(answers: &[(f64, f64)]) -> Calibration {
         let mut calibration = Calibration::default();
-        answers.iter().for_each(|(predicted, came)| calibration.note(*predicted, *came));
+        for (predicted, came) in answers {
+            calibration.note(*predicted, *came);
+        }
         calibration
     }
 

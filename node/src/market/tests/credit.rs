@@ -161,7 +161,7 @@ fn jobs_from_before_there_was_credit_keep_nobody_out() {
     pair.try_start(1, &FRIENDS).expect("within the budget");
     pair.finish_and_pay(1, 300);
     // As an older aitbc left it: a promise, and nothing that was taken for it.
-    let sums = Sums { strangers: Default::default(), ..*pair.provider.book().sums() };
+    let sums = Sums { strangers: aitbc_protocol::credit::Allowance::default(), ..*pair.provider.book().sums() };
     let changes = crate::storage::Changes { sums: Some(sums), ..Default::default() };
     pair.provider.book().store.commit(&changes).expect("room");
     pair.provider.restart();

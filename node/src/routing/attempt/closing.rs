@@ -1,6 +1,6 @@
 //! The end of an attempt: the receipt and its payment, or what a provider that failed is still owed.
 
-use super::{Attempt, Ended, Report, Run, Stop, billable, broken};
+use super::{Attempt, Ended, Last, Report, Run, Stop, billable, broken};
 use crate::{clock::now_ms, market::LedgerError, routing::JobUpdate, storage::Side};
 use aitbc_protocol::messages::ToClient;
 use aitbc_protocol::{
@@ -33,7 +33,7 @@ struct Closed {
 impl Run<'_> {
     pub(super) async fn end(mut self, stop: Stop) -> Report {
         let Closed { ended, settled, paid, most } = match stop {
-            Stop::Finished { receipt, failure, served } => self.take_receipt(receipt, failure, served).await,
+            Stop::Finished(last) => self.take_receipt(*last).await,
             Stop::Violation(reason) => self.refuse(broken(&reason, false)).await,
             Stop::Own(error) => self.closed(Ended::Own(error)),
             Stop::Lost(reason) => self.left(&reason, false).await,
@@ -89,12 +89,7 @@ impl Run<'_> {
     }
 
     /// Checks the receipt, pays what it asks for, and ends the job.
-    async fn take_receipt(
-        &mut self,
-        signed: Signed<Receipt>,
-        failure: Option<Line<160>>,
-        served: Signed<Served>,
-    ) -> Closed {
+    async fn take_receipt(&mut self, Last { receipt: signed, failure, served }: Last) -> Closed {
         let Attempt { ledger, network, provider, quote, .. } = self.attempt;
         if signed.signer() != provider {
             return self.refuse(Ended::BadReceipt("the receipt is signed by somebody else".to_owned())).await;
