@@ -132,6 +132,6 @@ async fn complete(State(shared): State<Arc<Mutex<Shared>>>, request: Request) ->
     let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
     let usage = json!({"prompt_tokens": PROMPT_TOKENS, "completion_tokens": ANSWER_TOKENS});
     let events = [piece("from"), piece(" the"), piece(" server"), end, json!({"choices": [], "usage": usage})];
-    let text: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    let text = events.iter().fold(String::new(), |text, event| text + "data: " + &event.to_string() + "\n\n");
     (StatusCode::OK, text + "data: [DONE]\n\n").into_response()
 }
