@@ -42,10 +42,14 @@ async fn a_provider_that_is_late_gives_money_back() {
         if update["event"] == "started" {
             let engines = provider.children();
             assert!(!engines.is_empty(), "a model is loaded");
-            engines.iter().for_each(|engine| signal(*engine, "STOP"));
+            for engine in &engines {
+                signal(*engine, "STOP");
+            }
             // This is the fault itself: for as long no token comes.
             tokio::time::sleep(Duration::from_secs(5)).await;
-            engines.iter().for_each(|engine| signal(*engine, "CONT"));
+            for engine in &engines {
+                signal(*engine, "CONT");
+            }
         }
         all.push(update);
     }
