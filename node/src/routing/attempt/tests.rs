@@ -628,6 +628,7 @@ async fn an_engine_that_fails_before_the_first_token_costs_nothing() {
         peer.admit().await;
         let receipt = Receipt {
             total: MicroCredits::ZERO,
+            penalty: MicroCredits::ZERO,
             ..deal.receipt(0, OutputDigest::Tokens(Digest::of_tokens(&[])), Finish::Failed)
         };
         peer.finish(&deal.provider, &receipt).await;
