@@ -364,9 +364,14 @@ impl Process {
 
     /// Searches until it finds `count` providers of the model.
     pub async fn finds(&self, count: usize) {
-        let what = format!("{}: finds {count} providers", self.name);
+        self.finds_of(MODEL, count).await;
+    }
+
+    /// The same of another model.
+    pub async fn finds_of(&self, model: &str, count: usize) {
+        let what = format!("{}: finds {count} providers of {model}", self.name);
         eventually(&what, PATIENCE, || async {
-            let output = self.cli(&["--json", "find", MODEL]).await;
+            let output = self.cli(&["--json", "find", model]).await;
             let found: Value = serde_json::from_slice(&output.stdout).ok()?;
             (found["candidates"].as_array()?.len() >= count).then_some(())
         })

@@ -91,12 +91,7 @@ async fn balances_agree_whatever_is_killed_when() {
         .await;
     let mut client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&provider).start().await;
     provider.offering().await;
-    eventually("the client finds who tells stories", PATIENCE, || async {
-        let output = client.cli(&["--json", "find", STORIES]).await;
-        let found: Value = serde_json::from_slice(&output.stdout).ok()?;
-        found["candidates"].as_array().is_some_and(|candidates| !candidates.is_empty()).then_some(())
-    })
-    .await;
+    client.finds_of(STORIES, 1).await;
     // Jobs that had begun, and jobs that had been paid for in part, when something was killed.
     let (mut begun, mut paid, mut spent) = (0, 0, 0);
     for kill in 1..=kills {

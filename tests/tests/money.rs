@@ -45,7 +45,7 @@ async fn town(strangers: u64) -> Town {
         .await;
     let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&provider).start().await;
     provider.offering().await;
-    client.finds(1).await;
+    client.finds_of(STORIES, 1).await;
     Town { _stories: stories, _settings: directory, provider, client }
 }
 
