@@ -84,7 +84,9 @@ pub enum Change {
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Price { percent } => write!(formatter, "lower your prices by {percent} % (`provide.price_*`)"),
+            Self::Price { percent } => {
+                write!(formatter, "lower your prices by {percent} % (`provide.price`, `provide.prices`)")
+            }
             Self::Serve { model } => {
                 write!(formatter, "serve {model} as well (`aitbc models pull {model}`, then `provide.models`)")
             }

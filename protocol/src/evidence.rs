@@ -16,7 +16,7 @@ use crate::{
     price::{AdjustmentFault, hour_of_day},
     qos::ONE,
     quote::{Quote, QuoteFault},
-    receipt::{Cheque, Receipt},
+    receipt::{Cheque, OutputDigest, Receipt},
     wire::WireError,
 };
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 pub enum Evidence {
     /// Two different offers with one sequence number.
     Offers(Signed<Offer>, Signed<Offer>),
-    /// Two different receipts for one quote.
+    /// Two different receipts for one quote, neither of them by a provider that had restarted in the middle of the job.
     Receipts(Signed<Receipt>, Signed<Receipt>),
     /// Two different cheques to one provider with one sequence number, or a newer one that promises less.
     Cheques(Signed<Cheque>, Signed<Cheque>),
@@ -181,7 +181,10 @@ impl Evidence {
             }
             Self::Receipts(first, second) => {
                 two(first, second)?;
-                unless(first.read_unverified()?.quote == second.read_unverified()?.quote)?;
+                let (first, second) = (first.read_unverified()?, second.read_unverified()?);
+                // After a restart an honest provider does not know how far it was, and signs anew when a cheque shows it.
+                let known = |receipt: &Receipt| receipt.output != OutputDigest::Lost;
+                unless(first.quote == second.quote && known(&first) && known(&second))?;
             }
             Self::Cheques(first, second) => {
                 two(first, second)?;

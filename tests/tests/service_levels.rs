@@ -33,6 +33,14 @@ async fn a_provider_that_is_late_gives_money_back() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && told.contains("service: kept"), "{told}");
 
+    let why = provider.cli(&["--json", "doctor", "--provider"]).await;
+    let why: Value = serde_json::from_slice(&why.stdout).expect("JSON");
+    assert_eq!(why["schema"], "aitbc.doctor.provider/1");
+    assert!(why["competition"]["requests"]["quoted"].as_u64() >= Some(1), "{why}");
+    assert_eq!(why["competition"]["comparison"]["neighbours"], 0, "{why}");
+    let nobody = client.cli(&["doctor", "--provider"]).await;
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("aitbc up --provide"), "a client is told what to do");
+
     // The prompt takes longer to read than it takes to stop the engine.
     let mut request = question(&"Count the words of this line. ".repeat(180), 24);
     request["wishes"]["latency_class"] = "fast".into();

@@ -72,7 +72,7 @@ fn receipt(quote: u8, tokens: u32) -> Receipt {
         sampling: Sampling::NONE,
         prompt_tokens: 1,
         completion_tokens: tokens,
-        output: OutputDigest::Lost,
+        output: OutputDigest::Tokens(Digest([6; 32])),
         declared: false,
         finish: Finish::Failed,
         price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
@@ -103,6 +103,9 @@ fn two_receipts_for_one_quote_are_a_fault_and_of_one_signer() {
     assert_eq!(judge(first.clone(), signed(1, &receipt(1, 6))), Ok(Fault::Receipts));
     assert_eq!(judge(first.clone(), first.clone()), Err(NotEvidence::NoContradiction), "the same twice");
     assert_eq!(judge(first.clone(), signed(1, &receipt(2, 6))), Err(NotEvidence::NoContradiction), "two attempts");
+    let restarted = |tokens| signed(1, &Receipt { output: OutputDigest::Lost, ..receipt(1, tokens) });
+    assert_eq!(judge(restarted(5), restarted(6)), Err(NotEvidence::NoContradiction), "a cheque came late");
+    assert_eq!(judge(restarted(5), first.clone()), Err(NotEvidence::NoContradiction));
     assert_eq!(judge(first.clone(), signed(2, &receipt(1, 6))), Err(NotEvidence::TwoSigners));
     let broken = Signed::from_parts(NodeId([1; 32]), [0; 64], vec![0xff]);
     assert!(matches!(judge(first, broken), Err(NotEvidence::Wire(_))));

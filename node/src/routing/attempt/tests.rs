@@ -738,3 +738,51 @@ async fn vectors_come_whole_or_not_at_all() {
         assert_eq!(matches!(played.report.ended, Ended::Whole(_)), whole, "{:?}", played.report.ended);
     }
 }
+
+/// Waits for the receipt of a provider whose first piece left at `sent_ms` by its word, after `late`.
+async fn told(deal: &Deal, late: Duration, sent_ms: u64, first_token_ms: u64) -> Report {
+    let played = play(deal, async |peer| {
+        peer.admit().await;
+        // This is the fault itself: no piece comes for so long.
+        tokio::time::sleep(late).await;
+        let chunk = Chunk { sent_ms: Some(sent_ms), ..peer.chunk(1) };
+        peer.send(&ToClient::Chunk(chunk)).await;
+        let mut receipt = deal.receipt(1, peer.output(), Finish::Stop);
+        receipt.timings.first_token_ms = first_token_ms;
+        receipt.penalty = receipt_penalty(deal, &receipt);
+        peer.finish(&deal.provider, &receipt).await;
+        let _ = peer.stream.receive::<ToProvider>(wire::MAX_JOB_FRAME).await;
+    })
+    .await;
+    played.report
+}
+
+fn receipt_penalty(deal: &Deal, receipt: &Receipt) -> MicroCredits {
+    aitbc_protocol::sla::verdict(&deal.quote, receipt).penalty
+}
+
+#[tokio::test]
+async fn a_provider_that_lies_about_its_times_is_paid_nothing_more() {
+    let mut deal = plain();
+    deal.quote.terms = aitbc_protocol::sla::Terms { first_token_ms: 25, penalty_from_ms: 100, speed: 0 };
+    let lied = told(&deal, Duration::from_millis(1_300), 5, 5).await;
+    assert!(
+        matches!(&lied.ended, Ended::Broken { reason, .. } if reason.contains("left after 5 ms")),
+        "{:?}",
+        lied.ended
+    );
+    assert_eq!(lied.paid, MicroCredits::ZERO);
+
+    let deal = plain();
+    let changed = told(&deal, Duration::ZERO, 40, 5).await;
+    assert!(
+        matches!(&changed.ended, Ended::BadReceipt(reason) if reason.contains("another time")),
+        "{:?}",
+        changed.ended
+    );
+    assert_eq!(changed.paid, MicroCredits::ZERO);
+
+    let deal = plain();
+    let honest = told(&deal, Duration::ZERO, 5, 5).await;
+    assert!(matches!(honest.ended, Ended::Whole(_)), "{:?}", honest.ended);
+}
