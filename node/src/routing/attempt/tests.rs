@@ -742,9 +742,9 @@ async fn vectors_come_whole_or_not_at_all() {
 /// Waits for the receipt of a provider whose first piece left at `sent_ms` by its word, after `late`.
 async fn told(deal: &Deal, late: Duration, sent_ms: u64, first_token_ms: u64) -> Report {
     let played = play(deal, async |peer| {
-        peer.admit().await;
-        // This is the fault itself: no piece comes for so long.
+        // This is the fault itself: for so long nothing comes.
         tokio::time::sleep(late).await;
+        peer.admit().await;
         let chunk = Chunk { sent_ms: Some(sent_ms), ..peer.chunk(1) };
         peer.send(&ToClient::Chunk(chunk)).await;
         let mut receipt = deal.receipt(1, peer.output(), Finish::Stop);
