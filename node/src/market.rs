@@ -26,6 +26,7 @@ pub mod export;
 mod meters;
 mod provider;
 mod rules;
+mod strangers;
 pub mod verify;
 
 use crate::{
@@ -38,16 +39,16 @@ use aitbc_crypto::{SecretKey, SignatureError};
 use aitbc_protocol::{
     Digest, MicroCredits, NetworkId, NodeId, Nonce, Signed, Statement,
     bytes::JobId,
+    checks::{Check, Seen},
     credit::{Backing, CreditFault, Settlement, SettlementFault},
     job::{JobState, TransitionError},
     quote::Quote,
-    receipt::{Check, Cheque, ChequeFault, Execution, Receipt, Seen},
+    receipt::{Cheque, ChequeFault, Execution, Receipt},
     text::Line,
     wire::WireError,
 };
 use book::Book;
 use client::Verified;
-pub use credit::{Origin, Strangers};
 pub use earnings::{Earnings, EarningsRow, Traded};
 use meters::Meters;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,7 @@ use std::{
     thread,
     time::Instant,
 };
+pub use strangers::{Origin, Strangers};
 use tokio::sync::{mpsc, oneshot};
 pub use verify::receipt_file;
 

@@ -39,16 +39,17 @@ mod request;
 mod search;
 mod seen;
 mod settle;
+mod shown;
 mod subscriptions;
 mod verification;
 mod witness;
 
-pub use candidates::ShownBy;
 pub use cloud::{Cloud, CloudConfig, CloudEnd, CloudError, CloudJob, CloudPrice, CloudStatus};
 pub use decisions::{Came, Chosen, Decision, Decisions, End as DecisionEnd, Prediction};
 pub(crate) use find::PrivateGoal;
 pub use find::Sought;
 pub use request::{JobFailure, JobRequest, JobUpdate, RankedCandidate, RuledOut, RunningRequest, Wishes};
+pub use shown::ShownBy;
 
 use crate::{
     clock::now_ms,

@@ -7,12 +7,14 @@
 pub mod attestation;
 pub mod bandwidth;
 pub mod bytes;
+pub mod checks;
 pub mod competition;
 pub mod conditions;
 pub mod credit;
 pub mod envelope;
 pub mod evidence;
 pub mod geo;
+pub mod gossip;
 pub mod gpu;
 pub mod identity;
 pub mod job;
@@ -31,6 +33,7 @@ pub mod resume;
 pub mod routing;
 pub mod sealed;
 pub mod sla;
+pub mod terms;
 pub mod text;
 pub mod wire;
 

@@ -2,18 +2,16 @@
 
 use crate::{
     UnixMillis,
-    attestation::exchange::{AttestationResult, MAX_ATTESTED, MAX_POLICIES, PolicyName, Revoke},
+    attestation::exchange::{AttestationResult, MAX_ATTESTED, MAX_POLICIES, PolicyName},
     bandwidth::Bandwidth,
     bytes::Digest,
     envelope::{Signed, Statement},
-    evidence::Evidence,
     geo::Cell,
     gpu::{challenge::exchange::Shown, measured::Measured},
     identity::NodeId,
     job::ModelName,
     price::TokenPrice,
     private::PrivateOffer,
-    qos::Observation,
     text::{Line, bounded_vec},
 };
 use serde::{Deserialize, Serialize};
@@ -169,22 +167,6 @@ pub struct Heartbeat {
 impl Statement for Heartbeat {
     const DOMAIN: &'static str = "aitbc/heartbeat/1";
     const MAX_BYTES: usize = 128;
-}
-
-/// What travels on the topics of a cell.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Gossip {
-    /// A new or renewed offer.
-    Offer(Signed<Offer>),
-    /// A sign of life, on the finest topic only.
-    Heartbeat(Signed<Heartbeat>),
-    /// A verifier takes back what it has said of a provider.
-    Revoke(Signed<Revoke>),
-    /// A client tells what it saw of a job, on the finest topic only.
-    Observation(Signed<Observation>),
-    /// What a node signed speaks against it.
-    Evidence(Box<Evidence>),
 }
 
 /// Request on `/aitbc/offer/1`: the newest offer of the peer asked, and those it knows of others.

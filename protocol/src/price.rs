@@ -36,7 +36,7 @@ pub struct TokenPrice {
 #[error("the price does not fit 64 bits")]
 pub struct PriceOverflow;
 
-/// How soon an answer is wished to begin. It sets the price, and what is promised for it ([`crate::sla::Terms`]).
+/// How soon an answer is wished to begin. It sets the price, and what is promised for it ([`crate::terms::Terms`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LatencyClass {

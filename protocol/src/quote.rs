@@ -9,7 +9,7 @@ use crate::{
     money::MicroCredits,
     offer::ModelOffer,
     price::{Adjustment, AdjustmentFault, LatencyClass, PriceOverflow, TokenPrice, hour_of_day, price},
-    sla::Terms,
+    terms::Terms,
 };
 use serde::{Deserialize, Serialize};
 

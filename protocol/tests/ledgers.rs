@@ -132,7 +132,7 @@ fn quote() -> Quote {
         prompt_tokens: 10,
         max_completion_tokens: MOST_TOKENS,
         price: base,
-        terms: aitbc_protocol::sla::Terms::default(),
+        terms: aitbc_protocol::terms::Terms::default(),
         max_total: price(&base, &adjustment, 10, MOST_TOKENS).expect("small numbers"),
         adjustment,
         window: WINDOW,

@@ -7,7 +7,7 @@ use aitbc_protocol::{
     price::{Adjustment, AdjustmentFault, Inputs, LatencyClass, TokenPrice, price},
     quote::{Asked, QUOTE_LIFETIME_MS, Quote, QuoteFault},
     receipt::{Channel, Cheque, ChequeFault},
-    sla::Terms,
+    terms::Terms,
     text::Line,
 };
 use proptest::prelude::*;

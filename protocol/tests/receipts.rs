@@ -2,13 +2,14 @@
 
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Statement,
+    checks::{Check, Seen},
     job::{Finish, Sampling},
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
     quote::Quote,
-    receipt::{Check, Cheque, ChequeFault, OutputDigest, Receipt, Seen, Timings},
+    receipt::{Cheque, ChequeFault, OutputDigest, Receipt, Timings},
     sealed::SealedWork,
-    sla::Terms,
+    terms::Terms,
     text::Line,
     wire,
 };

@@ -7,7 +7,8 @@ use aitbc_protocol::{
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
     quote::Quote,
     receipt::{OutputDigest, Receipt, Timings},
-    sla::{Breach, Terms, Verdict, contradiction, verdict},
+    sla::{Breach, Verdict, contradiction, verdict},
+    terms::Terms,
     text::Line,
 };
 use proptest::prelude::*;

@@ -6,8 +6,9 @@ use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, Signed,
     geo::{Cell, Location},
+    gossip::Gossip,
     job::{Chunk, Finish, JobSpec, Rejection},
-    offer::{Device, DeviceKind, Engine, Gossip, ModelOffer, Offer},
+    offer::{Device, DeviceKind, Engine, ModelOffer, Offer},
     price::{LatencyClass, TokenPrice},
     quote::Quote,
     receipt::Channel,

@@ -7,7 +7,7 @@ use aitbc_protocol::{
     JobId, MicroCredits, NodeId, Nonce, Signed,
     evidence::Evidence,
     geo::{Cell, Location},
-    offer::Gossip,
+    gossip::Gossip,
     receipt::Cheque,
 };
 use aitbc_tests::{

@@ -7,7 +7,7 @@ use aitbc_protocol::{
     NodeId, UnixMillis,
     attestation::exchange::{RESULT_LIFETIME_MS, Revoke},
     geo::{COARSEST, Cell, FINEST_TOPIC},
-    offer::Gossip,
+    gossip::Gossip,
     wire::WireError,
 };
 use std::{collections::HashMap, time::Duration};

@@ -23,8 +23,9 @@ use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NodeId, Signed,
     bandwidth::Bandwidth,
     geo::{COARSEST, Cell, FINEST_TOPIC},
+    gossip::Gossip,
     gpu::challenge::exchange::Shown,
-    offer::{Device, Gossip, Heartbeat, Load, OFFER_LIFETIME_MS, Offer, Statements},
+    offer::{Device, Heartbeat, Load, OFFER_LIFETIME_MS, Offer, Statements},
 };
 use libp2p::Multiaddr;
 use std::{collections::HashSet, sync::Arc};

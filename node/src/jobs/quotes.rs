@@ -17,7 +17,8 @@ use aitbc_protocol::{
     job::{JobSpec, Rejection, WINDOW_TOKENS},
     price::{Adjustment, TokenPrice, price},
     quote::{QUOTE_LIFETIME_MS, Quote},
-    sla::{PROMISED_PART, Terms},
+    sla::PROMISED_PART,
+    terms::Terms,
     text::Line,
     wire,
 };

@@ -25,14 +25,15 @@ use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, Signed,
+    checks::Seen,
     evidence::{Evidence, Fault},
     geo::Cell,
     job::{Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, WINDOW_TOKENS},
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
     quote::Quote,
-    receipt::{Cheque, Execution, OutputDigest, Receipt, Seen},
-    sla::Terms,
+    receipt::{Cheque, Execution, OutputDigest, Receipt},
+    terms::Terms,
     text::Line,
     wire::MAX_JOB_FRAME,
 };

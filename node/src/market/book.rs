@@ -5,8 +5,8 @@
 
 use super::{
     LedgerError, Totals,
-    credit::Subnets,
     rules::{self, Job},
+    strangers::Subnets,
 };
 use crate::storage::{Changes, JobRecord, SettlementRecord, Side, StorageError, Store, Sums};
 use aitbc_crypto::SecretKey;

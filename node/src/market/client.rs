@@ -8,9 +8,10 @@ use super::{
 use crate::storage::{JobRecord, Side};
 use aitbc_protocol::{
     JobId, MicroCredits, NodeId, Nonce, Signed,
+    checks::{Check, Seen},
     job::{JobEvent, JobState},
     quote::Quote,
-    receipt::{Check, Cheque, Receipt, Seen},
+    receipt::{Cheque, Receipt},
     text::Line,
 };
 

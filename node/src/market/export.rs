@@ -7,11 +7,12 @@ use crate::{
 };
 use aitbc_protocol::{
     Digest, MicroCredits, NodeId, Signed, Statement, UnixMillis,
+    checks::Check,
     ledger::{
         Direction, LEDGER_SCHEMA, LedgerAccount, LedgerExport, LedgerHeader, LedgerJob, LedgerLine, LedgerSums,
         MAX_LEDGER_LINE,
     },
-    receipt::{Channel, Check, Cheque},
+    receipt::{Channel, Cheque},
 };
 use sha2::{Digest as _, Sha256};
 use std::io::{self, BufRead, Read as _};

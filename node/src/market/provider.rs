@@ -4,8 +4,8 @@ use super::{
     LedgerError, Settled,
     book::Book,
     client::Verified,
-    credit::Strangers,
     rules::{self, Job},
+    strangers::Strangers,
 };
 use crate::storage::{JobRecord, Side};
 use aitbc_protocol::{

@@ -4,9 +4,10 @@ use super::LedgerError;
 use crate::storage::{JobRecord, StorageError};
 use aitbc_protocol::{
     MicroCredits, NodeId, UnixMillis,
+    checks::Check,
     job::Finish,
     quote::Quote,
-    receipt::{Channel, Check, Cheque, ChequeFault, OutputDigest, Receipt, Timings},
+    receipt::{Channel, Cheque, ChequeFault, OutputDigest, Receipt, Timings},
     sla::verdict,
     text::Line,
 };

@@ -3,8 +3,9 @@
 use crate::storage::JobRecord;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed, Statement,
+    checks::Check,
     quote::Quote,
-    receipt::{Check, Cheque, Receipt, ReceiptFile},
+    receipt::{Cheque, Receipt, ReceiptFile},
 };
 
 /// The schema of a receipt file.

@@ -7,7 +7,7 @@ use super::{
 use aitbc_protocol::{
     NodeId, UnixMillis,
     geo::Cell,
-    offer::Gossip,
+    gossip::Gossip,
     wire::{self, MAX_GOSSIP_BYTES},
 };
 use libp2p::{Multiaddr, gossipsub::MessageId};

@@ -4,7 +4,8 @@ use super::*;
 use aitbc_protocol::{
     Signed,
     geo::Location,
-    offer::{Gossip, Heartbeat},
+    gossip::Gossip,
+    offer::Heartbeat,
     wire::{MAX_GOSSIP_BYTES, MAX_OFFER_FRAME, decode},
 };
 use std::{fs, path::Path, time::Duration};

@@ -12,9 +12,10 @@ use aitbc_protocol::{
     envelope::Statement,
     evidence::Evidence,
     geo::{Cell, FINEST_TOPIC, Location},
+    gossip::Gossip,
     offer::{
-        Equivocation, GONE_AFTER_MS, Gossip, Heartbeat, KnownOffer, Load, MAX_KNOWN, OFFER_LIFETIME_MS, Offer,
-        OfferFault, Statements,
+        Equivocation, GONE_AFTER_MS, Heartbeat, KnownOffer, Load, MAX_KNOWN, OFFER_LIFETIME_MS, Offer, OfferFault,
+        Statements,
     },
     qos::Observation,
     wire,

@@ -4,6 +4,7 @@ use super::{
     JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes, observing,
     request::listed,
     search::{Found, SearchEnd, Searched},
+    shown::{ShownBy, shown, shown_bytes},
 };
 use crate::{
     clock::now_ms,
@@ -11,10 +12,9 @@ use crate::{
     trust::{Standing, proofs::Asker},
 };
 use aitbc_protocol::{
-    Digest, MicroCredits, NodeId, Signed,
+    Digest, MicroCredits, NodeId,
     attestation::Tier,
     geo::{Cell, EARTH_RADIUS_KM, least_round_trip_ms},
-    gpu::challenge::exchange::Shown,
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
     routing::{Candidate, Exclusion, Policy, Ranked, Work, query::Conditions, rank_best},
@@ -67,31 +67,6 @@ impl Choice {
             trust: self.trust.clone(),
         }
     }
-}
-
-/// Memory that a provider has shown to a verifier.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ShownBy {
-    /// Who says so. It is worth what its signer is.
-    pub verifier: NodeId,
-    /// What.
-    #[serde(flatten)]
-    pub shown: Shown,
-}
-
-/// What of it still stands. The signatures were verified when the offer was taken.
-fn shown(signed: &[Signed<Shown>]) -> Vec<ShownBy> {
-    let read = |signed: &Signed<Shown>| {
-        let shown = signed.read_unverified().ok().filter(|shown| shown.stands(now_ms()))?;
-        Some(ShownBy { verifier: signed.signer(), shown })
-    };
-    signed.iter().filter_map(read).collect()
-}
-
-/// The most memory that `signed` shows by the word of somebody `trusted`; what is simulated shows nothing.
-pub(super) fn shown_bytes(signed: &[Signed<Shown>], trusted: impl Fn(NodeId) -> bool) -> u64 {
-    let counts = |by: &ShownBy| trusted(by.verifier) && !by.shown.simulated;
-    shown(signed).iter().filter(|by| counts(by)).map(|by| by.shown.bytes).max().unwrap_or_default()
 }
 
 /// The largest acceptable round trip.
@@ -357,31 +332,7 @@ fn suggestion(model: &ModelName, searched: &Searched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::fixtures::{config, key, network, spec};
-    use aitbc_crypto::seal;
-    use aitbc_protocol::text::Line;
-
-    #[test]
-    fn what_a_trusted_verifier_has_seen_counts_and_nothing_else() {
-        let now = now_ms();
-        let shown = |signer: u8, gib: u64, simulated: bool, issued_ms: u64, expires_ms: u64| {
-            let (prover, device) = (key(2).node_id(), Line::lossy("a card"));
-            let shown = Shown { prover, device, bytes: gib << 30, rate: 1, simulated, issued_ms, expires_ms };
-            seal(&key(signer), &network(), &shown).expect("it fits")
-        };
-        let hour = 3_600_000;
-        let signed = [
-            shown(3, 4, false, now - hour, now + hour),
-            shown(3, 8, true, now - hour, now + hour),
-            shown(3, 16, false, now - 2 * hour, now - hour),
-            shown(4, 32, false, now - hour, now + hour),
-        ];
-        let by = |trusted: &[u8]| {
-            let trusted: Vec<NodeId> = trusted.iter().map(|n| key(*n).node_id()).collect();
-            shown_bytes(&signed, |signer| trusted.contains(&signer)) >> 30
-        };
-        assert_eq!((by(&[]), by(&[3]), by(&[3, 4]), by(&[1])), (0, 4, 32, 0));
-    }
+    use crate::routing::fixtures::{config, key, spec};
 
     #[test]
     fn quotes_above_the_ceiling_are_told_as_such_and_only_where_nothing_else_is_in_the_way() {

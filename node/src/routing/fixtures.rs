@@ -21,7 +21,8 @@ use aitbc_protocol::{
     quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{OutputDigest, Receipt, Timings},
     routing::{fallback::Fallback, preference::Preference},
-    sla::{Terms, verdict},
+    sla::verdict,
+    terms::Terms,
     text::Line,
 };
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::{
     OffersSnapshot, Shared,
     attempt::{Ended, Report},
-    candidates::shown_bytes,
+    shown::shown_bytes,
 };
 use crate::{
     clock::now_ms,
@@ -13,9 +13,10 @@ use aitbc_protocol::{
     Digest, NodeId, Nonce, UnixMillis,
     attestation::Tier,
     geo::{Cell, FINEST_TOPIC},
+    gossip::Gossip,
     gpu::classify::{Classified, Reported, classify},
     job::Finish,
-    offer::{DeviceKind, Gossip, KnownOffer, ModelOffer},
+    offer::{DeviceKind, KnownOffer, ModelOffer},
     qos::{self, Observation, Quality, cost_efficiency, power_efficiency},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};

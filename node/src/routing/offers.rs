@@ -21,7 +21,8 @@ use aitbc_protocol::{
     NetworkId, NodeId, UnixMillis,
     evidence::{Evidence, Fault},
     geo::{Cell, FINEST_TOPIC, Location},
-    offer::{Gossip, Statements},
+    gossip::Gossip,
+    offer::Statements,
 };
 use libp2p::Multiaddr;
 use std::{

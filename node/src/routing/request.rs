@@ -1,18 +1,19 @@
 //! What a user asks of the client side, and what it tells as it happens.
 
-use super::ShownBy;
+use super::shown::ShownBy;
 use crate::trust::Standing;
 use aitbc_protocol::{
     JobId, MicroCredits, NodeId,
     attestation::Tier,
     bytes::BoundedBytes,
+    checks::Check,
     geo::Cell,
     job::{Finish, JobSpec, Logprobs, ModelName},
     offer::Device,
     price::{Explained, LatencyClass},
     private::PrivateOffer,
     quote::Quote,
-    receipt::{Check, Receipt},
+    receipt::Receipt,
     routing::{
         Exclusion, Reasons,
         fallback::{CloudReason, Fallback},

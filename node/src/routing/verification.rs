@@ -3,9 +3,10 @@
 use aitbc_protocol::{
     Digest,
     bytes::BoundedBytes,
+    checks::Seen,
     job::{Chunk, Input, JobSpec},
     quote::Quote,
-    receipt::{OutputDigest, Seen},
+    receipt::OutputDigest,
     sealed::{MAX_SEALED_OUTPUT, Sealed, SealedWork},
 };
 use sha2::{Digest as _, Sha256};

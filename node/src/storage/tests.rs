@@ -9,7 +9,8 @@ use aitbc_protocol::{
     offer::{Device, DeviceKind, Engine, Offer},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice},
     receipt::{OutputDigest, Timings},
-    sla::{Terms, verdict},
+    sla::verdict,
+    terms::Terms,
 };
 use std::{
     io::{BufRead, BufReader},

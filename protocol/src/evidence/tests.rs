@@ -6,7 +6,7 @@ use crate::{
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice},
     receipt::{Channel, OutputDigest, Timings},
-    sla::Terms,
+    terms::Terms,
     text::Line,
     wire,
 };

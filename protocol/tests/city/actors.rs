@@ -9,7 +9,8 @@ use aitbc_protocol::{
     quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{Channel, OutputDigest, Receipt, Timings},
     routing::{breaker::Breaker, calibration::Calibration},
-    sla::{PROMISED_PART, Terms, verdict},
+    sla::{PROMISED_PART, verdict},
+    terms::Terms,
     text::Line,
 };
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use aitbc_protocol::{
     job::{Finish, JobState},
     price::{Adjustment, TokenPrice},
     quote::Quote,
-    sla::Terms,
+    terms::Terms,
 };
 use serde_json::Value;
 use std::sync::Arc;

@@ -764,7 +764,7 @@ fn receipt_penalty(deal: &Deal, receipt: &Receipt) -> MicroCredits {
 #[tokio::test]
 async fn a_provider_that_lies_about_its_times_is_paid_nothing_more() {
     let mut deal = plain();
-    deal.quote.terms = aitbc_protocol::sla::Terms { first_token_ms: 25, penalty_from_ms: 100, speed: 0 };
+    deal.quote.terms = aitbc_protocol::terms::Terms { first_token_ms: 25, penalty_from_ms: 100, speed: 0 };
     let lied = told(&deal, Duration::from_millis(1_300), 5, 5).await;
     assert!(
         matches!(&lied.ended, Ended::Broken { reason, .. } if reason.contains("left after 5 ms")),
