@@ -55,6 +55,7 @@ mod tests {
             quote: Nonce([1; 16]),
             job_total: MicroCredits(cumulative),
             tokens: 1,
+            held: MicroCredits(0),
         }
     }
 

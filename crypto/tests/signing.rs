@@ -58,6 +58,7 @@ fn every_bit_of_a_signed_message_matters() {
         quote: Nonce([2; 16]),
         job_total: MicroCredits(500),
         tokens: 64,
+        held: MicroCredits(0),
     };
     let signed = seal(&key, &network("main"), &cheque).expect("small");
     let bytes = wire::encode(&signed, 4096).expect("encodes");

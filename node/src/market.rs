@@ -8,6 +8,7 @@
 //!                                    |-- client, provider   what an operation does to a job and its channel
 //!                                    `-- rules              whether it may: pure
 //!                                    |-- credit             whose credit backs a job, what was settled
+//!                                    |-- holding            what waits, is let go of, or lost by a fault
 //! accounts, earnings, export: read the store page by page, beside the thread
 //! ```
 //!
@@ -23,6 +24,7 @@ mod client;
 mod credit;
 mod earnings;
 pub mod export;
+mod holding;
 mod meters;
 mod provider;
 mod rules;
@@ -129,7 +131,7 @@ pub struct Totals {
     pub earned: MicroCredits,
     /// Promised by this node.
     pub spent: MicroCredits,
-    /// What of that this node gives back, for service that its quotes promised and it did not keep.
+    /// What of that this node gives back, for service that its quotes promised and it did not keep, or lost by its faults.
     pub given_back: MicroCredits,
     /// What of what this node spent is given back to it.
     pub got_back: MicroCredits,
@@ -377,10 +379,10 @@ impl Ledger {
         self.call(move |book| book.settle(quote, client, cheque)).await
     }
 
-    /// What a client owes for delivered and unpaid work and is late with: above zero it gets no new quote. A job
-    /// counts from ten seconds after its end until it is paid, or written off after a week.
+    /// What a client owes for delivered and unpaid work and is late with, and what it holds back past its date: above zero it
+    /// gets no new quote. A job counts from ten seconds after its end until it is paid, or written off after a week.
     pub async fn debt(&self, client: NodeId) -> Result<MicroCredits, LedgerError> {
-        self.call(move |book| Ok(book.debt(&client))).await
+        self.call(move |book| Ok(book.debt(&client)?)).await
     }
 
     /// Takes the word of `payee` that this node has settled something with it: signature, pair, never less than before,

@@ -341,6 +341,11 @@ impl Reputation {
         state.heard = Heard { settled, paid: state.said.paid() };
     }
 
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.0.me
+    }
+
     /// Providers of whose jobs something is known.
     pub fn providers(&self) -> BTreeSet<NodeId> {
         let state = self.state();
@@ -355,14 +360,20 @@ impl Reputation {
 
     /// What a ranking is told. `beside` is asked only where that can lead to a score.
     pub fn quality(&self, provider: NodeId, beside: impl FnOnce() -> Beside, now_ms: UnixMillis) -> Quality {
+        let slashed = self.slashed(&provider, now_ms);
         let state = self.state();
-        let slashed = state.standing(&provider, now_ms).max_by_key(|(_, until_ms)| *until_ms);
-        let slashed = slashed.map(|(fault, until_ms)| Slashed { fault, until_ms });
         if !state.own.contains_key(&provider) && state.said.about(&provider).is_none() {
             return Quality { slashed, ..Quality::default() };
         }
         let rating = state.report(self.0.me, provider, beside(), now_ms).rating;
         Quality { score: rating.score, tier: rating.tier, slashed }
+    }
+
+    /// The fault that keeps `node` out the longest, as long as it stands.
+    pub fn slashed(&self, node: &NodeId, now_ms: UnixMillis) -> Option<Slashed> {
+        let state = self.state();
+        let slashed = state.standing(node, now_ms).max_by_key(|(_, until_ms)| *until_ms);
+        slashed.map(|(fault, until_ms)| Slashed { fault, until_ms })
     }
 
     /// Whether this node has verified such a fault of `node`.

@@ -347,6 +347,7 @@ pub fn start(
         book: shared.book.clone(),
         active: shared.active.clone(),
         wake: shared.settle.clone(),
+        reputation: shared.reputation.clone(),
     };
     let tasks = shared.tasks.clone();
     tasks.spawn(book_actor.instrument(tracing::info_span!("offers")));

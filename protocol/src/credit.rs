@@ -79,13 +79,29 @@ pub struct Balance {
     /// Given back of it by receipts, for service levels that were not kept.
     #[serde(default)]
     pub refunded: MicroCredits,
+    /// What of it waits until it is due.
+    #[serde(default)]
+    pub held: MicroCredits,
+    /// Lost of it by faults of the payee that were shown.
+    #[serde(default)]
+    pub forfeited: MicroCredits,
 }
 
 impl Balance {
-    /// Promised, and neither settled nor given back.
+    /// Promised, and neither settled, given back nor lost.
     pub fn open(&self) -> MicroCredits {
-        let promised = self.promised.checked_sub(self.refunded).unwrap_or_default();
-        promised.checked_sub(self.settled).unwrap_or_default()
+        self.rest(self.refunded)
+    }
+
+    /// What of that is to be settled now: penalties are set off against what is held first, so they cost it only what goes
+    /// beyond.
+    pub fn payable(&self) -> MicroCredits {
+        self.rest(self.refunded.max(self.held))
+    }
+
+    fn rest(&self, less: MicroCredits) -> MicroCredits {
+        let gone = [less, self.forfeited, self.settled];
+        gone.iter().fold(self.promised, |rest, gone| rest.checked_sub(*gone).unwrap_or_default())
     }
 
     /// The statement of a payee that has received `amount` more; never more in all than it was promised.

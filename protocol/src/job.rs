@@ -381,7 +381,7 @@ pub enum Rejection {
         /// What the model has.
         context: u32,
     },
-    /// The client owes for earlier work.
+    /// The client owes for earlier work, or holds back past its date what its cheques promised.
     #[error("the client owes {0} for earlier work: its node must settle first")]
     Debt(MicroCredits),
     /// The client may owe no more: its own credit and what is left for clients that have settled nothing do not reach.

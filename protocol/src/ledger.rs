@@ -87,6 +87,12 @@ pub struct LedgerAccount {
     pub promised: MicroCredits,
     /// Settled of it, over all time.
     pub settled: MicroCredits,
+    /// What of the promise waits until it is due.
+    #[serde(default)]
+    pub held: MicroCredits,
+    /// What of it the payee has lost by faults that were shown.
+    #[serde(default)]
+    pub forfeited: MicroCredits,
     /// The newest cheque, which promises that; absent where it is not among the newest jobs of the pair.
     pub cheque: Option<Signed<Cheque>>,
     /// The newest settlement, which says that.

@@ -16,6 +16,7 @@ pub mod evidence;
 pub mod geo;
 pub mod gossip;
 pub mod gpu;
+pub mod holdback;
 pub mod identity;
 pub mod job;
 pub mod ledger;

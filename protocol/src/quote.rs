@@ -4,6 +4,7 @@ use crate::{
     UnixMillis,
     bytes::{Digest, JobId, Nonce},
     envelope::Statement,
+    holdback::Audit,
     identity::NodeId,
     job::ModelName,
     money::MicroCredits,
@@ -47,6 +48,9 @@ pub struct Quote {
     /// What is promised of the answer's times.
     #[serde(default)]
     pub terms: Terms,
+    /// What of its price may wait, and for how long.
+    #[serde(default)]
+    pub audit: Audit,
     /// The most that the job can cost.
     pub max_total: MicroCredits,
     /// Tokens the provider sends ahead of payment, at most [`crate::job::WINDOW_TOKENS`].
@@ -82,6 +86,9 @@ pub enum QuoteFault {
     /// More tokens than asked for or than the prompt can have.
     #[error("the quote counts more tokens than the request can have")]
     Overcount,
+    /// A held part or a date that the rule does not make.
+    #[error("the quote does not say of the held part what follows from its total and its date")]
+    Audit,
     /// A window over the limit, or none.
     #[error("the quoted window is not 1 to 64 tokens")]
     Window,
@@ -185,6 +192,9 @@ impl Quote {
         self.check_adjustment(asked)?;
         if self.total(self.max_completion_tokens) != Ok(self.max_total) {
             return Err(QuoteFault::Total);
+        }
+        if self.audit != Audit::of(self.max_total, self.issued_ms) {
+            return Err(QuoteFault::Audit);
         }
         if self.window == 0 || self.window > crate::job::WINDOW_TOKENS {
             return Err(QuoteFault::Window);

@@ -9,6 +9,7 @@ use crate::{
     UnixMillis,
     bytes::{Digest, JobId, Nonce},
     envelope::{Signed, Statement},
+    holdback::Held,
     identity::NodeId,
     job::{Finish, ModelName, Sampling},
     money::MicroCredits,
@@ -137,6 +138,9 @@ pub struct Cheque {
     pub job_total: MicroCredits,
     /// Tokens of the attempt acknowledged.
     pub tokens: u32,
+    /// What of `cumulative` waits until it is due; the rest is paid without condition.
+    #[serde(default)]
+    pub held: MicroCredits,
 }
 
 impl Statement for Cheque {
@@ -156,6 +160,12 @@ pub struct Channel {
     /// What the provider gives back of it, by its receipts.
     #[serde(default)]
     pub refunded: MicroCredits,
+    /// What of the promise waits, by the newest cheque.
+    #[serde(default)]
+    pub held: Held,
+    /// What the provider has lost of it by faults of its own that were shown.
+    #[serde(default)]
+    pub forfeited: MicroCredits,
 }
 
 /// Why a cheque is not taken.
@@ -197,6 +207,14 @@ pub enum ChequeFault {
         /// Tokens acknowledged.
         got: u32,
     },
+    /// More held back than the quote allows.
+    #[error("the cheque holds {got} back where the quote lets {most} be held")]
+    Held {
+        /// The most.
+        most: MicroCredits,
+        /// What it says.
+        got: MicroCredits,
+    },
     /// A sum that does not fit.
     #[error("the sum does not fit 64 bits")]
     Overflow,
@@ -222,26 +240,38 @@ impl Cheque {
 }
 
 impl Channel {
-    /// The next cheque on the client's side: raises the job's total from `paid` to `job_total`.
+    /// The next cheque on the client's side, for a job under `quote`: raises the job's total from `paid` to `job_total`, and
+    /// holds as much as the quote allows.
     pub fn promise(
         &self,
         provider: NodeId,
-        job: JobId,
-        quote: Nonce,
+        quote: &Quote,
         paid: MicroCredits,
         job_total: MicroCredits,
         tokens: u32,
+        now_ms: UnixMillis,
     ) -> Result<(Self, Cheque), ChequeFault> {
         let more = job_total.checked_sub(paid).ok_or(ChequeFault::JobLower)?;
         let cumulative = self.cumulative.checked_add(more).ok_or(ChequeFault::Overflow)?;
         let sequence = self.sequence.checked_add(1).ok_or(ChequeFault::Overflow)?;
-        let channel = Self { sequence, cumulative, allocated: cumulative, ..*self };
-        Ok((channel, Cheque { provider, sequence, cumulative, job, quote, job_total, tokens }))
+        let held = self.held.after(more, &quote.audit, now_ms);
+        let channel = Self { sequence, cumulative, allocated: cumulative, held, ..*self };
+        let (job, quote, held) = (quote.job, quote.nonce, held.amount);
+        Ok((channel, Cheque { provider, sequence, cumulative, job, quote, job_total, tokens, held }))
     }
 
-    /// Takes a cheque on the provider's side. `paid` is what this job was given before. The same cheque twice
-    /// changes nothing. Whether the signer is the job's client is judged elsewhere.
-    pub fn accept(&self, me: NodeId, paid: MicroCredits, cheque: &Cheque) -> Result<Self, ChequeFault> {
+    /// Takes a cheque on the provider's side, for a job under `quote`. `paid` is what this job was given before. The same
+    /// cheque twice changes nothing. Whether the signer is the job's client is judged elsewhere.
+    ///
+    /// A provider that missed cheques in between knows of more that was held and less that was let go of, so it never
+    /// refuses an honest one.
+    pub fn accept(
+        &self,
+        me: NodeId,
+        quote: &Quote,
+        paid: MicroCredits,
+        cheque: &Cheque,
+    ) -> Result<Self, ChequeFault> {
         if cheque.provider != me {
             return Err(ChequeFault::OtherProvider);
         }
@@ -255,7 +285,16 @@ impl Channel {
         if allocated > cumulative {
             return Err(ChequeFault::Overallocated);
         }
-        Ok(Self { sequence: self.sequence.max(cheque.sequence), cumulative, allocated, ..*self })
+        let mut held = self.held;
+        if newer {
+            let raised = cumulative.checked_sub(self.cumulative).unwrap_or_default();
+            let most = held.most(raised, &quote.audit);
+            if cheque.held > most {
+                return Err(ChequeFault::Held { most, got: cheque.held });
+            }
+            held = held.taken(cheque.held, &quote.audit);
+        }
+        Ok(Self { sequence: self.sequence.max(cheque.sequence), cumulative, allocated, held, ..*self })
     }
 }
 

@@ -22,7 +22,7 @@ fn settled(cumulative: u64) -> Settlement {
 
 #[test]
 fn a_settlement_only_grows_and_never_above_the_promise() {
-    let balance = Balance { promised: uc(100), settled: uc(40), refunded: uc(0) };
+    let balance = Balance { promised: uc(100), settled: uc(40), ..Balance::default() };
     assert_eq!(balance.open(), uc(60));
     assert_eq!(balance.receive(PAYER, uc(60), NOW), Ok(settled(100)));
     assert_eq!(balance.receive(PAYER, uc(0), NOW), Err(SettlementFault::Nothing));
@@ -33,6 +33,17 @@ fn a_settlement_only_grows_and_never_above_the_promise() {
     assert_eq!(after, Balance { settled: uc(70), ..balance });
     let late = Balance { refunded: uc(10), ..balance };
     assert_eq!(late.open(), uc(50), "what is given back is not owed");
+    let held = Balance { held: uc(25), ..balance };
+    assert_eq!((held.open(), held.payable()), (uc(60), uc(35)));
+    let both = Balance { refunded: uc(10), ..held };
+    assert_eq!(
+        (both.open(), both.payable()),
+        (uc(50), uc(35)),
+        "penalties are set off against what is held first"
+    );
+    assert_eq!(Balance { refunded: uc(30), ..held }.payable(), uc(30));
+    let lost = Balance { forfeited: uc(25), ..balance };
+    assert_eq!((lost.open(), lost.payable()), (uc(35), uc(35)), "what was lost by a fault is owed no more");
     assert_eq!(after.accept(PAYER, &settled(70)), Ok(after), "twice changes nothing");
     assert_eq!(after.accept(PAYER, &settled(69)), Err(SettlementFault::Lower { had: uc(70), got: uc(69) }));
     assert_eq!(after.accept(PAYER, &settled(101)), Err(above));

@@ -5,6 +5,7 @@
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
     credit::{ALLOWANCE_MS, Allowance, Backing, Balance, Settlement, back, unused_ms},
+    holdback::Audit,
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
     quote::Quote,
     receipt::{Channel, Cheque},
@@ -122,6 +123,7 @@ fn quote() -> Quote {
         context: 2_048,
     };
     let adjustment = Adjustment::of(inputs, MicroCredits(100));
+    let max_total = price(&base, &adjustment, 10, MOST_TOKENS).expect("small numbers");
     Quote {
         nonce: Nonce([7; 16]),
         client: client(0),
@@ -133,7 +135,8 @@ fn quote() -> Quote {
         max_completion_tokens: MOST_TOKENS,
         price: base,
         terms: aitbc_protocol::terms::Terms::default(),
-        max_total: price(&base, &adjustment, 10, MOST_TOKENS).expect("small numbers"),
+        audit: Audit::of(max_total, 1),
+        max_total,
         adjustment,
         window: WINDOW,
         declared: false,
@@ -241,7 +244,7 @@ impl World {
         // What it has got by now, or its newest cheque again.
         let next = sent.max(tokens);
         let total = self.quote.total(next).expect("small numbers");
-        let promised = purse.channel.promise(PROVIDER, job(index), self.quote.nonce, paid, total, next);
+        let promised = purse.channel.promise(PROVIDER, &self.quote_of(index), paid, total, next, self.now_ms);
         let (channel, cheque) = promised.expect("it never takes back");
         purse.channel = channel;
         purse.paid[index] = (total, next);
@@ -275,12 +278,13 @@ impl World {
         let index = usize::from(cheque.job.0[0]);
         let mut till = self.till;
         let work = &mut till.work[of][index];
-        cheque.check(&self.quote_of(index), self.sent[of][index]).expect("an honest cheque");
+        let quote = self.quote_of(index);
+        cheque.check(&quote, self.sent[of][index]).expect("an honest cheque");
         // An older one that comes late says less than the one held.
         if cheque.job_total <= work.paid {
             return;
         }
-        let taken = till.channels[of].accept(PROVIDER, work.paid, cheque).expect("an honest cheque");
+        let taken = till.channels[of].accept(PROVIDER, &quote, work.paid, cheque).expect("an honest cheque");
         till.channels[of] = taken;
         work.paid = cheque.job_total;
         work.billed = work.billed.map(|billed| billed.max(cheque.job_total));
@@ -376,6 +380,9 @@ impl World {
             let (ours, theirs) = (self.purses[of].channel, self.till.channels[of]);
             assert_eq!(ours.cumulative, theirs.allocated, "no cheque is lost");
             assert_eq!((ours.cumulative, ours.allocated), (theirs.cumulative, theirs.allocated), "one channel");
+            // A cheque that promised nothing more and let go of something may not have come.
+            let (mine, its) = (ours.held.amount, theirs.held.amount);
+            assert!(its >= mine && (ours.sequence > theirs.sequence || its == mine), "{mine} held, {its} known");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
+    holdback::{Audit, HOLD_MS, Held, RELEASE_GRACE_MS},
     job::{Input, JobSpec, Sampling},
     offer::{Device, DeviceKind, Engine, ModelOffer},
     price::{Adjustment, AdjustmentFault, Inputs, LatencyClass, TokenPrice, price},
@@ -19,6 +20,32 @@ const NONCE: Nonce = Nonce([4; 16]);
 
 fn per_thousand(prompt: u64, completion: u64) -> TokenPrice {
     TokenPrice { prompt: MicroCredits(prompt), completion: MicroCredits(completion) }
+}
+
+/// The most that is held in these tests.
+const HELD: MicroCredits = MicroCredits(1_500);
+
+/// A quote of which cheques need to know its job and what may be held.
+fn quote(job: usize) -> Quote {
+    Quote {
+        nonce: NONCE,
+        client: ME,
+        job: JobId([job as u8; 16]),
+        request: Digest([4; 32]),
+        model: Line::lossy("smollm2:135m"),
+        weights: Digest([5; 32]),
+        prompt_tokens: 0,
+        max_completion_tokens: 1,
+        price: per_thousand(0, 0),
+        adjustment: Adjustment::default(),
+        terms: Terms::default(),
+        audit: Audit { rate: 50_000, held: HELD, due_ms: HOLD_MS },
+        max_total: MicroCredits(0),
+        window: 64,
+        declared: false,
+        issued_ms: 0,
+        expires_ms: 1,
+    }
 }
 
 #[test]
@@ -58,16 +85,19 @@ proptest! {
     /// Cheques for several jobs of one pair, delivered in any order, some twice, some never.
     #[test]
     fn any_delivery_order_is_taken_and_nothing_is_counted_twice(
-        steps in proptest::collection::vec((0..3usize, 1u64..1000), 1..30),
+        steps in proptest::collection::vec((0..3usize, 1u64..1000, prop_oneof![4 => 0..1_000u64, 1 => 0..3 * HOLD_MS]), 1..30),
         order in proptest::collection::vec(any::<prop::sample::Index>(), 0..60),
     ) {
         let mut client = Channel::default();
         let mut totals = [0u64; 3];
         let mut cheques: Vec<Cheque> = Vec::new();
-        for (job, more) in steps {
-            let (next, cheque) = client
-                .promise(ME, JobId([job as u8; 16]), NONCE, MicroCredits(totals[job]), MicroCredits(totals[job] + more), 1)
-                .expect("small sums");
+        let mut now_ms = 0;
+        for (job, more, later) in steps {
+            let (paid, total) = (MicroCredits(totals[job]), MicroCredits(totals[job] + more));
+            let promised = client.promise(ME, &quote(job), paid, total, 1, now_ms);
+            let (next, cheque) = promised.expect("small sums");
+            prop_assert!(next.held.amount <= HELD && cheque.held == next.held.amount);
+            now_ms += later;
             totals[job] += more;
             client = next;
             cheques.push(cheque);
@@ -77,7 +107,7 @@ proptest! {
         for index in order {
             let cheque = index.get(&cheques);
             let job = usize::from(cheque.job.0[0]);
-            match provider.accept(ME, MicroCredits(paid[job]), cheque) {
+            match provider.accept(ME, &quote(job), MicroCredits(paid[job]), cheque) {
                 Ok(next) => {
                     prop_assert!(cheque.job_total.0 >= paid[job]);
                     paid[job] = cheque.job_total.0;
@@ -93,7 +123,8 @@ proptest! {
         // The newest cheque of every job settles everything.
         for (job, paid) in paid.iter_mut().enumerate() {
             if let Some(cheque) = cheques.iter().rev().find(|cheque| usize::from(cheque.job.0[0]) == job) {
-                provider = provider.accept(ME, MicroCredits(*paid), cheque).expect("the newest of its job");
+                let taken = provider.accept(ME, &quote(job), MicroCredits(*paid), cheque);
+                provider = taken.expect("the newest of its job");
                 *paid = cheque.job_total.0;
             }
         }
@@ -111,19 +142,16 @@ fn cheque(sequence: u64, cumulative: u64, job_total: u64) -> Cheque {
         quote: NONCE,
         job_total: MicroCredits(job_total),
         tokens: 1,
+        held: MicroCredits::ZERO,
     }
 }
 
 #[test]
 fn bad_cheques_are_refused_for_their_reason() {
-    let channel = Channel {
-        sequence: 5,
-        cumulative: MicroCredits(100),
-        allocated: MicroCredits(100),
-        refunded: MicroCredits::ZERO,
-    };
+    let channel =
+        Channel { sequence: 5, cumulative: MicroCredits(100), allocated: MicroCredits(100), ..Channel::default() };
     let paid = MicroCredits(40);
-    let accept = |cheque: &Cheque| channel.accept(ME, paid, cheque);
+    let accept = |cheque: &Cheque| channel.accept(ME, &quote(3), paid, cheque);
     assert_eq!(
         accept(&cheque(6, 90, 40)),
         Err(ChequeFault::Lower { had: MicroCredits(100), got: MicroCredits(90) })
@@ -136,15 +164,55 @@ fn bad_cheques_are_refused_for_their_reason() {
     let next = accept(&cheque(6, 110, 50)).expect("a good cheque");
     assert_eq!(
         next,
-        Channel {
-            sequence: 6,
-            cumulative: MicroCredits(110),
-            allocated: MicroCredits(110),
-            refunded: MicroCredits::ZERO
-        }
+        Channel { sequence: 6, cumulative: MicroCredits(110), allocated: MicroCredits(110), ..Channel::default() }
     );
     // The same again changes nothing.
-    assert_eq!(next.accept(ME, MicroCredits(50), &cheque(6, 110, 50)), Ok(next));
+    assert_eq!(next.accept(ME, &quote(3), MicroCredits(50), &cheque(6, 110, 50)), Ok(next));
+}
+
+#[test]
+fn a_held_part_grows_to_what_the_quote_allows_and_goes_when_it_is_due() {
+    let quote = quote(3);
+    let promise = |channel: &Channel, paid: u64, total: u64, now_ms| {
+        channel.promise(ME, &quote, MicroCredits(paid), MicroCredits(total), 1, now_ms).expect("small sums")
+    };
+    let (channel, first) = promise(&Channel::default(), 0, 1_000, 0);
+    assert_eq!(first.held, MicroCredits(1_000), "all of the first job");
+    let (channel, second) = promise(&channel, 1_000, 1_800, 1);
+    assert_eq!((second.held, channel.held.due_ms), (HELD, HOLD_MS), "the oldest part is let go of");
+    assert_eq!(channel.held.due(HOLD_MS - 1), MicroCredits::ZERO);
+    assert_eq!(channel.held.due(HOLD_MS), HELD);
+    assert_eq!(channel.held.overdue(HOLD_MS + RELEASE_GRACE_MS - 1), MicroCredits::ZERO);
+    assert_eq!(channel.held.overdue(HOLD_MS + RELEASE_GRACE_MS), HELD);
+    let (channel, release) = promise(&channel, 1_800, 1_800, HOLD_MS);
+    assert_eq!((release.held, release.cumulative), (MicroCredits::ZERO, MicroCredits(1_800)));
+
+    let mut provider = Channel::default();
+    for (paid, cheque) in [(0, &first), (1_000, &second), (1_800, &release)] {
+        provider = provider.accept(ME, &quote, MicroCredits(paid), cheque).expect("honest");
+        assert_eq!(provider.held.amount, cheque.held);
+    }
+    assert_eq!(provider.held, channel.held);
+    // More than the quote allows, more than was promised, and again what was let go of.
+    let greedy = |cheque: Cheque, had: &Channel, most| {
+        let fault = ChequeFault::Held { most: MicroCredits(most), got: cheque.held };
+        assert_eq!(had.accept(ME, &quote, MicroCredits(0), &cheque), Err(fault));
+    };
+    greedy(Cheque { held: MicroCredits(1_501), ..cheque(1, 2_000, 2_000) }, &Channel::default(), 1_500);
+    greedy(Cheque { held: MicroCredits(11), ..cheque(1, 10, 10) }, &Channel::default(), 10);
+    let forgot = Channel { allocated: MicroCredits(0), ..provider };
+    greedy(Cheque { held: MicroCredits(1), ..cheque(4, 1_800, 1_800) }, &forgot, 0);
+}
+
+#[test]
+fn faults_take_their_part_of_what_is_held() {
+    let held = |amount| Held { amount: MicroCredits(amount), due_ms: 1 };
+    assert_eq!(held(101).forfeit(500_000), MicroCredits(50));
+    assert_eq!(held(u64::MAX).forfeit(1_000_000), MicroCredits(u64::MAX));
+    assert_eq!(held(7).forfeit(u32::MAX), MicroCredits(7));
+    // One job in twenty is checked: the price of twenty jobs is at stake.
+    assert_eq!(Audit::of(MicroCredits(100), 5).held, MicroCredits(2_000));
+    assert_eq!(Audit::of(MicroCredits(u64::MAX), 5).held, MicroCredits(u64::MAX));
 }
 
 #[test]
@@ -153,12 +221,12 @@ fn sums_do_not_wrap() {
         sequence: 1,
         cumulative: MicroCredits(u64::MAX),
         allocated: MicroCredits(u64::MAX),
-        refunded: MicroCredits::ZERO,
+        ..Channel::default()
     };
-    let promise = full.promise(ME, JOB, NONCE, MicroCredits::ZERO, MicroCredits(1), 1);
+    let promise = full.promise(ME, &quote(3), MicroCredits::ZERO, MicroCredits(1), 1, 0);
     assert_eq!(promise.map(|_| ()), Err(ChequeFault::Overflow));
     let last = Channel { sequence: u64::MAX, ..Channel::default() };
-    let promise = last.promise(ME, JOB, NONCE, MicroCredits::ZERO, MicroCredits(1), 1);
+    let promise = last.promise(ME, &quote(3), MicroCredits::ZERO, MicroCredits(1), 1, 0);
     assert_eq!(promise.map(|_| ()), Err(ChequeFault::Overflow));
 }
 
@@ -208,6 +276,7 @@ fn a_quote_is_held_against_what_was_asked() {
         price: per_thousand(200, 1000),
         adjustment: with(inputs),
         terms: Terms::of(LatencyClass::Standard, &spec, 10, 0),
+        audit: Audit::of(MicroCredits(116), now),
         // 102,000 x 1.1 x 1.025
         max_total: MicroCredits(116),
         window: 64,
@@ -249,6 +318,8 @@ fn a_quote_is_held_against_what_was_asked() {
         ),
         (Quote { prompt_tokens: 1000, ..good.clone() }, QuoteFault::Overcount),
         (Quote { max_completion_tokens: 101, ..good.clone() }, QuoteFault::Overcount),
+        (Quote { audit: Audit::default(), ..good.clone() }, QuoteFault::Audit),
+        (Quote { audit: Audit::of(MicroCredits(115), now), ..good.clone() }, QuoteFault::Audit),
         (Quote { window: 0, ..good.clone() }, QuoteFault::Window),
         (Quote { window: 65, ..good.clone() }, QuoteFault::Window),
     ];

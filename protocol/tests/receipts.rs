@@ -3,6 +3,7 @@
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Statement,
     checks::{Check, Seen},
+    holdback::Audit,
     job::{Finish, Sampling},
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
@@ -44,6 +45,7 @@ fn quote() -> Quote {
         price: base,
         adjustment,
         terms: Terms::default(),
+        audit: Audit::of(max_total, 1),
         max_total,
         window: 64,
         declared: false,
@@ -94,6 +96,7 @@ fn cheque(tokens: u32) -> Cheque {
         quote: quote.nonce,
         job_total: total,
         tokens,
+        held: MicroCredits::ZERO,
     }
 }
 

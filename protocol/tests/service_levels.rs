@@ -2,6 +2,7 @@
 
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
+    holdback::Audit,
     job::{Finish, Input, JobSpec, Sampling},
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
@@ -54,6 +55,7 @@ fn quote(latency: LatencyClass, round_trip_ms: Option<u32>) -> Quote {
         price: base,
         adjustment,
         terms: Terms::of(latency, &spec(), 10, 10_000),
+        audit: Audit::default(),
         window: 64,
         declared: false,
         issued_ms: 1,

@@ -119,6 +119,7 @@ async fn evidence_excludes_the_accused_at_whoever_verifies_it_and_stays_over_a_r
         quote: Nonce([2; 16]),
         job_total: MicroCredits(cumulative),
         tokens: 1,
+        held: MicroCredits(0),
     };
     let key = aitbc_crypto::SecretKey::load(&provider.home.path().join(".local/share/aitbc/key"))
         .expect("the provider's own key");

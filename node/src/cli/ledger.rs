@@ -99,12 +99,12 @@ async fn list(global: &Global, limit: usize) -> Outcome {
             return;
         }
         println!(
-            "{:52}  {:6} {:>7} {:>7} {:>14} {:>12} {:>14} {:>14}",
-            "peer", "", "jobs", "paid", "promised", "owed", "settled", "open"
+            "{:52}  {:6} {:>7} {:>7} {:>14} {:>12} {:>14} {:>14} {:>14}",
+            "peer", "", "jobs", "paid", "promised", "owed", "settled", "open", "held"
         );
         for account in accounts {
             println!(
-                "{:52}  {:6} {:>7} {:>7} {:>14} {:>12} {:>14} {:>14}",
+                "{:52}  {:6} {:>7} {:>7} {:>14} {:>12} {:>14} {:>14} {:>14}",
                 account["peer"].as_str().unwrap_or_default(),
                 account["direction"].as_str().unwrap_or_default(),
                 count(&account["jobs"]),
@@ -113,6 +113,7 @@ async fn list(global: &Global, limit: usize) -> Outcome {
                 amount(&account["owed"]),
                 amount(&account["settled"]),
                 amount(&account["open"]),
+                amount(&account["held"]),
             );
         }
         match document["left_off"].as_u64().unwrap_or_default() {
@@ -138,7 +139,22 @@ async fn show(global: &Global, peer: NodeId, limit: usize) -> Outcome {
             println!("owed      {} credits delivered and not promised", amount(&account["owed"]));
             println!("settled   {} credits outside the network", amount(&account["settled"]));
             println!("back      {} credits given back for service levels not kept", amount(&account["refunded"]));
+            if count(&account["forfeited"]) > 0 {
+                println!(
+                    "lost      {} credits lost by a fault of the payee that was shown",
+                    amount(&account["forfeited"])
+                );
+            }
             println!("open      {} credits promised and not settled", amount(&account["open"]));
+            match account["held_until_ms"].as_u64() {
+                Some(until) => println!(
+                    "to settle {} credits now; {} are held until {}, unless a fault is shown",
+                    amount(&account["payable"]),
+                    amount(&account["held"]),
+                    output::utc(until),
+                ),
+                None => println!("to settle {} credits now", amount(&account["payable"])),
+            }
             for job in account["newest_jobs"].as_array().into_iter().flatten() {
                 println!(
                     "  {}  {:16} {:24} {:>6} tokens  {:>12}  {}",

@@ -14,6 +14,7 @@ use aitbc_crypto::signing;
 use aitbc_protocol::messages::{QuoteReply, QuoteRequest};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, Digest, NetworkId, NodeId, Nonce, Signed, UnixMillis,
+    holdback::Audit,
     job::{JobSpec, Rejection, WINDOW_TOKENS},
     price::{Adjustment, TokenPrice, price},
     quote::{QUOTE_LIFETIME_MS, Quote},
@@ -125,6 +126,7 @@ fn build(verified: &Verified, model: &EngineModel, stated: Stated) -> Result<Quo
         price: stated.price,
         adjustment: stated.adjustment,
         terms: Terms::of(request.latency, &request.spec, stated.prompt_tokens, stated.speed),
+        audit: Audit::of(max_total, stated.issued_ms),
         max_total,
         window: WINDOW_TOKENS,
         declared: model.declared,

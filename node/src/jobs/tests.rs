@@ -28,6 +28,7 @@ use aitbc_protocol::{
     checks::Seen,
     evidence::{Evidence, Fault},
     geo::Cell,
+    holdback::Audit,
     job::{Finish, Input, JobSpec, JobState, Message, Rejection, Role, Sampling, WINDOW_TOKENS},
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
@@ -135,6 +136,7 @@ pub(crate) fn quote() -> Quote {
         context: 2048,
     };
     let adjustment = Adjustment::of(inputs, MicroCredits(400));
+    let max_total = price(&token_price, &adjustment, 10, 200).unwrap();
     Quote {
         nonce: Nonce([4; 16]),
         client: client_key().node_id(),
@@ -145,7 +147,8 @@ pub(crate) fn quote() -> Quote {
         prompt_tokens: 10,
         max_completion_tokens: 200,
         price: token_price,
-        max_total: price(&token_price, &adjustment, 10, 200).unwrap(),
+        audit: Audit::of(max_total, issued_ms),
+        max_total,
         adjustment,
         terms: Terms::of(LatencyClass::Fast, &spec(), 10, 0),
         window: WINDOW_TOKENS,

@@ -1,8 +1,8 @@
 //! What stands between this node and each of its peers, in each direction.
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, credit::balance_of};
 use crate::storage::{JobRecord, PeerSums, Side, StorageError, Store};
-use aitbc_protocol::{MicroCredits, NodeId, credit::Balance, ledger::Direction};
+use aitbc_protocol::{MicroCredits, NodeId, UnixMillis, ledger::Direction, receipt::Channel};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -25,12 +25,21 @@ pub struct Account {
     pub settled: MicroCredits,
     /// Given back of it, for service levels that were not kept.
     pub refunded: MicroCredits,
-    /// Promised, and neither settled nor given back.
+    /// Lost of it by faults of the payee that were shown.
+    pub forfeited: MicroCredits,
+    /// What of it waits until it is due.
+    pub held: MicroCredits,
+    /// Until when, where something does.
+    pub held_until_ms: Option<UnixMillis>,
+    /// Promised, and neither settled, given back nor lost.
     pub open: MicroCredits,
+    /// What of that is to be settled now.
+    pub payable: MicroCredits,
 }
 
 impl Account {
-    fn new(side: Side, peer: NodeId, sums: PeerSums, balance: Balance) -> Self {
+    fn new(side: Side, peer: NodeId, sums: PeerSums, channel: &Channel, settled: MicroCredits) -> Self {
+        let balance = balance_of(channel, settled);
         Self {
             direction: direction(side),
             peer,
@@ -40,7 +49,11 @@ impl Account {
             owed: sums.unpaid,
             settled: balance.settled,
             refunded: balance.refunded,
+            forfeited: balance.forfeited,
+            held: balance.held,
+            held_until_ms: (balance.held > MicroCredits::ZERO).then_some(channel.held.due_ms),
             open: balance.open(),
+            payable: balance.payable(),
         }
     }
 }
@@ -66,27 +79,22 @@ pub(super) fn direction(side: Side) -> Direction {
     }
 }
 
-fn balance(store: &Store, side: Side, peer: &NodeId) -> Result<Balance, StorageError> {
-    let channel = store.channel(side, peer)?;
-    let settled = store.settlement(side, peer)?.map(|record| record.settled).unwrap_or_default();
-    Ok(Balance { promised: channel.cumulative, settled, refunded: channel.refunded })
-}
-
 /// All accounts that the store knows of, at most `limit`.
 pub(super) fn all(store: &Store, limit: usize) -> Result<Accounts, StorageError> {
-    let mut parts: BTreeMap<(Side, NodeId), (PeerSums, Balance)> = BTreeMap::new();
+    let mut parts: BTreeMap<(Side, NodeId), (PeerSums, Channel, MicroCredits)> = BTreeMap::new();
     for (side, peer, sums) in store.peer_sums()? {
         parts.entry((side, peer)).or_default().0 = sums;
     }
     for (side, peer, channel) in store.channels()? {
-        let balance = &mut parts.entry((side, peer)).or_default().1;
-        (balance.promised, balance.refunded) = (channel.cumulative, channel.refunded);
+        parts.entry((side, peer)).or_default().1 = channel;
     }
     for (side, peer, record) in store.settlements()? {
-        parts.entry((side, peer)).or_default().1.settled = record.settled;
+        parts.entry((side, peer)).or_default().2 = record.settled;
     }
-    let mut accounts: Vec<Account> =
-        parts.into_iter().map(|((side, peer), (sums, balance))| Account::new(side, peer, sums, balance)).collect();
+    let mut accounts: Vec<Account> = parts
+        .into_iter()
+        .map(|((side, peer), (sums, channel, settled))| Account::new(side, peer, sums, &channel, settled))
+        .collect();
     let open = |direction| {
         let of = accounts.iter().filter(|account| account.direction == direction);
         MicroCredits(of.fold(0, |sum, account| sum.saturating_add(account.open.0)))
@@ -114,10 +122,12 @@ impl Ledger {
         self.read(move |store| {
             let mut found = Vec::new();
             for side in [Side::Provider, Side::Client] {
-                let (sums, balance) = (store.sums_with(side, &peer)?, balance(store, side, &peer)?);
-                if sums != PeerSums::default() || balance != Balance::default() {
+                let (sums, channel) = (store.sums_with(side, &peer)?, store.channel(side, &peer)?);
+                let settled = store.settlement(side, &peer)?.map(|record| record.settled);
+                if sums != PeerSums::default() || channel != Channel::default() || settled.is_some() {
                     let jobs = store.jobs_with(side, &peer, limit)?;
-                    found.push((Account::new(side, peer, sums, balance), jobs));
+                    let account = Account::new(side, peer, sums, &channel, settled.unwrap_or_default());
+                    found.push((account, jobs));
                 }
             }
             Ok(found)

@@ -244,16 +244,43 @@ impl Book {
             return Ok(());
         }
         let mut channel = self.channel(side, peer)?;
-        let sum = match side {
-            Side::Client => &mut self.sums.got_back,
-            Side::Provider => &mut self.sums.given_back,
-        };
+        let sum = self.back(side);
         // Never above what was promised, which fits: each penalty is a part of its receipt's total.
         let changed = |sum: MicroCredits| MicroCredits(sum.0.saturating_sub(refunded.0).saturating_add(due.0));
         *sum = changed(*sum);
         channel.refunded = changed(channel.refunded);
         job.record.refunded = due;
         self.changed.sums = true;
+        self.changed.synced = true;
+        self.changed.channels.insert((side, peer));
+        self.channels.insert((side, peer), channel);
+        Ok(())
+    }
+
+    /// The sum of what comes back on a side.
+    fn back(&mut self, side: Side) -> &mut MicroCredits {
+        match side {
+            Side::Client => &mut self.sums.got_back,
+            Side::Provider => &mut self.sums.given_back,
+        }
+    }
+
+    /// Counts what a payee lost as given back.
+    pub(super) fn count_back(&mut self, side: Side, lost: MicroCredits) {
+        let sum = self.back(side);
+        *sum = MicroCredits(sum.0.saturating_add(lost.0));
+        self.changed.sums = true;
+    }
+
+    /// Changes a channel without a cheque; the batch is synced.
+    pub(super) fn change_channel(
+        &mut self,
+        side: Side,
+        peer: NodeId,
+        change: impl FnOnce(&mut Channel),
+    ) -> Result<(), StorageError> {
+        let mut channel = self.channel(side, peer)?;
+        change(&mut channel);
         self.changed.synced = true;
         self.changed.channels.insert((side, peer));
         self.channels.insert((side, peer), channel);
@@ -367,11 +394,12 @@ impl Book {
         Ok(())
     }
 
-    /// What a client owes and is late with.
-    pub(super) fn debt(&self, client: &NodeId) -> MicroCredits {
+    /// What a client owes and is late with, and what it holds back too long.
+    pub(super) fn debt(&mut self, client: &NodeId) -> Result<MicroCredits, StorageError> {
+        let overdue = self.overdue(*client)?;
         let late = self.debts.get(client).into_iter().flat_map(HashMap::values);
         let late = late.filter(|debt| debt.due_ms <= self.now_ms).map(|debt| debt.amount);
-        sum(late)
+        Ok(sum(late.chain([overdue])))
     }
 
     /// What a client was delivered and has not paid, late or not.

@@ -100,7 +100,7 @@ impl Book {
     pub(super) fn pay(&mut self, quote: Nonce, tokens: u32) -> Result<Signed<Cheque>, LedgerError> {
         let mut job = self.known(Side::Client, &quote)?;
         let channel = self.channel(Side::Client, job.record.peer)?;
-        if let Some((channel, cheque)) = rules::promise(&job, &channel, tokens)? {
+        if let Some((channel, cheque)) = rules::promise(&job, &channel, tokens, self.now_ms)? {
             self.give(&mut job, channel, &cheque)?;
             self.put(job.clone())?;
         }
@@ -144,7 +144,8 @@ impl Book {
     fn owe(&mut self, mut job: Job, receipt: Verified<Receipt>) -> Result<Job, LedgerError> {
         if !rules::covered(job.record.paid, &receipt.read) {
             let channel = self.channel(Side::Client, job.record.peer)?;
-            if let Some((channel, cheque)) = rules::promise(&job, &channel, receipt.read.completion_tokens)? {
+            let tokens = receipt.read.completion_tokens;
+            if let Some((channel, cheque)) = rules::promise(&job, &channel, tokens, self.now_ms)? {
                 self.give(&mut job, channel, &cheque)?;
             }
         }

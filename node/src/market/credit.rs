@@ -9,14 +9,21 @@ use aitbc_protocol::{
     MicroCredits, NodeId, Signed, UnixMillis,
     credit::{Backing, Balance, CreditFault, Settlement, back, unused_ms},
     job::JobState,
+    receipt::Channel,
 };
+
+/// What a channel and what was settled come to.
+pub(super) fn balance_of(channel: &Channel, settled: MicroCredits) -> Balance {
+    let Channel { cumulative: promised, refunded, held, forfeited, .. } = *channel;
+    Balance { promised, settled, refunded, held: held.amount, forfeited }
+}
 
 impl Book {
     /// What was promised and settled with a peer.
     pub(super) fn balance(&mut self, side: Side, peer: NodeId) -> Result<Balance, StorageError> {
         let channel = self.channel(side, peer)?;
         let settled = self.settlement(side, peer)?.map(|record| record.settled).unwrap_or_default();
-        Ok(Balance { promised: channel.cumulative, settled, refunded: channel.refunded })
+        Ok(balance_of(&channel, settled))
     }
 
     /// Everything that `client` owes or may come to owe: what it promised and did not settle, what it was delivered and did

@@ -162,6 +162,8 @@ fn account_line(
         peer: *peer,
         promised: newest.as_ref().map_or(channel.cumulative, |(cheque, _)| cheque.cumulative),
         settled: settlement.as_ref().map(|record| record.settled).unwrap_or_default(),
+        held: newest.as_ref().map_or(channel.held.amount, |(cheque, _)| cheque.held),
+        forfeited: channel.forfeited,
         cheque: newest.map(|(_, signed)| signed),
         settlement: settlement.map(|record| record.settlement),
     })

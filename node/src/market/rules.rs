@@ -48,6 +48,7 @@ pub(super) fn promise(
     job: &Job,
     channel: &Channel,
     tokens: u32,
+    now_ms: UnixMillis,
 ) -> Result<Option<(Channel, Cheque)>, LedgerError> {
     let Job { record, quote } = job;
     if record.cheque.is_some() && tokens <= record.tokens {
@@ -69,7 +70,13 @@ pub(super) fn promise(
         return Err(LedgerError::Overcharge(format!("{total} where the quote says at most {}", quote.max_total)));
     }
     let provider = record.peer;
-    Ok(Some(channel.promise(provider, record.job, quote.nonce, record.paid, total, tokens)?))
+    Ok(Some(channel.promise(provider, quote, record.paid, total, tokens, now_ms)?))
+}
+
+/// The cheque that lets go of what is held and due, on the newest job of its channel: it promises nothing more.
+pub(super) fn release(job: &Job, channel: &Channel, now_ms: UnixMillis) -> Result<(Channel, Cheque), LedgerError> {
+    let Job { record, quote } = job;
+    Ok(channel.promise(record.peer, quote, record.paid, record.paid, record.tokens, now_ms)?)
 }
 
 /// What the provider's side makes of a cheque: the channel it leaves, or `None` where it says nothing new.
@@ -97,7 +104,7 @@ pub(super) fn accept(
             return Err(ChequeFault::JobLower.into());
         }
     }
-    Ok(Some(channel.accept(me, record.paid, cheque)?))
+    Ok(Some(channel.accept(me, quote, record.paid, cheque)?))
 }
 
 /// The most tokens a cheque may acknowledge on a job that is not running: those of its receipt, or any the quote

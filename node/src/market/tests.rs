@@ -4,6 +4,7 @@ use crate::storage::tests::{
     Filler, child_directory, execution, key, network, nonce, on_a_small_disk, quote, receipt,
 };
 use aitbc_protocol::{
+    holdback::{Audit, HOLD_MS, RELEASE_GRACE_MS},
     job::Finish,
     price::TokenPrice,
     receipt::{Channel, OutputDigest, ReceiptFile},
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 mod accounts;
 mod crashes;
 mod credit;
+mod holding;
 mod simulation;
 
 /// Credit that reaches for everything.
@@ -92,6 +94,7 @@ impl Pair {
         quote.price = price;
         quote.adjustment.electricity = MicroCredits::ZERO;
         quote.max_total = quote.total(quote.max_completion_tokens).expect("small numbers");
+        quote.audit = Audit::of(quote.max_total, quote.issued_ms);
         aitbc_crypto::seal(&self.provider.key, &network(), &quote).expect("small")
     }
 
@@ -332,7 +335,7 @@ fn a_job_that_was_given_up_is_paid_when_its_provider_is_back() {
         assert_eq!(store.given_up().expect("readable").len(), 1);
         let client = pair.client.id();
         pair.provider.book().now_ms += DEBT_GRACE_MS;
-        assert!(pair.provider.book().debt(&client) > MicroCredits::ZERO);
+        assert!(pair.provider.book().debt(&client).expect("readable") > MicroCredits::ZERO);
         // One round tells what is owed, the next one pays it.
         if acknowledged == 0 {
             let reply = pair.provider.run(|book| book.settle(nonce(1), client, None)).expect("an honest client");
@@ -344,7 +347,7 @@ fn a_job_that_was_given_up_is_paid_when_its_provider_is_back() {
         let record = pair.settle(1);
         assert_eq!((record.state, record.failure), (JobState::Completed, None));
         assert_eq!(pair.both(1), [(JobState::Completed, price_of(64)); 2]);
-        assert_eq!(pair.provider.book().debt(&client), MicroCredits::ZERO);
+        assert_eq!(pair.provider.book().debt(&client).expect("readable"), MicroCredits::ZERO);
         assert_eq!(pair.client.book().store.given_up().expect("readable"), []);
     }
 }
@@ -446,7 +449,7 @@ fn a_late_client_is_refused_work_until_it_pays() {
     let receipt = pair.finish(1, 64, Finish::Stop);
     let client = pair.client.id();
     let owed = MicroCredits(price_of(64));
-    assert_eq!(pair.provider.book().debt(&client), MicroCredits::ZERO, "it has a moment");
+    assert_eq!(pair.provider.book().debt(&client).expect("readable"), MicroCredits::ZERO, "it has a moment");
     assert_eq!(pair.provider.book().totals().owed_to_us, owed);
     pair.provider.book().now_ms += DEBT_GRACE_MS;
     assert_eq!(pair.provider.book().debt(&client), owed);

@@ -15,6 +15,7 @@ use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, Signed,
     geo::{Cell, Location},
+    holdback::Audit,
     job::{Finish, Input, JobSpec, Message, Role, Sampling},
     offer::{Device, DeviceKind, Engine, ModelOffer, OFFER_LIFETIME_MS, Offer},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, hour_of_day},
@@ -156,6 +157,7 @@ impl Deal {
             price: PRICE,
             adjustment: Adjustment::default(),
             terms: Terms::default(),
+            audit: Audit::default(),
             max_total: MicroCredits::ZERO,
             window: 64,
             declared: false,
@@ -167,6 +169,7 @@ impl Deal {
         quote.terms = Terms::of(LatencyClass::Standard, &spec, quote.prompt_tokens, 0);
         quote.request = spec.digest().expect("a small request");
         quote.max_total = quote.total(quote.max_completion_tokens).expect("a small price");
+        quote.audit = Audit::of(quote.max_total, quote.issued_ms);
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(directory.path()).expect("a new database");
         let ledger = Ledger::start(store, client.clone(), network(), &Metrics::default())

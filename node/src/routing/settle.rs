@@ -10,10 +10,13 @@ use crate::{
     clock::now_ms,
     market::{Ledger, LedgerError},
     network::{FramedStream, NetworkError, NetworkHandle, Protocol, StreamError},
-    storage::JobRecord,
+    reputation::Reputation,
+    storage::{JobRecord, Side},
 };
 use aitbc_protocol::messages::{ToClient, ToProvider};
-use aitbc_protocol::{NodeId, Nonce, UnixMillis, evidence::Evidence, job::JobState, text::Line, wire};
+use aitbc_protocol::{
+    MicroCredits, NodeId, Nonce, UnixMillis, evidence::Evidence, job::JobState, text::Line, wire,
+};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -38,6 +41,8 @@ const GIVE_UP_AFTER_MS: u64 = 24 * 3_600_000;
 const MAX_CREDITORS: usize = 256;
 /// Providers asked at the same time.
 const AT_ONCE: usize = 4;
+/// How often it is looked what is held and due.
+const HOLDS: Duration = Duration::from_secs(60);
 /// How long one settlement may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -105,6 +110,15 @@ impl Wake {
     }
 }
 
+/// What a job is taken to its provider for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bringing {
+    /// To be settled.
+    Job,
+    /// It is over: its cheque lets go of what was held.
+    Release,
+}
+
 /// What settling works with.
 pub(super) struct Settling {
     pub(super) ledger: Ledger,
@@ -112,6 +126,7 @@ pub(super) struct Settling {
     pub(super) book: BookHandle,
     pub(super) active: Active,
     pub(super) wake: Wake,
+    pub(super) reputation: Reputation,
 }
 
 /// Works through unsettled jobs until `stop`.
@@ -119,6 +134,8 @@ pub(super) async fn run(settling: Settling, stop: CancellationToken) {
     let mut state = State::new(settling);
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut holds = interval(HOLDS);
+    holds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut offers = state.settling.book.watch();
     let mut peers = state.settling.network.peers();
     let wake = state.settling.wake.clone();
@@ -133,8 +150,13 @@ pub(super) async fn run(settling: Settling, stop: CancellationToken) {
                 }
             }
             _ = sweep.tick() => state.sweep().await,
+            _ = holds.tick() => state.let_go(now_ms()).await,
             () = wake.0.notify.notified() => {
-                state.revive(wake.take_creditors()).await;
+                let creditors = wake.take_creditors();
+                if !creditors.is_empty() {
+                    state.let_go(now_ms()).await;
+                }
+                state.revive(creditors).await;
                 state.sweep().await;
             }
             Ok(()) = offers.changed() => {
@@ -226,18 +248,54 @@ impl State {
             {
                 continue;
             }
-            self.start(nonce, record, now_ms);
+            self.start(nonce, record, now_ms, Bringing::Job);
         }
         self.retries.retain(|nonce, _| left.contains(nonce));
         while self.tasks.len() < AT_ONCE
             && let Some(record) = self.given_up.pop_front()
         {
             let Ok(nonce) = record.key() else { continue };
-            self.start(nonce, record, now_ms);
+            self.start(nonce, record, now_ms, Bringing::Job);
         }
     }
 
-    fn start(&mut self, nonce: Nonce, record: JobRecord, now_ms: UnixMillis) {
+    /// Lets go of what is held and due, and takes from whoever was shown to be at fault what the fault costs: from the providers
+    /// of this node, and from this node where it was.
+    pub(super) async fn let_go(&mut self, now_ms: UnixMillis) {
+        let held = match self.settling.ledger.held().await {
+            Ok(held) => held,
+            Err(error) => return warn!(%error, "cannot read what is held"),
+        };
+        for (side, peer, held) in held {
+            let payee = if side == Side::Client { peer } else { self.settling.reputation.me() };
+            if let Some(slashed) = self.settling.reputation.slashed(&payee, now_ms) {
+                match self.settling.ledger.forfeit(side, peer, slashed.fault.penalty().held).await {
+                    Ok(lost) => {
+                        warn!(payee = %payee.short(), %lost, held = %held.amount, fault = %slashed.fault, "a held part is lost");
+                    }
+                    Err(error) => warn!(%error, "what a fault costs cannot be written down"),
+                }
+                continue;
+            }
+            let due = side == Side::Client && held.due(now_ms) > MicroCredits::ZERO;
+            if !due || self.tasks.len() >= AT_ONCE {
+                continue;
+            }
+            match self.settling.ledger.release(peer).await {
+                Ok(Some(record)) => {
+                    if let Ok(nonce) = record.key()
+                        && !self.running.contains_key(&nonce)
+                    {
+                        self.start(nonce, record, now_ms, Bringing::Release);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => warn!(peer = %peer.short(), %error, "what is held and due cannot be let go of"),
+            }
+        }
+    }
+
+    fn start(&mut self, nonce: Nonce, record: JobRecord, now_ms: UnixMillis, bringing: Bringing) {
         let provider = record.peer;
         self.running.insert(nonce, provider);
         let at_start = record.addresses.iter().filter_map(|address| address.parse().ok());
@@ -248,7 +306,13 @@ impl State {
         self.tasks.spawn(async move {
             let settle = async {
                 let stream = network.open(provider, addresses, Protocol::Job).await?;
-                settle(&ledger, nonce, record, stream, |evidence| book.accuse(evidence)).await
+                let released = record.clone();
+                let settled = settle(&ledger, nonce, record, stream, |evidence| book.accuse(evidence)).await?;
+                if bringing == Bringing::Release {
+                    ledger.released(&released).await?;
+                    info!(peer = %provider.short(), "what was held and due is let go of");
+                }
+                Ok(settled)
             };
             let result = match timeout(PATIENCE, settle).await.unwrap_or(Err(SettleError::Timeout)) {
                 Err(error) if give_up => {

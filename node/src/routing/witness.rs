@@ -42,6 +42,11 @@ impl Witness {
         }
     }
 
+    /// Whether `node` is this node.
+    pub(super) fn is_me(&self, node: &NodeId) -> bool {
+        self.reputation.me() == *node
+    }
+
     pub(super) fn listen(&self, now_ms: UnixMillis) {
         self.reputation.listen(now_ms);
     }
@@ -260,6 +265,7 @@ mod tests {
             quote: aitbc_protocol::Nonce([1; 16]),
             job_total: MicroCredits(cumulative),
             tokens: 1,
+            held: MicroCredits(0),
         };
         seal(&key(signer), &network(), &cheque).unwrap()
     }

@@ -5,6 +5,7 @@ use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     MicroCredits, NetworkId,
     geo::Cell,
+    holdback::{Audit, Held},
     job::Sampling,
     offer::{Device, DeviceKind, Engine, Offer},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice},
@@ -50,6 +51,7 @@ pub(crate) fn quote(provider: &SecretKey, client: NodeId, number: u64) -> Signed
         context: 2048,
     };
     let adjustment = Adjustment::of(inputs, MicroCredits(400));
+    let max_total = aitbc_protocol::price::price(&price, &adjustment, 10, 300).expect("small numbers");
     let quote = Quote {
         nonce: nonce(number),
         client,
@@ -60,7 +62,8 @@ pub(crate) fn quote(provider: &SecretKey, client: NodeId, number: u64) -> Signed
         prompt_tokens: 10,
         max_completion_tokens: 300,
         price,
-        max_total: aitbc_protocol::price::price(&price, &adjustment, 10, 300).expect("small numbers"),
+        audit: Audit::of(max_total, 1_000),
+        max_total,
         adjustment,
         terms: Terms { first_token_ms: 127, penalty_from_ms: 510, speed: 5_000 },
         window: 64,
@@ -242,6 +245,8 @@ fn channels_sums_and_settings_survive() {
         cumulative: MicroCredits(9),
         allocated: MicroCredits(8),
         refunded: MicroCredits::ZERO,
+        held: Held { amount: MicroCredits(4), due_ms: 7 },
+        forfeited: MicroCredits(1),
     };
     let sums = Sums { earned: MicroCredits(9), jobs_provided: 1, ..Sums::default() };
     let peer = key(1).node_id();
@@ -400,7 +405,7 @@ fn the_byte_format_is_what_it_was() {
         sequence: 1,
         cumulative: MicroCredits(1_000_000),
         allocated: MicroCredits(2),
-        refunded: MicroCredits::ZERO,
+        ..Channel::default()
     };
     show("channel record", &encoded(format::encode(&channel)));
     show("sums record", &encoded(format::encode(&Sums { earned: MicroCredits(300), ..Sums::default() })));

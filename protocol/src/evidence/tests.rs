@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     Digest, JobId, MicroCredits, Nonce,
     envelope::Statement,
+    holdback::Audit,
     job::{Finish, ModelName, Sampling},
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice},
@@ -48,6 +49,7 @@ fn quote(adjustment: Adjustment) -> Quote {
         price,
         adjustment,
         terms: Terms::default(),
+        audit: Audit::default(),
         max_total: MicroCredits(0),
         window: 64,
         declared: false,
@@ -93,6 +95,7 @@ fn cheque(provider: u8, sequence: u64, cumulative: u64) -> Cheque {
         quote: Nonce([1; 16]),
         job_total: MicroCredits(cumulative),
         tokens: 1,
+        held: MicroCredits(0),
     }
 }
 
@@ -158,10 +161,11 @@ proptest! {
     #[test]
     fn honest_cheques_are_no_evidence(sums in proptest::collection::vec(0..1_000u64, 2..20)) {
         let (mut channel, mut cheques, mut total) = (Channel::default(), Vec::new(), 0);
+        let quote = quote(Adjustment::of(inputs(), MicroCredits(0)));
         for sum in sums {
             let paid = MicroCredits(total);
             total += sum;
-            let promised = channel.promise(NodeId([2; 32]), JobId([3; 16]), Nonce([1; 16]), paid, MicroCredits(total), 1);
+            let promised = channel.promise(NodeId([2; 32]), &quote, paid, MicroCredits(total), 1, NOW);
             let (next, cheque) = promised.expect("it grows");
             channel = next;
             cheques.push(signed(1, &cheque));

@@ -2,6 +2,7 @@
 
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce,
+    holdback::Audit,
     job::{Finish, JobSpec, Sampling, WINDOW_TOKENS},
     offer::{Device, DeviceKind, Engine, Load, ModelOffer},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, hour_of_day, share},
@@ -222,6 +223,7 @@ impl Provider {
             price: self.offer.price,
             terms: Terms::of(inputs.latency, &spec, prompt_tokens, self.offer.speed / PROMISED_PART),
             adjustment,
+            audit: Audit::default(),
             max_total: MicroCredits::ZERO,
             window: WINDOW_TOKENS,
             declared: false,
@@ -229,6 +231,7 @@ impl Provider {
             expires_ms: now_ms + QUOTE_LIFETIME_MS,
         };
         quote.max_total = quote.total(quote.max_completion_tokens).expect("small numbers");
+        quote.audit = Audit::of(quote.max_total, now_ms);
         Some(quote)
     }
 

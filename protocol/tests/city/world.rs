@@ -423,11 +423,11 @@ impl City {
             let (me, id) = (&mut self.memories[job.client], self.providers[*provider].id);
             let channel = &mut me.entry(*provider).or_default().channel;
             let (next, cheque) =
-                channel.promise(id, quote.job, quote.nonce, paid, total, acknowledged).expect("an honest promise");
+                channel.promise(id, quote, paid, total, acknowledged, self.now_ms).expect("an honest promise");
             *channel = next;
             cheque.check(quote, tokens).expect("it pays what was delivered");
             let theirs = self.providers[*provider].channels.entry(job.client).or_default();
-            *theirs = theirs.accept(id, paid, &cheque).expect("the next cheque");
+            *theirs = theirs.accept(id, quote, paid, &cheque).expect("the next cheque");
             paid = total;
         }
     }

@@ -14,6 +14,7 @@ use aitbc_protocol::{
     geo::{Cell, Location},
     gossip::Gossip,
     gpu::measured::Measured,
+    holdback::Audit,
     job::{Chunk, Finish, Input, JobSpec, Logprobs, Message, Rejection, Role, Sampling, TokenLogprob},
     ledger::{LedgerExport, LedgerSums},
     offer::{
@@ -211,12 +212,13 @@ prop_compose! {
         (model, weights, price, adjustment) in (line(), digest(), price(), adjustment()),
         prompt_tokens: u32, max_completion_tokens: u32, max_total: u64, window: u32, declared: bool,
         issued_ms: u64, expires_ms: u64, terms in any::<(u32, u32, u32)>(),
+        (rate, held, due_ms) in any::<(u32, u64, u64)>(),
     ) -> Quote {
         let (first_token_ms, penalty_from_ms, speed) = terms;
         let terms = Terms { first_token_ms, penalty_from_ms, speed };
         Quote {
             nonce, client, job, request, model, weights, prompt_tokens, max_completion_tokens, price,
-            adjustment, terms, max_total: MicroCredits(max_total), window, declared, issued_ms, expires_ms,
+            adjustment, terms, audit: Audit { rate, held: MicroCredits(held), due_ms }, max_total: MicroCredits(max_total), window, declared, issued_ms, expires_ms,
         }
     }
 }
@@ -252,11 +254,11 @@ prop_compose! {
 prop_compose! {
     fn cheque()(
         provider in node(), sequence: u64, cumulative: u64, job in job_id(), quote in nonce(), job_total: u64,
-        tokens: u32,
+        tokens: u32, held: u64,
     ) -> Cheque {
         Cheque {
             provider, sequence, cumulative: MicroCredits(cumulative), job, quote,
-            job_total: MicroCredits(job_total), tokens,
+            job_total: MicroCredits(job_total), tokens, held: MicroCredits(held),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     JobId, MicroCredits, NetworkId, Nonce,
+    holdback::Audit,
     job::{Finish, JobState},
     price::{Adjustment, TokenPrice},
     quote::Quote,
@@ -205,6 +206,7 @@ fn a_job_is_listed_without_its_signed_bytes() {
         price: TokenPrice { prompt: MicroCredits(1), completion: MicroCredits(1) },
         adjustment: Adjustment::default(),
         terms: Terms::default(),
+        audit: Audit::default(),
         max_total: MicroCredits(1),
         window: 64,
         declared: false,

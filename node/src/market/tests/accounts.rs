@@ -7,7 +7,7 @@ use export::{Verified as VerifiedExport, verify_export};
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A paid job, and one that was delivered and not paid.
-fn traded() -> Pair {
+pub(super) fn traded() -> Pair {
     let mut pair = Pair::new();
     pair.start(1);
     let cheque = pair.pay(1, 64).expect("within the quote");
@@ -43,7 +43,11 @@ async fn both_sides_see_one_account() {
         owed: MicroCredits(price_of(10)),
         settled: MicroCredits::ZERO,
         refunded: MicroCredits::ZERO,
+        forfeited: MicroCredits::ZERO,
+        held: paid,
+        held_until_ms: Some(1_000 + HOLD_MS),
         open: paid,
+        payable: MicroCredits::ZERO,
     };
     let at_once = crate::market::accounts::all(&pair.provider.book().store, 10).expect("readable");
     assert_eq!(at_once.accounts, std::slice::from_ref(&fresh));

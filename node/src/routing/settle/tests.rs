@@ -142,6 +142,7 @@ async fn what_was_given_up_has_one_more_chance_when_its_provider_is_back() {
         book: node.shared.book.clone(),
         active: node.shared.active.clone(),
         wake: node.shared.settle.clone(),
+        reputation: node.shared.reputation.clone(),
     };
     let mut state = State::new(settling);
     assert!(!state.revive(HashSet::from([NodeId([9; 32])])).await, "nothing is owed to a stranger");
