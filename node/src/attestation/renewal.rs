@@ -17,17 +17,37 @@ use tokio::{sync::mpsc, time::sleep};
 const REVIEW: Duration = Duration::from_secs(30);
 /// What was taken back is said again after as long, in milliseconds.
 const TELL_AGAIN_MS: u64 = 60_000;
-/// A peer that could not be reached is tried again after as long, in milliseconds.
-const AGAIN_MS: u64 = 30 * 60_000;
+/// A peer that could not be reached is tried again at the next review, then after twice as long each time, and never later than
+/// this, in milliseconds. There is a fifth of a day for it.
+const LONGEST_WAIT_MS: u64 = 30 * 60_000;
+
+/// When a peer was last asked, and how long it is left alone for.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    at_ms: UnixMillis,
+    wait_ms: u64,
+}
+
+impl Tried {
+    fn after(before: Option<Self>, now_ms: UnixMillis) -> Self {
+        let wait_ms = before.map_or(0, |tried| (2 * tried.wait_ms).clamp(60_000, LONGEST_WAIT_MS));
+        Self { at_ms: now_ms, wait_ms }
+    }
+
+    fn again_ms(self) -> UnixMillis {
+        self.at_ms.saturating_add(self.wait_ms)
+    }
+}
 
 /// Goes on for as long as it is polled.
 pub(super) async fn run(attestation: Attestation) {
-    let mut tried: HashMap<NodeId, UnixMillis> = HashMap::new();
+    let mut tried: HashMap<NodeId, Tried> = HashMap::new();
     let mut told: HashMap<NodeId, UnixMillis> = HashMap::new();
     loop {
         sleep(REVIEW).await;
         let now = now_ms();
-        tried.retain(|_, at| at.saturating_add(AGAIN_MS) > now);
+        // Longer than it waits: whoever comes up again after that begins anew.
+        tried.retain(|_, tried| tried.at_ms.saturating_add(2 * LONGEST_WAIT_MS) > now);
         told.retain(|_, at| at.saturating_add(TELL_AGAIN_MS) > now);
         let records = match attestation.records().await {
             Ok(records) => records,
@@ -44,10 +64,11 @@ pub(super) async fn run(attestation: Attestation) {
                 told.insert(record.peer, now);
                 attestation.revoke(record.peer, before_ms).await;
             }
-            if !is_due(&record, now) || tried.contains_key(&record.peer) {
+            let before = tried.get(&record.peer).copied();
+            if !is_due(&record, now) || before.is_some_and(|tried| now < tried.again_ms()) {
                 continue;
             }
-            tried.insert(record.peer, now);
+            tried.insert(record.peer, Tried::after(before, now));
             let (progress, _nobody) = mpsc::channel(1);
             match attestation.attest(record.peer, false, &progress).await {
                 Ok(Finding::Verified { result, .. }) => {
@@ -117,6 +138,17 @@ mod tests {
         Digest, NetworkId,
         attestation::{AttestedInputs, Kinds, Tier, exchange::AttestationResult},
     };
+
+    #[test]
+    fn who_is_not_there_is_tried_again_soon_and_then_ever_less_often() {
+        let (mut tried, mut waits) = (None, Vec::new());
+        for now in 0..8 {
+            let next = Tried::after(tried, now);
+            waits.push((next.again_ms() - now) / 60_000);
+            tried = Some(next);
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 30, 30]);
+    }
 
     #[test]
     fn what_stands_is_due_after_four_fifths_of_its_time() {
