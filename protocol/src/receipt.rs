@@ -293,6 +293,9 @@ impl Channel {
                 return Err(ChequeFault::Held { most, got: cheque.held });
             }
             held = held.taken(cheque.held, &quote.audit);
+        } else {
+            // It came late, and its part is in what is held already.
+            held = held.taken(held.amount, &quote.audit);
         }
         Ok(Self { sequence: self.sequence.max(cheque.sequence), cumulative, allocated, held, ..*self })
     }

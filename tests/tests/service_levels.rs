@@ -5,6 +5,7 @@
 
 use aitbc_tests::{
     Process, ProcessBuilder, eventually,
+    openai::Server,
     process::{MODEL, PATIENCE, events, question, signal},
 };
 use serde_json::Value;
@@ -86,4 +87,73 @@ async fn a_provider_that_is_late_gives_money_back() {
     let verified = client.cli(&["receipts", "verify", file.to_str().expect("UTF-8")]).await;
     let text = String::from_utf8_lossy(&verified.stdout).into_owned();
     assert!(verified.status.success() && text.contains("service: first token after"), "{text}");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_cut_off_is_made_up_for_and_gives_money_back_once_it_returns() {
+    let cloud = Server::start().await;
+    let door = ProcessBuilder::new("door", "50.1,8.7").relay().start().await;
+    let provide = |name, place| ProcessBuilder::new(name, place).provide().bootstrap(&door).start();
+    let (paris, brussels) = tokio::join!(provide("paris", "48.85,2.35"), provide("brussels", "50.85,4.35"));
+    let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&door);
+    let client = client.start_in(cloud.as_cloud("if_no_edge", 2_000)).await;
+    tokio::join!(paris.offering(), brussels.offering());
+    client.finds(2).await;
+
+    let mut providers = [paris, brussels];
+    let question =
+        ["--json", "run", MODEL, "Write the numbers from one to fifty in words.", "--max-tokens", "300"];
+    let cut_off = async {
+        let working = eventually("a provider is paid in the middle of an answer", PATIENCE, || async {
+            for (index, provider) in providers.iter().enumerate() {
+                let newest = provider.get("jobs").await["jobs"][0].clone();
+                if newest["state"] == "running" && newest["paid"].as_u64() > Some(0) {
+                    return Some(index);
+                }
+            }
+            None
+        })
+        .await;
+        providers[working].kill().await;
+        working
+    };
+    let (output, cut_off) = tokio::join!(client.cli(&question), cut_off);
+    assert!(output.status.success(), "{output:?}");
+    let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let all = all["updates"].as_array().expect("updates");
+    assert_eq!(events(all, "failed_over").len(), 1, "{all:?}");
+    let missing = events(all, "receipt_missing")[0]["paid"].as_u64().expect("a sum");
+
+    // It lost the job without a word: half of what it was paid comes back.
+    providers[cut_off].restart().await;
+    let back = given_back(&providers[cut_off], &client).await;
+    assert!(back >= missing / 2 && back <= missing, "{back} of {missing}");
+    let receipts = client.get("receipts").await;
+    let receipts = receipts["receipts"].as_array().expect("receipts");
+    let lost =
+        receipts.iter().find(|held| held["receipt"]["penalty"].as_u64() == Some(back)).expect("its receipt");
+    let file = client.home.path().join("receipt.json");
+    let id = lost["id"].as_str().expect("an id");
+    std::fs::write(&file, client.cli(&["receipts", "show", id]).await.stdout).expect("written");
+    let verified = client.cli(&["receipts", "verify", file.to_str().expect("UTF-8")]).await;
+    let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(
+        verified.status.success() && text.contains("service: the provider lost the job without a word"),
+        "{text}"
+    );
+    let account = client.cli(&["ledger", "show", &providers[cut_off].id.to_string()]).await;
+    let account = String::from_utf8_lossy(&account.stdout).into_owned();
+    assert!(
+        account.contains(&format!("0.{back:06} credits given back")) && account.contains("are held until"),
+        "{account}"
+    );
+
+    // With both away the cloud answers, and says so.
+    for provider in &mut providers {
+        provider.kill().await;
+    }
+    let output = client.cli(&["run", MODEL, "Where are you?", "--max-tokens", "20"]).await;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("no provider is left"), "{told}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "from the server\n");
 }

@@ -518,6 +518,29 @@ impl World {
         assert!(u128::from(on_strangers) <= most, "{on_strangers} on strangers' credit where {most} is allowed");
     }
 
+    /// A day later a client lets go of what it held, over the same network and machines, until it has arrived.
+    fn let_go(&mut self, client: usize) {
+        let (now_ms, payee, id) = (self.now_ms, self.provider.key.node_id(), self.client_id(client));
+        for round in 0.. {
+            let signed = self.clients[client].run(now_ms, |book| book.release(payee)).expect("readable");
+            let Some(record) = signed else { break };
+            let last = round == 5;
+            if !last && self.random.chance(4) {
+                self.clients[client].book = None;
+            }
+            if last || self.random.chance(2) {
+                let (nonce, cheque) = (record.key().expect("its quote"), record.cheque.expect("just signed"));
+                let sequence = cheque.read_unverified().expect("its own").sequence;
+                let cheque = Some(verified_unread(cheque));
+                let answer = self.provider.run(now_ms, |book| book.settle(nonce, id, cheque));
+                answer.expect("an honest cheque").expect("a job that was paid for is known");
+                if last || self.random.chance(2) {
+                    self.clients[client].run(now_ms, |book| book.released(payee, sequence)).expect("written");
+                }
+            }
+        }
+    }
+
     /// The network calms down, all is settled, and both sides must hold the same.
     fn end(&mut self) {
         self.bag.clear();
@@ -547,7 +570,9 @@ impl World {
         }
         self.check();
         let payee = self.provider.key.node_id();
+        self.now_ms += HOLD_MS;
         for client in 0..CLIENTS {
+            self.let_go(client);
             let id = self.client_id(client);
             let (mut given, mut taken) = (0, 0);
             for task in (0..JOBS).filter(|task| task % CLIENTS == client) {
@@ -570,6 +595,7 @@ impl World {
             let theirs = self.provider.run(now_ms, |book| Ok(book.channel(Side::Provider, id)?));
             let (ours, theirs) = (ours.expect("readable"), theirs.expect("readable"));
             assert_eq!(ours, theirs, "one channel, seen from both ends");
+            assert_eq!(ours.held.amount, MicroCredits::ZERO, "nothing waits any more");
             assert_eq!((ours.cumulative.0, theirs.allocated.0), (given, taken), "the sum of its jobs");
             let mut settled = [MicroCredits::ZERO; 2];
             settled[0] = self.clients[client].book(now_ms).balance(Side::Client, payee).expect("readable").settled;
