@@ -4,154 +4,24 @@
 //! thing is written in one batch.
 
 mod columns;
+mod findings;
 mod format;
+mod records;
 
 use aitbc_protocol::{
-    Digest, NodeId, Nonce, Signed, UnixMillis,
-    attestation::{
-        EvidenceKind, Measurement,
-        exchange::{AttestationResult, Issued},
-    },
-    bytes::JobId,
-    credit::{Allowance, Settlement},
-    evidence::Evidence,
-    gpu::challenge::exchange::Shown,
-    job::{Finish, JobState, ModelName},
-    money::MicroCredits,
-    offer::{Equivocation, next_sequence},
-    quote::Quote,
-    receipt::{Channel, Cheque, Execution, Receipt},
-    text::Line,
+    Digest, NodeId, Nonce, UnixMillis, bytes::JobId, job::JobState, offer::next_sequence, receipt::Channel,
 };
 use columns::{Column, Columns, Durability, Edit, Scan, View};
-use serde::{Deserialize, Serialize};
+pub use records::{AttestationRecord, EvidenceRecord, JobRecord, JobSums, PeerSums, SettlementRecord, Side, Sums};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Pieces of evidence kept, one a node and fault; those learnt of first give way. Some megabytes.
-const MAX_EVIDENCE: usize = 512;
-/// Length of the keys under which equivocations were kept before there was other evidence, in bytes.
-const ONE_NODE: usize = 32;
 /// Name of the sequence of offers.
 const OFFER_SEQUENCE: &[u8] = b"offer";
-/// Where the results of challenges are, among the settings of subsystems.
-const SHOWN: &[u8] = b"challenge/shown";
-/// Prefix of what was found about peers by attestation, among the settings of subsystems.
-const ATTESTATIONS: &[u8] = b"attest/peer/";
-/// Where this node keeps what verifiers have issued to it.
-const ISSUED: &[u8] = b"attest/issued";
-/// Most findings kept; the oldest give way.
-const MAX_ATTESTATIONS: usize = 1024;
 /// Where the totals are, apart from the settings of subsystems.
 const TOTALS_KEY: &[u8] = b"totals";
-
-/// Which side of a job this node was on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Side {
-    /// It asked and pays.
-    Client,
-    /// It answered and earns.
-    Provider,
-}
-
-/// One attempt at a job with one peer: its own quote, its own receipt, its own sum. Keyed by side and quote nonce.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct JobRecord {
-    /// This node's side.
-    pub side: Side,
-    /// The other node.
-    pub peer: NodeId,
-    /// Addresses of the other node when the job started, for settling after a restart.
-    pub addresses: Vec<String>,
-    /// The job; the same over all attempts.
-    pub job: JobId,
-    /// The quote it runs under.
-    pub quote: Signed<Quote>,
-    /// Model, for listings.
-    pub model: ModelName,
-    /// Where it stands.
-    pub state: JobState,
-    /// Why it ended, once it has.
-    pub finish: Option<Finish>,
-    /// What went wrong, if something did.
-    pub failure: Option<Line<160>>,
-    /// Tokens acknowledged and paid.
-    pub tokens: u32,
-    /// Paid for this job so far.
-    pub paid: MicroCredits,
-    /// Newest cheque for this job.
-    pub cheque: Option<Signed<Cheque>>,
-    /// The provider's receipt.
-    pub receipt: Option<Signed<Receipt>>,
-    /// Whether the provider broke the protocol or its receipt did not hold: nothing more is promised (client side).
-    #[serde(default)]
-    pub refused: bool,
-    /// What of the receipt's penalty the channel counts: all of it once the job is final.
-    #[serde(default)]
-    pub refunded: MicroCredits,
-    /// How the job runs, for the receipt (provider side).
-    #[serde(default)]
-    pub execution: Option<Execution>,
-    /// How many milliseconds of the strangers' allowance it took (provider side).
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub strangers_ms: u64,
-    /// When it started.
-    pub created_ms: UnixMillis,
-    /// When it last changed.
-    pub updated_ms: UnixMillis,
-}
-
-impl JobRecord {
-    /// The record's key: the nonce of its quote.
-    pub fn key(&self) -> Result<Nonce, StorageError> {
-        Ok(self.quote.read_unverified().map_err(|error| StorageError::Corrupt(error.to_string()))?.nonce)
-    }
-
-    /// What a provider has delivered under a receipt and was not paid.
-    pub fn unpaid(&self) -> MicroCredits {
-        let billed = self.receipt.as_ref().and_then(|receipt| receipt.read_unverified().ok());
-        billed.and_then(|receipt| receipt.total.checked_sub(self.paid)).unwrap_or_default()
-    }
-}
-
-/// What one job came to, as the index by peer keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct JobSums {
-    /// Paid by cheque.
-    pub paid: MicroCredits,
-    /// Delivered under a receipt and not paid, while that may still change: with a job that ended without its last cheque
-    /// it is lost.
-    pub unpaid: MicroCredits,
-}
-
-impl JobSums {
-    fn of(record: &JobRecord) -> Self {
-        let unpaid = if record.state == JobState::Delivered { record.unpaid() } else { MicroCredits::ZERO };
-        Self { paid: record.paid, unpaid }
-    }
-}
-
-/// All jobs with one peer on one side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerSums {
-    /// Attempts at jobs.
-    pub jobs: u64,
-    /// Those of them for which something was paid.
-    pub paid_jobs: u64,
-    /// Delivered and not paid yet.
-    pub unpaid: MicroCredits,
-}
-
-impl PeerSums {
-    fn add(&mut self, job: JobSums) {
-        self.jobs += 1;
-        self.paid_jobs += u64::from(job.paid > MicroCredits::ZERO);
-        self.unpaid = MicroCredits(self.unpaid.0.saturating_add(job.unpaid.0));
-    }
-}
 
 /// Where the next page of jobs begins.
 #[derive(Clone, Debug)]
@@ -162,82 +32,6 @@ impl Cursor {
     pub fn since(since_ms: UnixMillis) -> Self {
         Self(format::since_key(since_ms))
     }
-}
-
-/// The newest settlement between this node and a peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SettlementRecord {
-    /// What the payee signed.
-    pub settlement: Signed<Settlement>,
-    /// What it says, read.
-    pub settled: MicroCredits,
-    /// Whether the payer has taken it, as far as this node knows.
-    pub delivered: bool,
-}
-
-/// Sums over all time, kept with every change so that no history is read for them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sums {
-    /// Promised to this node by cheques it holds.
-    pub earned: MicroCredits,
-    /// Promised by this node.
-    pub spent: MicroCredits,
-    /// Given back by this node for service that its quotes promised and it did not keep.
-    #[serde(default)]
-    pub given_back: MicroCredits,
-    /// Given back to this node.
-    #[serde(default)]
-    pub got_back: MicroCredits,
-    /// Jobs completed as provider.
-    pub jobs_provided: u64,
-    /// Jobs completed as client.
-    pub jobs_bought: u64,
-    /// What is left for clients that have settled nothing.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub strangers: Allowance,
-}
-
-// serde's `skip_serializing_if` passes a reference to the field.
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_default(allowance: &Allowance) -> bool {
-    *allowance == Allowance::default()
-}
-
-/// What this node found about a peer by attestation, newest only.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AttestationRecord {
-    /// Whom it is about.
-    pub peer: NodeId,
-    /// When it was found.
-    pub at_ms: UnixMillis,
-    /// What this node signed; `None` where the evidence failed.
-    pub result: Option<Signed<AttestationResult>>,
-    /// The result at length, as a JWT.
-    pub ear: Option<String>,
-    /// Why the evidence failed, if it did.
-    pub failure: Option<String>,
-    /// Whether that speaks against the peer: not where only its vendor is unknown here.
-    #[serde(default)]
-    pub against: bool,
-    /// Before when what this node had signed about the peer does not count any more, where it had signed something.
-    #[serde(default)]
-    pub revoked_ms: Option<UnixMillis>,
-    /// What was measured when it was verified first, by kind: evidence that shows another measurement fails.
-    pub measured: Vec<(EvidenceKind, Measurement)>,
-}
-
-/// Evidence that this node has verified, and when it learnt of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EvidenceRecord {
-    /// The accused's own words.
-    pub evidence: Evidence,
-    /// From when on it counts.
-    pub learned_ms: UnixMillis,
 }
 
 /// Why a record cannot be read or written.
@@ -335,9 +129,6 @@ pub struct Store {
     /// Held from reading a sequence number until its successor is on disk.
     sequences: Arc<Mutex<()>>,
 }
-
-/// A key of the evidence, with what it holds where that can be read.
-type KeptEvidence = (Vec<u8>, Option<EvidenceRecord>);
 
 impl Store {
     /// Opens or creates the database in `directory`, upgrading older formats.
@@ -542,105 +333,6 @@ impl Store {
         Ok(next)
     }
 
-    /// Keeps evidence: the first of each node and fault. Where too much is kept, what was learnt of first goes.
-    pub fn put_evidence(&self, record: &EvidenceRecord) -> Result<(), StorageError> {
-        let key = format::evidence_key(&record.evidence.accused(), record.evidence.fault());
-        if self.columns.get(Column::Evidence, &key)?.is_some() {
-            return Ok(());
-        }
-        let mut kept = self.evidence_by_key()?;
-        self.columns.ready()?;
-        let mut edits = vec![Edit::Put(Column::Evidence, key, format::encode(record)?)];
-        if kept.len() >= MAX_EVIDENCE {
-            // What cannot be read goes before all.
-            kept.sort_by_key(|(_, record)| record.as_ref().map(|record| record.learned_ms));
-            edits.extend(kept.into_iter().take(1).map(|(key, _)| Edit::Delete(Column::Evidence, key)));
-        }
-        self.columns.write(edits, Durability::Synced)
-    }
-
-    /// All evidence, that of equivocations from before there was any other included.
-    pub fn evidence(&self) -> Result<Vec<EvidenceRecord>, StorageError> {
-        Ok(self.evidence_by_key()?.into_iter().filter_map(|(_, record)| record).collect())
-    }
-
-    /// What is kept, `None` for what cannot be read: one broken piece is in no other's way.
-    fn evidence_by_key(&self) -> Result<Vec<KeptEvidence>, StorageError> {
-        let read = |key: &[u8], value: &[u8]| {
-            if key.len() != ONE_NODE {
-                return format::decode(value);
-            }
-            let equivocation: Equivocation = format::decode(value)?;
-            let issued = equivocation.second.read_unverified();
-            let learned_ms = issued.map(|offer| offer.issued_ms).unwrap_or_default();
-            Ok(EvidenceRecord { evidence: equivocation.into(), learned_ms })
-        };
-        let mut all = Vec::new();
-        self.columns.scan(Column::Evidence, Scan::Prefix(&[]), |key, value| {
-            let record = read(key, value).inspect_err(|error| tracing::warn!(%error, "evidence cannot be read"));
-            all.push((key.to_vec(), record.ok()));
-            Ok(true)
-        })?;
-        Ok(all)
-    }
-
-    /// What verifiers have signed about this node's memory, as it was put last.
-    pub fn shown(&self) -> Result<Vec<Signed<Shown>>, StorageError> {
-        let kept = self.columns.get(Column::Settings, SHOWN)?;
-        kept.map_or_else(|| Ok(Vec::new()), |bytes| format::decode(&bytes))
-    }
-
-    /// Keeps what verifiers have signed about this node's memory, in place of what was kept.
-    pub fn put_shown(&self, shown: &Vec<Signed<Shown>>) -> Result<(), StorageError> {
-        self.columns.ready()?;
-        let edit = Edit::Put(Column::Settings, SHOWN.to_vec(), format::encode(shown)?);
-        self.columns.write(vec![edit], Durability::Synced)
-    }
-
-    /// What this node found about peers by attestation.
-    pub fn attestations(&self) -> Result<Vec<AttestationRecord>, StorageError> {
-        let mut all = Vec::new();
-        self.columns.scan(Column::Settings, Scan::Prefix(ATTESTATIONS), |_, value| {
-            all.push(format::decode(value)?);
-            Ok(true)
-        })?;
-        Ok(all)
-    }
-
-    /// What this node found about `peer` by attestation, newest only.
-    pub fn attestation(&self, peer: &NodeId) -> Result<Option<AttestationRecord>, StorageError> {
-        let kept = self.columns.get(Column::Settings, &attestation_key(peer))?;
-        kept.map(|bytes| format::decode(&bytes)).transpose()
-    }
-
-    /// Keeps what was found about a peer, in place of what was found before. Where too much is kept, the oldest finding
-    /// goes.
-    pub fn put_attestation(&self, record: &AttestationRecord) -> Result<(), StorageError> {
-        let kept = self.attestations()?;
-        self.columns.ready()?;
-        let mut edits = vec![Edit::Put(Column::Settings, attestation_key(&record.peer), format::encode(record)?)];
-        let others = kept.iter().filter(|other| other.peer != record.peer);
-        if others.clone().count() >= MAX_ATTESTATIONS
-            && let Some(oldest) = others.min_by_key(|other| other.at_ms)
-        {
-            edits.push(Edit::Delete(Column::Settings, attestation_key(&oldest.peer)));
-        }
-        self.columns.write(edits, Durability::Synced)
-    }
-
-    /// What verifiers have issued to this node, newest first.
-    pub fn issued(&self) -> Result<Vec<Issued>, StorageError> {
-        let kept = self.columns.get(Column::Settings, ISSUED)?;
-        kept.map_or_else(|| Ok(Vec::new()), |bytes| format::decode(&bytes))
-    }
-
-    /// Keeps what verifiers have issued to this node, in place of what was kept.
-    pub fn put_issued(&self, issued: &Vec<Issued>) -> Result<(), StorageError> {
-        self.columns.ready()?;
-        let edit = Edit::Put(Column::Settings, ISSUED.to_vec(), format::encode(issued)?);
-        self.columns.write(vec![edit], Durability::Synced)
-    }
-
     /// A small value of a subsystem, by name.
     pub fn setting(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
         self.columns.get(Column::Settings, name.as_bytes())
@@ -683,10 +375,6 @@ fn job_behind(view: &View<'_>, index: Column, key: &[u8]) -> Result<JobRecord, S
     let bytes = view.get(Column::Jobs, format::job_of(key))?;
     let missing = || StorageError::Corrupt(format!("{index:?} names a job that is not there"));
     format::decode(&bytes.ok_or_else(missing)?)
-}
-
-fn attestation_key(peer: &NodeId) -> Vec<u8> {
-    [ATTESTATIONS, &peer.0].concat()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use aitbc_protocol::{
     job::{Finish, Sampling},
     offer::{Device, DeviceKind, Engine},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice, price},
-    qos::rating::{Testimony, Voice, rate},
+    qos::{Testimony, Voice, rate},
     quote::{QUOTE_LIFETIME_MS, Quote},
     receipt::{OutputDigest, Receipt, Timings},
     sla::verdict,

@@ -6,7 +6,7 @@
 use super::{LedgerError, book::Book, client::Verified, rules::Job, strangers::Strangers};
 use crate::storage::{SettlementRecord, Side, StorageError};
 use aitbc_protocol::{
-    MicroCredits, NodeId, Signed, UnixMillis,
+    MicroCredits, NodeId, Signed,
     credit::{Backing, Balance, CreditFault, Settlement, back, unused_ms},
     job::JobState,
     receipt::Channel,

@@ -64,6 +64,10 @@ impl Node {
         result
     }
 
+    fn debt(&mut self, client: &NodeId) -> MicroCredits {
+        self.book().debt(client).expect("readable")
+    }
+
     fn record(&mut self, side: Side, number: u64) -> JobRecord {
         self.run(|book| book.known(side, &nonce(number))).expect("a known job").record
     }
@@ -335,7 +339,7 @@ fn a_job_that_was_given_up_is_paid_when_its_provider_is_back() {
         assert_eq!(store.given_up().expect("readable").len(), 1);
         let client = pair.client.id();
         pair.provider.book().now_ms += DEBT_GRACE_MS;
-        assert!(pair.provider.book().debt(&client).expect("readable") > MicroCredits::ZERO);
+        assert!(pair.provider.debt(&client) > MicroCredits::ZERO);
         // One round tells what is owed, the next one pays it.
         if acknowledged == 0 {
             let reply = pair.provider.run(|book| book.settle(nonce(1), client, None)).expect("an honest client");
@@ -347,7 +351,7 @@ fn a_job_that_was_given_up_is_paid_when_its_provider_is_back() {
         let record = pair.settle(1);
         assert_eq!((record.state, record.failure), (JobState::Completed, None));
         assert_eq!(pair.both(1), [(JobState::Completed, price_of(64)); 2]);
-        assert_eq!(pair.provider.book().debt(&client).expect("readable"), MicroCredits::ZERO);
+        assert_eq!(pair.provider.debt(&client), MicroCredits::ZERO);
         assert_eq!(pair.client.book().store.given_up().expect("readable"), []);
     }
 }
@@ -449,17 +453,17 @@ fn a_late_client_is_refused_work_until_it_pays() {
     let receipt = pair.finish(1, 64, Finish::Stop);
     let client = pair.client.id();
     let owed = MicroCredits(price_of(64));
-    assert_eq!(pair.provider.book().debt(&client).expect("readable"), MicroCredits::ZERO, "it has a moment");
+    assert_eq!(pair.provider.debt(&client), MicroCredits::ZERO, "it has a moment");
     assert_eq!(pair.provider.book().totals().owed_to_us, owed);
     pair.provider.book().now_ms += DEBT_GRACE_MS;
-    assert_eq!(pair.provider.book().debt(&client), owed);
-    assert_eq!(pair.provider.book().debt(&key(9).node_id()), MicroCredits::ZERO);
+    assert_eq!(pair.provider.debt(&client), owed);
+    assert_eq!(pair.provider.debt(&key(9).node_id()), MicroCredits::ZERO);
     pair.provider.restart();
     pair.provider.book().now_ms += DEBT_GRACE_MS;
-    assert_eq!(pair.provider.book().debt(&client), owed, "debts survive");
+    assert_eq!(pair.provider.debt(&client), owed, "debts survive");
     pair.take_receipt(1, receipt, 64).expect("honest");
     assert_eq!(pair.settle(1).state, JobState::Completed);
-    assert_eq!(pair.provider.book().debt(&client), MicroCredits::ZERO);
+    assert_eq!(pair.provider.debt(&client), MicroCredits::ZERO);
     assert_eq!(pair.both(1), [(JobState::Completed, owed.0); 2]);
 }
 
@@ -472,7 +476,7 @@ fn a_debt_is_written_off_in_the_end() {
     pair.provider.book().begin(later).expect("readable");
     pair.provider.book().commit().expect("room");
     assert_eq!(pair.provider.record(Side::Provider, 1).state, JobState::ReceiptMissing);
-    assert_eq!(pair.provider.book().debt(&key(1).node_id()), MicroCredits::ZERO);
+    assert_eq!(pair.provider.debt(&key(1).node_id()), MicroCredits::ZERO);
     let cheque = pair.pay(1, 64).expect("within the quote");
     assert_eq!(pair.take(1, cheque, 64).expect("late money is money"), 64);
     assert_eq!(pair.provider.record(Side::Provider, 1).state, JobState::Failed);

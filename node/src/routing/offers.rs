@@ -300,9 +300,7 @@ impl Actor {
             heard.verdict = self.witness.hear(cell, &said, cell_of, now_ms);
         }
         if let Some(evidence) = heard.evidence.take() {
-            // What speaks against this node costs it what its clients hold.
-            let known = |node: &NodeId| self.witness.is_me(node) || cell_of(node).is_some();
-            heard.verdict = self.witness.hear_evidence(&evidence, known, now_ms);
+            heard.verdict = self.witness.hear_evidence(&evidence, |node| cell_of(node).is_some(), now_ms);
             if heard.verdict == Verdict::Accept {
                 self.keep(*evidence, now_ms);
             }

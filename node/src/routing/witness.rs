@@ -42,11 +42,6 @@ impl Witness {
         }
     }
 
-    /// Whether `node` is this node.
-    pub(super) fn is_me(&self, node: &NodeId) -> bool {
-        self.reputation.me() == *node
-    }
-
     pub(super) fn listen(&self, now_ms: UnixMillis) {
         self.reputation.listen(now_ms);
     }
@@ -69,7 +64,9 @@ impl Witness {
         now_ms: UnixMillis,
     ) -> Verdict {
         let accused = evidence.accused();
-        if !known(&accused) && !self.reputation.has_settled_with(&accused) {
+        // What speaks against this node itself costs it what its clients hold.
+        let mine = accused == self.reputation.me();
+        if !mine && !known(&accused) && !self.reputation.has_settled_with(&accused) {
             return Verdict::Ignore;
         }
         // What can be told without a signature costs nothing to look at.

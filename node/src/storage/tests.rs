@@ -1,17 +1,20 @@
 mod attestation;
 
-use super::*;
+use super::{findings::MAX_EVIDENCE, *};
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
-    MicroCredits, NetworkId,
+    MicroCredits, NetworkId, Signed,
+    evidence::Evidence,
     geo::Cell,
     holdback::{Audit, Held},
-    job::Sampling,
-    offer::{Device, DeviceKind, Engine, Offer},
+    job::{Finish, Sampling},
+    offer::{Device, DeviceKind, Engine, Equivocation, Offer},
     price::{Adjustment, Inputs, LatencyClass, TokenPrice},
-    receipt::{OutputDigest, Timings},
+    quote::Quote,
+    receipt::{Execution, OutputDigest, Receipt, Timings},
     sla::verdict,
     terms::Terms,
+    text::Line,
 };
 use std::{
     io::{BufRead, BufReader},

@@ -70,7 +70,7 @@ fn all_of_the_last_jobs_waits_until_the_date_of_the_quote() {
 fn who_does_not_let_go_gets_no_more_work() {
     let mut pair = traded();
     let (client, provider) = (pair.client.id(), pair.provider.id());
-    let debt = |pair: &mut Pair| pair.provider.run(|book| Ok(book.debt(&client)?)).expect("readable").0;
+    let debt = |pair: &mut Pair| pair.provider.debt(&client).0;
     // What was delivered and never paid is written off by then.
     pair.at(DAY_OVER + DEBT_LIFETIME_MS + DEBT_GRACE_MS);
     assert_eq!(debt(&mut pair), price_of(80), "held back past its date");

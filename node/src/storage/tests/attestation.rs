@@ -1,7 +1,7 @@
 //! What was found about peers by attestation.
 
 use super::*;
-use crate::storage::{AttestationRecord, MAX_ATTESTATIONS};
+use crate::storage::{AttestationRecord, findings::MAX_ATTESTATIONS};
 
 fn record(number: u64, at_ms: UnixMillis) -> AttestationRecord {
     let mut peer = [0; 32];
