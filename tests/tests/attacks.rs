@@ -181,9 +181,8 @@ async fn quotes_are_for_one_client_one_request_and_one_use() {
     let Some(ToClient::Finished { receipt, .. }) = end else { panic!("{end:?}") };
     let tokens = aitbc_crypto::open(&receipt, &local()).expect("well signed").completion_tokens;
     let total = read.total(tokens).expect("small");
-    let (_, cheque) = Channel::default()
-        .promise(provider.id, job, read.nonce, MicroCredits::ZERO, total, tokens)
-        .expect("small");
+    let (_, cheque) =
+        Channel::default().promise(provider.id, &read, MicroCredits::ZERO, total, tokens, 0).expect("small");
     let cheque = seal(&peer.key, &local(), &cheque).expect("fits");
     stream.send(&ToProvider::Ack { next: tokens, cheque }, wire::MAX_JOB_FRAME).await.expect("sent");
     provider.until("is paid", |status| status["totals"]["earned"].as_u64() == Some(total.0)).await;
@@ -199,7 +198,7 @@ async fn bad_cheques_end_the_job_and_pay_nothing() {
     let provider = provider().await;
     let spec = spec(200);
     // Each is wrong in one way; `None` is the good one, to show that the rest fails for its reason alone.
-    for fault in ["none", "another key", "another pair", "another job", "lower", "undelivered"] {
+    for fault in ["none", "another key", "another pair", "another job", "lower", "undelivered", "held"] {
         let peer = Peer::start(&addresses(&provider)).await;
         let other = SecretKey::generate().expect("random numbers");
         let job = JobId(Digest::of(fault.as_bytes()).0[..16].try_into().expect("16 bytes"));
@@ -208,25 +207,25 @@ async fn bad_cheques_end_the_job_and_pay_nothing() {
         let mut stream = start(&peer, &provider, &quote, &spec).await.expect("admitted");
         read_tokens(&mut stream, 64).await;
         let total = read.total(64).expect("small");
-        let (channel, mut cheque) = Channel::default()
-            .promise(provider.id, job, read.nonce, MicroCredits::ZERO, total, 64)
-            .expect("small");
+        let (channel, mut cheque) =
+            Channel::default().promise(provider.id, &read, MicroCredits::ZERO, total, 64, 0).expect("small");
         let mut key = &peer.key;
         match fault {
             "another key" => key = &other,
             "another pair" => cheque.provider = other.node_id(),
             "another job" => cheque.job = JobId([9; 16]),
+            "held" => cheque.held = MicroCredits(cheque.cumulative.0 + 1),
             "lower" => {
                 let good = seal(&peer.key, &local(), &cheque).expect("fits");
                 stream.send(&ToProvider::Ack { next: 64, cheque: good }, wire::MAX_JOB_FRAME).await.expect("sent");
                 let more = read.total(65).expect("small");
-                cheque = channel.promise(provider.id, job, read.nonce, total, more, 65).expect("small").1;
+                cheque = channel.promise(provider.id, &read, total, more, 65, 0).expect("small").1;
                 cheque.cumulative = MicroCredits(1);
             }
             "undelivered" => {
                 let most = read.total(200).expect("small");
                 cheque = Channel::default()
-                    .promise(provider.id, job, read.nonce, MicroCredits::ZERO, most, 200)
+                    .promise(provider.id, &read, MicroCredits::ZERO, most, 200, 0)
                     .expect("small")
                     .1;
             }
