@@ -361,6 +361,8 @@ fn physical_cores() -> u32 {
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 /// The body of the hidden command `aitbc engine-worker`: serves one model over stdin and stdout until stdin closes.
 pub fn worker_main() -> std::process::ExitCode {

@@ -46,7 +46,7 @@ use aitbc_protocol::{
         power::{Decision, Running},
     },
     job::{ModelName, Rejection},
-    offer::{DeviceKind, Load, Offer, Statements},
+    offer::{Device, DeviceKind, Load, Offer, Statements},
     price::TokenPrice,
     text::Line,
 };
@@ -357,9 +357,10 @@ pub async fn start(
     let handle =
         JobsHandle { desk: desk.clone(), announced: reader, power: power.clone(), metrics: metrics.clone() };
     let around = Around { metrics, desk, power, announced };
-    let task = provide(config, parts, around, stop, drain);
     let task = async move {
-        task.await;
+        // Drivers are asked once: it may take a while, and cards do not come and go.
+        let devices = crate::gpu::inventory::devices(&config.gpu_rates).await;
+        provide(config, parts, devices, around, stop, drain).await;
         drop(guard);
         // It ends at its next reading.
         let _ = watch.await;
@@ -401,7 +402,37 @@ async fn obey(mut power: watch::Receiver<Arc<PowerState>>, desk: Desk, engine: E
     }
 }
 
-async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: CancellationToken, drain: Duration) {
+/// The same on a machine whose processors are `devices` and that nothing limits: neither sensors nor drivers are asked.
+#[cfg(test)]
+pub(crate) fn start_unlimited(
+    config: JobsConfig,
+    parts: JobsParts,
+    devices: Vec<Device>,
+    metrics: &Metrics,
+    stop: CancellationToken,
+) -> (JobsHandle, tokio::task::JoinHandle<()>) {
+    let desk = Desk::new(config.slots);
+    let (limits, power) = watch::channel(Arc::new(PowerState::unlimited(config.slots)));
+    let (announced, reader) = watch::channel(Announced::default());
+    let metrics = JobMetrics::new(metrics);
+    let handle =
+        JobsHandle { desk: desk.clone(), announced: reader, power: power.clone(), metrics: metrics.clone() };
+    let around = Around { metrics, desk, power, announced };
+    let task = async move {
+        provide(config, parts, devices, around, stop, Duration::ZERO).await;
+        drop(limits);
+    };
+    (handle, tokio::spawn(task))
+}
+
+async fn provide(
+    config: JobsConfig,
+    parts: JobsParts,
+    devices: Vec<Device>,
+    around: Around,
+    stop: CancellationToken,
+    drain: Duration,
+) {
     let Around { metrics, desk, power, announced } = around;
     let JobsParts {
         key,
@@ -419,8 +450,6 @@ async fn provide(config: JobsConfig, parts: JobsParts, around: Around, stop: Can
         quote_streams,
         job_streams,
     } = parts;
-    // Drivers are asked once: it may take a while, and cards do not come and go.
-    let devices = crate::gpu::inventory::devices(&config.gpu_rates).await;
     let place = Place {
         devices: devices.clone(),
         peers: network.peers(),

@@ -18,10 +18,14 @@
 pub mod api;
 pub mod attestation;
 pub mod bandwidth;
+pub(crate) mod blocking;
 pub mod challenge;
+#[cfg(test)]
+mod city;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub(crate) mod draw;
 pub mod engine;
 pub mod gpu;
 pub mod http;

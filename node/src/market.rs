@@ -32,7 +32,7 @@ mod strangers;
 pub mod verify;
 
 use crate::{
-    clock,
+    blocking, clock,
     storage::{JobRecord, Side, StorageError, Store},
     telemetry::Metrics,
 };
@@ -164,6 +164,26 @@ pub struct Ledger {
 struct Worker {
     requests: Option<mpsc::Sender<Request>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// In a simulated city there is no thread, for its time goes on while somebody waits for one: each caller does its
+    /// own work.
+    #[cfg(test)]
+    desk: Option<std::sync::Mutex<(Book, Meters)>>,
+}
+
+impl Worker {
+    fn take(&self, request: Request) -> Result<(), LedgerError> {
+        #[cfg(test)]
+        if let Some(desk) = &self.desk {
+            let (book, meters) = &mut *desk.lock().map_err(|_| LedgerError::Stopped)?;
+            serve(book, request, || None, meters);
+            return Ok(());
+        }
+        let requests = self.requests.as_ref().ok_or(LedgerError::Stopped)?;
+        requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
+            mpsc::error::TrySendError::Closed(_) => LedgerError::Stopped,
+        })
+    }
 }
 
 impl Drop for Worker {
@@ -180,22 +200,27 @@ impl Drop for Worker {
 /// The thread: takes what waits, answers it all after one write.
 fn run(mut book: Book, mut requests: mpsc::Receiver<Request>, meters: &Meters) {
     while let Some(first) = requests.blocking_recv() {
-        let ready = book.begin(clock::now_ms());
-        let mut answers = Vec::new();
-        let mut next = Some(first);
-        while let Some(request) = next {
-            answers.push(request(ready.as_ref().map(|()| &mut book).map_err(StorageError::clone)));
-            next = if answers.len() < BATCH { requests.try_recv().ok() } else { None };
-        }
-        let started = Instant::now();
-        let written = book.commit();
-        match &written {
-            Ok(synced) => meters.committed(&book, *synced, started.elapsed(), answers.len()),
-            Err(error) => tracing::error!(%error, requests = answers.len(), "the ledger cannot write"),
-        }
-        for answer in answers {
-            answer(&written);
-        }
+        serve(&mut book, first, || requests.try_recv().ok(), meters);
+    }
+}
+
+/// Answers `first` and what else waits after one write.
+fn serve(book: &mut Book, first: Request, mut waiting: impl FnMut() -> Option<Request>, meters: &Meters) {
+    let ready = book.begin(clock::now_ms());
+    let mut answers = Vec::new();
+    let mut next = Some(first);
+    while let Some(request) = next {
+        answers.push(request(ready.as_ref().map(|()| &mut *book).map_err(StorageError::clone)));
+        next = if answers.len() < BATCH { waiting() } else { None };
+    }
+    let started = Instant::now();
+    let written = book.commit();
+    match &written {
+        Ok(synced) => meters.committed(book, *synced, started.elapsed(), answers.len()),
+        Err(error) => tracing::error!(%error, requests = answers.len(), "the ledger cannot write"),
+    }
+    for answer in answers {
+        answer(&written);
     }
 }
 
@@ -210,12 +235,22 @@ impl Ledger {
         let meters = Meters::new(metrics);
         let book = Book::open(store.clone(), key, network.clone(), clock::now_ms())?;
         meters.sums(&book);
+        #[cfg(test)]
+        if crate::city::laboratory::is_open() {
+            let desk = Some(std::sync::Mutex::new((book, meters)));
+            return Ok(Self { worker: Arc::new(Worker { requests: None, thread: None, desk }), store, network });
+        }
         let (requests, waiting) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || run(book, waiting, &meters))
             .map_err(|error| StorageError::Database(format!("no thread for the ledger: {error}")))?;
-        let worker = Worker { requests: Some(requests), thread: Some(thread) };
+        let worker = Worker {
+            requests: Some(requests),
+            thread: Some(thread),
+            #[cfg(test)]
+            desk: None,
+        };
         Ok(Self { worker: Arc::new(worker), store, network })
     }
 
@@ -476,11 +511,7 @@ impl Ledger {
                 let _ = reply.send(result);
             })
         });
-        let requests = self.worker.requests.as_ref().ok_or(LedgerError::Stopped)?;
-        requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
-            mpsc::error::TrySendError::Closed(_) => LedgerError::Stopped,
-        })?;
+        self.worker.take(request)?;
         replied.await.map_err(|_| LedgerError::Stopped)?
     }
 
@@ -490,7 +521,7 @@ impl Ledger {
         query: impl FnOnce(&Store) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let store = self.store.clone();
-        let read = tokio::task::spawn_blocking(move || query(&store)).await;
+        let read = blocking::run(move || query(&store)).await;
         Ok(read.map_err(|_| LedgerError::Stopped)??)
     }
 

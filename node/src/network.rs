@@ -55,6 +55,8 @@ mod reachability;
 pub mod record_store;
 mod relay_limits;
 mod report;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod streams;
 pub(crate) mod token_bucket;
 mod traffic;

@@ -53,6 +53,7 @@ pub use shown::ShownBy;
 
 use crate::{
     clock::now_ms,
+    draw::draw,
     engine::EngineHandle,
     market::Ledger,
     network::{GossipMessage, IncomingStream, NetworkHandle, intake},
@@ -104,7 +105,7 @@ pub struct RoutingConfig {
 /// Providers known to this node.
 #[derive(Clone, Debug, Default)]
 pub struct OffersSnapshot {
-    /// Live offers, in no order: heard of within the last 90 s.
+    /// Live offers, in the order of their ids from this node's on: heard of within the last 90 s.
     pub offers: Vec<KnownOffer>,
     /// Offers that still stand while their provider was silent for longer: it is asked before it is counted on.
     pub silent: Vec<KnownOffer>,
@@ -152,7 +153,7 @@ pub struct Routing(Arc<Shared>);
 impl Routing {
     /// Starts a job. Returns at once; everything else comes as updates. Must be called within a tokio runtime.
     pub fn submit(&self, request: JobRequest) -> RunningRequest {
-        let job = JobId(rand::random());
+        let job = JobId(draw());
         let (updates, receiver) = mpsc::channel(UPDATES);
         let shared = self.0.clone();
         if let Ok(permit) = shared.jobs.clone().try_acquire_owned() {

@@ -12,6 +12,7 @@ use super::{
     settle,
 };
 use crate::{
+    blocking,
     clock::now_ms,
     engine::Generation,
     market::{Ledger, LedgerError, Strangers},
@@ -137,7 +138,7 @@ struct Admitted {
 impl Provider {
     async fn open(self: Arc<Self>, peer: NodeId, mut stream: FramedStream, signed: Signed<Quote>, spec: JobSpec) {
         let this = Arc::clone(&self);
-        let verifying = tokio::task::spawn_blocking(move || {
+        let verifying = blocking::run(move || {
             let verified = verify(&this.config.network, this.me, peer, &signed, &spec, now_ms());
             (verified, signed, spec)
         });

@@ -11,6 +11,7 @@ use self::{
 };
 use super::JobsConfig;
 use crate::{
+    blocking,
     clock::now_ms,
     engine::EngineStatus,
     gpu::power::PowerState,
@@ -186,7 +187,7 @@ impl Announcer {
     async fn sign(&self, content: Content, lifetime_ms: u64, load: Load) -> Result<Arc<Offer>, AnnounceError> {
         let store = self.store.clone();
         let issued_ms = now_ms();
-        let sequence = tokio::task::spawn_blocking(move || store.next_offer_sequence(issued_ms)).await??;
+        let sequence = blocking::run(move || store.next_offer_sequence(issued_ms)).await??;
         let offer = content.into_offer(&self.config, sequence, issued_ms, lifetime_ms);
         let signed = signing::seal(&self.key, &self.config.network, &offer)?;
         let heartbeat = signing::seal(&self.key, &self.config.network, &heartbeat(&offer, load))?;

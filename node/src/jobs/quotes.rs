@@ -6,7 +6,9 @@ use super::{
     place::Wanted,
 };
 use crate::{
+    blocking,
     clock::now_ms,
+    draw::draw,
     engine::{EngineError, EngineModel, EngineState},
     network::{IncomingStream, intake::Busy},
 };
@@ -143,8 +145,7 @@ impl Provider {
     ) -> Result<Signed<Quote>, Rejection> {
         self.check_open()?;
         let this = Arc::clone(self);
-        let verified =
-            tokio::task::spawn_blocking(move || verify(&this.config.network, this.me, peer, &request, now_ms()));
+        let verified = blocking::run(move || verify(&this.config.network, this.me, peer, &request, now_ms()));
         let verified = verified.await.map_err(|error| {
             tracing::error!(%error, "verifying a request failed");
             Rejection::EngineUnavailable(Line::lossy("internal error"))
@@ -156,7 +157,7 @@ impl Provider {
         if !self.engine.holds_key(peer, spec).await {
             return Err(Rejection::UnknownEvaluationKey);
         }
-        let nonce = Nonce(rand::random());
+        let nonce = Nonce(draw());
         // The slot is kept before the prompt is counted, or requests that are counted together would overbook it.
         let least = spec.context_needed(spec.prefix_tokens());
         self.desk.promise(nonce, peer, &model, least, now_ms())?;

@@ -87,7 +87,7 @@ pub struct IncomingQueues {
 }
 
 impl IncomingQueues {
-    fn of(&self, protocol: Protocol) -> &mpsc::Sender<IncomingStream> {
+    pub(super) fn of(&self, protocol: Protocol) -> &mpsc::Sender<IncomingStream> {
         match protocol {
             Protocol::Offer => &self.offer,
             Protocol::Quote => &self.quote,

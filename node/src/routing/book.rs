@@ -21,7 +21,7 @@ use aitbc_protocol::{
     wire,
 };
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -159,7 +159,10 @@ impl Entry {
 pub(super) struct Book {
     network: NetworkId,
     here: Location,
-    entries: HashMap<NodeId, Entry>,
+    /// In the order of their ids, so that whoever looks through them twice finds the same.
+    entries: BTreeMap<NodeId, Entry>,
+    /// Where looking through them begins: elsewhere at each node, or all would turn to the same few first.
+    first: NodeId,
     equivocators: BTreeSet<NodeId>,
     /// Verifiers that this node counts on.
     heeded: HashSet<NodeId>,
@@ -183,12 +186,18 @@ impl Book {
         Self {
             network,
             here,
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
+            first: NodeId([0; 32]),
             equivocators: equivocators.into_iter().take(MAX_EQUIVOCATORS).collect(),
             heeded: HashSet::new(),
             evidence: Vec::new(),
             checked_ms: 0,
         }
+    }
+
+    /// Begins with the providers whose ids follow that of `me`.
+    pub(super) fn beginning_at(self, me: NodeId) -> Self {
+        Self { first: me, ..self }
     }
 
     /// Lets these verifiers take back what they said whether or not offers show it.
@@ -452,9 +461,10 @@ impl Book {
             .collect()
     }
 
-    /// Everybody known, in no order.
+    /// Everybody known, in the order of their ids, from this node's on.
     pub(super) fn lines(&self, now_ms: UnixMillis) -> impl Iterator<Item = Line> {
-        self.entries.values().map(move |entry| Line {
+        let (after, before) = (self.entries.range(self.first..), self.entries.range(..self.first));
+        after.chain(before).map(move |(_, entry)| Line {
             known: entry.known.clone(),
             live: entry.gone_at_ms() > now_ms,
             searched: entry.searched,

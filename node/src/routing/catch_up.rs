@@ -4,8 +4,9 @@
 //! topics, and what is said while subscriptions still travel is lost: so a node that knows too few offers asks its
 //! peers what they have heard.
 
+use crate::draw::draw;
 use aitbc_protocol::{NodeId, UnixMillis};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Time until the next question once everybody connected was asked, in milliseconds, doubled from the first to the
 /// last: in a network that is starting, who knows nothing yet knows it in a moment.
@@ -17,25 +18,27 @@ const MAX_DISTRUSTED: usize = 1024;
 /// Remembers who was asked when. Holds no more peers than are connected, and [`MAX_DISTRUSTED`].
 #[derive(Debug)]
 pub(super) struct CatchUp {
-    asked: HashMap<NodeId, UnixMillis>,
+    asked: BTreeMap<NodeId, UnixMillis>,
     pause_ms: u64,
-    distrusted: HashSet<NodeId>,
+    distrusted: BTreeSet<NodeId>,
 }
 
 impl Default for CatchUp {
     fn default() -> Self {
-        Self { asked: HashMap::new(), pause_ms: FIRST_PAUSE_MS, distrusted: HashSet::new() }
+        Self { asked: BTreeMap::new(), pause_ms: FIRST_PAUSE_MS, distrusted: BTreeSet::new() }
     }
 }
 
 impl CatchUp {
     /// The peer to ask now: one that was not asked yet, or after a pause the one that was asked longest ago.
-    pub(super) fn next(&mut self, connected: &HashSet<NodeId>, now_ms: UnixMillis) -> Option<NodeId> {
+    pub(super) fn next(&mut self, connected: &BTreeSet<NodeId>, now_ms: UnixMillis) -> Option<NodeId> {
         self.asked.retain(|peer, _| connected.contains(peer));
         let trusted = |peer: &&NodeId| !self.distrusted.contains(peer);
-        let fresh = connected.iter().filter(trusted).find(|peer| !self.asked.contains_key(peer)).copied();
-        let peer = if let Some(peer) = fresh {
-            peer
+        let fresh = connected.iter().filter(trusted).filter(|peer| !self.asked.contains_key(peer));
+        let fresh: Vec<NodeId> = fresh.copied().collect();
+        let peer = if !fresh.is_empty() {
+            // Any of them, so that newcomers do not all turn to the same one.
+            fresh[draw::<u32>() as usize % fresh.len()]
         } else {
             let last = self.asked.values().copied().max().unwrap_or_default();
             let oldest = *self.asked.iter().filter(|(peer, _)| trusted(peer)).min_by_key(|(_, at)| **at)?.0;
@@ -67,7 +70,7 @@ impl CatchUp {
 mod tests {
     use super::*;
 
-    fn peers(numbers: &[u8]) -> HashSet<NodeId> {
+    fn peers(numbers: &[u8]) -> BTreeSet<NodeId> {
         numbers.iter().map(|number| NodeId([*number; 32])).collect()
     }
 
@@ -76,7 +79,7 @@ mod tests {
         let mut catch_up = CatchUp::default();
         let connected = peers(&[1, 2, 3]);
         let first: Vec<NodeId> = (0..3).filter_map(|ms| catch_up.next(&connected, ms)).collect();
-        assert_eq!(first.iter().copied().collect::<HashSet<_>>(), connected);
+        assert_eq!(first.iter().copied().collect::<BTreeSet<_>>(), connected);
         let mut asked_at = vec![2];
         for ms in (0..400_000).step_by(2) {
             if catch_up.next(&connected, ms).is_some() {

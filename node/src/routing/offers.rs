@@ -11,6 +11,7 @@ use super::{
     witness::Witness,
 };
 use crate::{
+    blocking,
     clock::now_ms,
     network::{GossipMessage, NetworkHandle, Verdict},
     reputation::Reputation,
@@ -26,7 +27,7 @@ use aitbc_protocol::{
 };
 use libp2p::Multiaddr;
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -155,9 +156,11 @@ pub(super) fn start(
         let caught = known.iter().filter(|record| record.evidence.fault() == Fault::Offers);
         let caught: Vec<NodeId> = caught.map(|record| record.evidence.accused()).collect();
         let (evidence, proofs) = mpsc::channel(EVIDENCE);
-        let keeper = tokio::task::spawn_blocking(move || keep(&parts.store, proofs));
+        let keeper = tokio::spawn(keep(parts.store, proofs));
         let actor = Actor {
-            book: Book::new(parts.id.clone(), parts.here, caught).heeding(parts.trust.heeded()),
+            book: Book::new(parts.id.clone(), parts.here, caught)
+                .heeding(parts.trust.heeded())
+                .beginning_at(parts.network.local_id()),
             subscriptions: Subscriptions::new(&parts.here),
             subscribed: Vec::new(),
             heard: Vec::new(),
@@ -186,7 +189,7 @@ pub(super) fn start(
 }
 
 async fn load_evidence(store: Store) -> Vec<EvidenceRecord> {
-    let read = tokio::task::spawn_blocking(move || store.evidence()).await;
+    let read = blocking::run(move || store.evidence()).await;
     match read {
         Ok(Ok(known)) => known,
         Ok(Err(error)) => {
@@ -355,7 +358,7 @@ impl Actor {
 
     /// Asks one connected peer what it has heard of the neighbourhood.
     fn ask_around(&mut self, now_ms: UnixMillis) {
-        let connected: HashSet<NodeId> = self.network.peers().borrow().iter().map(|peer| peer.peer).collect();
+        let connected: BTreeSet<NodeId> = self.network.peers().borrow().iter().map(|peer| peer.peer).collect();
         let Some(peer) = self.catch_up.next(&connected, now_ms) else { return };
         self.asking = true;
         let (network, id, cells) = (self.network.clone(), self.id.clone(), self.heard.clone());
@@ -467,10 +470,15 @@ impl Actor {
 }
 
 /// Stores proofs one after the other, off the runtime, until nobody sends any more.
-fn keep(store: &Store, mut proofs: mpsc::Receiver<EvidenceRecord>) {
-    while let Some(record) = proofs.blocking_recv() {
-        if let Err(error) = store.put_evidence(&record) {
-            warn!(peer = %record.evidence.accused(), %error, "evidence could not be stored");
-        }
+async fn keep(store: Store, mut proofs: mpsc::Receiver<EvidenceRecord>) {
+    while let Some(record) = proofs.recv().await {
+        let (store, accused) = (store.clone(), record.evidence.accused());
+        let stored = blocking::run(move || store.put_evidence(&record)).await;
+        let failure = match stored {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        warn!(peer = %accused, error = failure, "evidence could not be stored");
     }
 }

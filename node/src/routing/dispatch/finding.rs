@@ -3,6 +3,7 @@
 use super::{Dispatch, End, Road};
 use crate::{
     clock::now_ms,
+    draw::draw,
     routing::{
         JobFailure, JobUpdate,
         candidates::{self, Choice},
@@ -140,7 +141,7 @@ impl Dispatch<'_> {
         let policy = self.policy();
         let mut choices = candidates::choose(self.shared, &left, Some(model), &policy, &round_trips);
         let costs = choices.iter().map(|choice| choice.ranked.cost);
-        let picked = policy.preference.pick(costs, rand::random());
+        let picked = policy.preference.pick(costs, draw());
         if let Some(until) = choices.get_mut(..=picked) {
             until.rotate_right(1);
         }
