@@ -4,7 +4,7 @@ use super::{
     JobFailure, RankedCandidate, RoutingConfig, RuledOut, Shared, Wishes, observing,
     request::listed,
     search::{Found, SearchEnd, Searched},
-    shown::{ShownBy, shown, shown_bytes},
+    shown::{shown, shown_bytes},
 };
 use crate::{
     clock::now_ms,
@@ -20,7 +20,6 @@ use aitbc_protocol::{
     routing::{Candidate, Exclusion, Policy, Ranked, Work, query::Conditions, rank_best},
 };
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, time::Duration};
 use tokio::time::timeout;
 
