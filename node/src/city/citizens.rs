@@ -59,7 +59,6 @@ pub(super) struct Citizen {
     pub(super) id: NodeId,
     pub(super) kind: Kind,
     pub(super) town: usize,
-    pub(super) cell: Cell,
     pub(super) routing: Routing,
     /// Whether it was there from the beginning, and is still.
     pub(super) native: bool,
@@ -135,7 +134,7 @@ impl Citizen {
         let (_, settlement_task) =
             settlement::start(network_handle, ledger.clone(), incoming.settlement, stop.clone());
         let tasks = vec![jobs_task, routing_task, settlement_task];
-        Self { id, kind, town, cell, routing, native: true, here: true, ledger, _jobs: jobs, stop, tasks }
+        Self { id, kind, town, routing, native: true, here: true, ledger, _jobs: jobs, stop, tasks }
     }
 
     /// Sums of what it earned and spent.

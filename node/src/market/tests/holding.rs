@@ -71,9 +71,6 @@ fn who_does_not_let_go_gets_no_more_work() {
     let mut pair = traded();
     let (client, provider) = (pair.client.id(), pair.provider.id());
     let debt = |pair: &mut Pair| pair.provider.debt(&client).0;
-    // What was delivered and never paid is written off by then.
-    pair.at(DAY_OVER + DEBT_LIFETIME_MS + DEBT_GRACE_MS);
-    assert_eq!(debt(&mut pair), price_of(80), "held back past its date");
     pair.at(DAY_OVER + RELEASE_GRACE_MS - 1);
     let owed = debt(&mut pair);
     pair.at(DAY_OVER + RELEASE_GRACE_MS);
