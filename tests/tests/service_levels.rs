@@ -100,29 +100,26 @@ async fn a_provider_that_is_cut_off_is_made_up_for_and_gives_money_back_once_it_
     tokio::join!(paris.offering(), brussels.offering());
     client.finds(2).await;
 
+    let mut updates = client.job(&question("Write the numbers from one to fifty in words.", 150)).await;
     let mut providers = [paris, brussels];
-    let question =
-        ["--json", "run", MODEL, "Write the numbers from one to fifty in words.", "--max-tokens", "300"];
-    let cut_off = async {
-        let working = eventually("a provider is paid in the middle of an answer", PATIENCE, || async {
-            for (index, provider) in providers.iter().enumerate() {
-                let newest = provider.get("jobs").await["jobs"][0].clone();
-                if newest["state"] == "running" && newest["paid"].as_u64() > Some(0) {
-                    return Some(index);
-                }
-            }
-            None
-        })
-        .await;
-        providers[working].kill().await;
-        working
-    };
-    let (output, cut_off) = tokio::join!(client.cli(&question), cut_off);
-    assert!(output.status.success(), "{output:?}");
-    let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let all = all["updates"].as_array().expect("updates");
-    assert_eq!(events(all, "failed_over").len(), 1, "{all:?}");
-    let missing = events(all, "receipt_missing")[0]["paid"].as_u64().expect("a sum");
+    let (mut all, mut cut_off) = (Vec::new(), None);
+    while let Ok(Some(update)) = tokio::time::timeout(PATIENCE, updates.recv()).await {
+        all.push(update);
+        let deltas = events(&all, "delta");
+        let tokens: usize = deltas.iter().map(|delta| delta["tokens"].as_array().map_or(0, Vec::len)).sum();
+        // The first window is paid for.
+        if tokens >= 70 && cut_off.is_none() {
+            let working = events(&all, "started")[0]["provider"].clone();
+            let working = providers.iter().position(|provider| working == provider.id.to_string());
+            let working = working.expect("one of the two");
+            providers[working].kill().await;
+            cut_off = Some(working);
+        }
+    }
+    let cut_off = cut_off.expect("a window of the answer");
+    assert_eq!(all.last().expect("an end")["event"], "finished", "{all:?}");
+    assert_eq!(events(&all, "failed_over").len(), 1, "{all:?}");
+    let missing = events(&all, "receipt_missing")[0]["paid"].as_u64().expect("a sum");
 
     // It lost the job without a word: half of what it was paid comes back.
     providers[cut_off].restart().await;

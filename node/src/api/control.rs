@@ -155,7 +155,9 @@ async fn seen(State(state): State<ApiState>) -> Json<SeenList> {
 
 async fn competition(State(state): State<ApiState>) -> Result<Json<Competition>, Failure> {
     let parts = state.parts();
-    let Some(jobs) = &parts.jobs else {
+    // Every node has the provider's side; without an engine it has nothing to do.
+    let engines = !parts.engine.status().borrow().is_empty();
+    let Some(jobs) = parts.jobs.as_ref().filter(|_| engines) else {
         return Err(Failure::not_found(
             "not_providing",
             "this node provides nothing: start it with `aitbc up --provide`",
