@@ -156,7 +156,7 @@ async fn seen(State(state): State<ApiState>) -> Json<SeenList> {
 async fn competition(State(state): State<ApiState>) -> Result<Json<Competition>, Failure> {
     let parts = state.parts();
     // Every node has the provider's side; without an engine it has nothing to do.
-    let engines = !parts.engine.status().borrow().is_empty();
+    let engines = parts.engine.as_ref().is_some_and(|engine| !engine.status().borrow().is_empty());
     let Some(jobs) = parts.jobs.as_ref().filter(|_| engines) else {
         return Err(Failure::not_found(
             "not_providing",
