@@ -291,6 +291,9 @@ pub struct ClientSettings {
     /// An OpenAI-compatible server behind the network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cloud: Option<CloudConfig>,
+    /// Whether a second provider is asked beside one whose first token is late: whoever is slower is paid for what it has
+    /// delivered by then, and both see the prompt.
+    pub hedge: bool,
     /// Whether neighbours of a provider are told how its jobs for this node went: that there was a job, what it cost and how fast it
     /// was, and nothing of what was asked.
     pub share_observations: bool,
@@ -304,6 +307,7 @@ impl Default for ClientSettings {
             policy: Preference::Balanced,
             fallback: Fallback::Never,
             cloud: None,
+            hedge: true,
             share_observations: true,
         }
     }

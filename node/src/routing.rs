@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A prompt leaves this node only towards providers that are asked for a quote, [`RoutingConfig::quotes`] at a time,
-//! and towards the one that then answers. Searching tells others a cell and a provider's name, nothing of the job.
+//! and towards the one that then answers; where that one is late, also towards others ([`RoutingConfig::hedge`]), one at
+//! a time, until one of them quotes. Searching tells others a cell and a provider's name, nothing of the job.
 
 mod active;
 mod attempt;
@@ -98,6 +99,8 @@ pub struct RoutingConfig {
     pub fallback: Fallback,
     /// What decides among the providers of jobs that do not say.
     pub preference: Preference,
+    /// Whether a second provider is asked beside one whose first token is late.
+    pub hedge: bool,
     /// Whether neighbours of a provider are told how its jobs for this node went.
     pub share_observations: bool,
 }

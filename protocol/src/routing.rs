@@ -20,6 +20,7 @@ use std::fmt;
 pub mod breaker;
 pub mod calibration;
 pub mod fallback;
+pub mod hedging;
 pub mod preference;
 pub mod query;
 pub mod regions;

@@ -85,6 +85,7 @@ async fn node(location: &str, sells: bool, network: NetworkConfig) -> Home {
             enough: 16,
             fallback: Fallback::Never,
             preference: Preference::Balanced,
+            hedge: true,
             share_observations: true,
         },
         cloud: None,

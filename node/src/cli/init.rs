@@ -47,6 +47,7 @@ fn template(location: Option<Location>) -> String {
 
 # [client]                       # buying
 # policy = "balanced"            # latency, cost, balanced, private (attested or encrypted only), local_first
+# hedge = true                   # ask a second provider beside one whose first token is late
 # fallback = "if_no_edge"        # when jobs go to the cloud below: never, if_no_edge, if_cheaper, if_faster
 
 # [client.cloud]                 # any OpenAI-compatible server; it reads the prompts that go there

@@ -33,12 +33,13 @@ async fn decisions(global: &Global, limit: usize) -> Outcome {
                 (None, Some(host)) => format!("the cloud {host}"),
                 (None, None) => "own device".to_owned(),
             };
+            let beside = decision["beside"].as_str().map(|late| format!(" beside {late}")).unwrap_or_default();
             let ms = |value: &serde_json::Value| {
                 value.as_f64().map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0} ms"))
             };
             let (outcome, came) = (&decision["outcome"], &decision["outcome"]["came"]);
             println!(
-                "{}  {place}  {} among {} ({} ruled out), first {} of {} expected, whole {} of {} expected, {}{}  {}",
+                "{}  {place}{beside}  {} among {} ({} ruled out), first {} of {} expected, whole {} of {} expected, {}{}  {}",
                 text(&decision["job"]),
                 text(&decision["policy"]),
                 decision["among"],

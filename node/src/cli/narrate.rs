@@ -96,6 +96,21 @@ impl Narrator {
                     self.name(from)
                 );
             }
+            JobUpdate::Hedged { late, after_ms, expected_ms, beside } => eprintln!(
+                "late      {} has sent nothing for {}, {} were expected: asking {} as well",
+                self.name(late),
+                output::duration(*after_ms),
+                output::duration(*expected_ms),
+                self.name(beside),
+            ),
+            JobUpdate::Outrun { provider, by, paid, reserved } => {
+                let more = if reserved.0 > 0 { format!(", {reserved} more at most") } else { String::new() };
+                eprintln!(
+                    "outrun    {} by {}: cancelled, paid {paid} for what it had delivered{more}",
+                    self.name(provider),
+                    self.name(by),
+                );
+            }
             JobUpdate::Receipt { provider, id, receipt, checks } => {
                 eprintln!(
                     "receipt   {id} by {}: {}, {} on {}, {}",

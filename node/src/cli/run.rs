@@ -171,6 +171,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Outcome {
                     *update,
                     JobUpdate::Receipt { .. }
                         | JobUpdate::FailedOver { .. }
+                        | JobUpdate::Outrun { .. }
                         | JobUpdate::PathLost { .. }
                         | JobUpdate::CloudBill { .. }
                         | JobUpdate::CloudFailed { .. }

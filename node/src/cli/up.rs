@@ -216,6 +216,7 @@ async fn node_config(settings: &Settings, directories: &Directories) -> Result<N
             enough: ENOUGH_CANDIDATES,
             fallback: settings.client.fallback,
             preference: settings.client.policy,
+            hedge: settings.client.hedge,
             share_observations: settings.client.share_observations,
         },
         cloud: settings.client.cloud.clone(),

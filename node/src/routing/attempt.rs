@@ -480,4 +480,4 @@ impl Run<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

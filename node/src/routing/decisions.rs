@@ -92,6 +92,13 @@ pub enum End {
     },
     /// Whoever asked left.
     Cancelled,
+    /// Another provider that was asked as well was sooner, and this one was cancelled.
+    Outrun {
+        /// For how many milliseconds its first piece had been waited for.
+        after_ms: f64,
+        /// What it was paid for what it had delivered.
+        paid: MicroCredits,
+    },
     /// Without one.
     Failed {
         /// Why.
@@ -112,6 +119,9 @@ pub struct Decision {
     pub policy: Preference,
     /// Where the job went.
     pub chosen: Chosen,
+    /// The provider whose first token was late, where this one was asked beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<NodeId>,
     /// Among how many providers that could do it.
     pub among: usize,
     /// How many were ruled out.
@@ -214,6 +224,7 @@ mod tests {
             model: Line::lossy("m"),
             policy: Preference::Balanced,
             chosen: Chosen::Device,
+            beside: None,
             among: 1,
             ruled_out: 0,
             predicted: None,

@@ -1,4 +1,5 @@
-//! One job from request to answer: the own device, or quotes and attempts with one provider after the other.
+//! One job from request to answer: the own device, or quotes and attempts with one provider after the other, and with a
+//! second one at the same time where the first is late.
 //!
 //! **Why an answer has no seam.** An engine emits with each token the text that became certain with it (complete UTF-8,
 //! nothing a stop sequence may still take back), and that text depends on the tokens before it and on nothing else. So
@@ -9,42 +10,31 @@
 
 mod clouding;
 mod finding;
+mod hedging;
+mod trying;
 
 use super::{
     JobFailure, JobRequest, JobUpdate, Shared, Wishes,
-    attempt::{Attempt, Ended, Patience, Report},
-    decisions::{self, Came, Chosen, Decision, Pending, Prediction},
+    attempt::{Ended, Report},
+    candidates::Choice,
+    decisions::{self, Chosen, Decision, Pending, Prediction},
     local::{self, LocalEnd, LocalJob, LocalReport},
     metrics::Outcome,
-    observing, paths,
     quotes::Offered,
 };
-use crate::{
-    clock::now_ms,
-    network::{NetworkError, PeerInfo, Protocol},
-};
+use crate::{clock::now_ms, network::PeerInfo};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId,
     job::{Finish, Input, JobSpec, Rejection},
-    routing::{
-        USUAL_ANSWER,
-        fallback::{CloudReason, Fallback},
-    },
-    text::Line,
+    routing::fallback::{CloudReason, Fallback},
 };
-use futures::future::BoxFuture;
-use std::{collections::HashSet, time::Duration};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
-use tracing::{info, warn};
+use hedging::Parting;
+use std::{collections::HashSet, sync::Arc};
+use tokio::{sync::mpsc, time::Instant};
+use tracing::info;
 
 /// Providers that may fail on the way before the job does.
 const MAX_ATTEMPTS: usize = 4;
-/// How long a job stream may take to open, by one path or another, and the wait before it is tried again.
-const OPENING: Duration = Duration::from_secs(15);
-const REOPENING: Duration = Duration::from_millis(50);
 
 /// How a job ends.
 #[derive(Debug)]
@@ -86,10 +76,13 @@ enum Flow {
 }
 
 /// Runs a job to its end and says so.
-pub(super) async fn run(shared: &Shared, job: JobId, request: JobRequest, updates: mpsc::Sender<JobUpdate>) {
+pub(super) async fn run(shared: &Arc<Shared>, job: JobId, request: JobRequest, updates: mpsc::Sender<JobUpdate>) {
     let asked = Instant::now();
     let mut dispatch = Dispatch::new(shared, job, request, updates, asked);
     let end = dispatch.run().await;
+    if !matches!(end, End::Cancelled) {
+        dispatch.last_account().await;
+    }
     if let Some(first_piece) = dispatch.first_piece {
         shared.metrics.first_token(first_piece.duration_since(asked));
     }
@@ -125,7 +118,7 @@ pub(super) async fn run(shared: &Shared, job: JobId, request: JobRequest, update
 }
 
 struct Dispatch<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     job: JobId,
     /// The request; its prefix grows with every provider that fails.
     spec: JobSpec,
@@ -156,6 +149,12 @@ struct Dispatch<'a> {
     stalled: bool,
     /// Providers of the last ranking that could do the job, and those that were ruled out.
     looked_at: (usize, usize),
+    /// The former, in order of rank.
+    ranked: Vec<Choice>,
+    /// Whether a second provider was asked beside one that was late.
+    hedged: bool,
+    /// A provider that another one outran, and whose account is to come.
+    parting: Option<Parting>,
     /// Why the cloud is of no use to this job any more.
     cloud_failed: Option<String>,
     first_piece: Option<Instant>,
@@ -163,7 +162,7 @@ struct Dispatch<'a> {
 
 impl<'a> Dispatch<'a> {
     fn new(
-        shared: &'a Shared,
+        shared: &'a Arc<Shared>,
         job: JobId,
         request: JobRequest,
         updates: mpsc::Sender<JobUpdate>,
@@ -190,6 +189,9 @@ impl<'a> Dispatch<'a> {
             log: Vec::new(),
             stalled: false,
             looked_at: (0, 0),
+            ranked: Vec::new(),
+            hedged: false,
+            parting: None,
             cloud_failed: None,
             first_piece: None,
         }
@@ -282,8 +284,8 @@ impl<'a> Dispatch<'a> {
         if self.stalled { JobFailure::Timeout { message } } else { JobFailure::Failed { message } }
     }
 
-    /// Keeps where the job goes, and what is expected of that.
-    fn decided(&self, chosen: Chosen, predicted: Option<Prediction>) -> Pending {
+    /// Keeps where the job goes, beside which provider that is late, and what is expected of that.
+    fn decided(&self, chosen: Chosen, beside: Option<NodeId>, predicted: Option<Prediction>) -> Pending {
         let (among, ruled_out) = self.looked_at;
         self.shared.decisions.made(Decision {
             job: self.job,
@@ -291,6 +293,7 @@ impl<'a> Dispatch<'a> {
             model: self.spec.model.clone(),
             policy: self.policy().preference,
             chosen,
+            beside,
             among,
             ruled_out,
             predicted,
@@ -302,7 +305,7 @@ impl<'a> Dispatch<'a> {
     async fn run_local(&mut self) -> Option<Flow> {
         let engine = self.shared.engine.as_ref()?;
         let weights = local::serves(engine, self.me(), &self.spec, &self.wishes)?;
-        let pending = self.decided(Chosen::Device, None);
+        let pending = self.decided(Chosen::Device, None, None);
         let job = LocalJob {
             me: self.me(),
             engine,
@@ -337,101 +340,6 @@ impl<'a> Dispatch<'a> {
                 Some(self.fail_over(broken, count, weights).await)
             }
         }
-    }
-
-    /// Takes a quote and runs the job with its provider.
-    async fn attempt(&mut self, offered: Offered) -> Flow {
-        let Offered { choice, signed, quote } = offered;
-        let (provider, cell) = (choice.provider(), choice.found.known.offer.cell);
-        let nonce = quote.nonce;
-        let factors = quote.adjustment.explained();
-        self.tell(JobUpdate::Quoted { provider, quote: quote.clone(), factors }).await;
-        let usual = self.spec.completion_tokens().min(USUAL_ANSWER);
-        let tokens = choice.model.private.as_ref().map_or(usual, |private| private.bootstraps);
-        let predicted = Prediction::of(&choice.ranked.reasons, tokens);
-        let pending = self.decided(Chosen::Provider { provider }, Some(predicted));
-        let active = self.shared.active.enter(nonce);
-        let addresses = choice.found.addresses();
-        let recording = self.shared.ledger.open(
-            provider,
-            addresses.iter().map(ToString::to_string).collect(),
-            self.job,
-            signed.clone(),
-        );
-        let opening = timeout(OPENING, async {
-            loop {
-                match self.shared.network.open(provider, addresses.clone(), Protocol::Job).await {
-                    // The path broke: nothing reached the provider, and there may be another.
-                    Err(NetworkError::Stream(error)) if error.is_passing() => sleep(REOPENING).await,
-                    opened => return opened,
-                }
-            }
-        });
-        let (recorded, opened) = tokio::join!(recording, opening);
-        let failed = |reason: &str| decisions::End::Failed { reason: reason.to_owned() };
-        if let Err(error) = recorded {
-            let message = error.to_string();
-            self.shared.decisions.ended(pending, failed(&message));
-            return Flow::Done(End::Failed(JobFailure::Failed { message }));
-        }
-        let opened = match opened {
-            Ok(opened) => opened.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no stream within {OPENING:?}")),
-        };
-        let stream = match opened {
-            Ok(stream) => stream,
-            Err(reason) => {
-                self.shared.decisions.ended(pending, failed(&reason));
-                return self.unopened(provider, nonce, reason).await;
-            }
-        };
-        let reopen = || paths::open(self.shared, provider, &addresses);
-        let peers = self.shared.network.peers();
-        let better = || -> BoxFuture<'static, ()> { Box::pin(paths::becomes_direct(peers.clone(), provider)) };
-        let attempt = Attempt {
-            ledger: &self.shared.ledger,
-            network: &self.shared.config.network,
-            provider,
-            quote: &quote,
-            signed: &signed,
-            spec: &self.spec,
-            patience: Patience::with(&self.spec),
-            updates: &self.updates,
-            asked: self.asked,
-            stop: &self.shared.stop,
-            reopen: &reopen,
-            better: &better,
-            longest_round_trip_ms: longest_round_trip_ms(&peers.borrow(), &provider),
-            metrics: &self.shared.metrics,
-        };
-        let report = attempt.run(stream).await;
-        drop(active);
-        self.shared.decisions.ended(pending, outcome(&report, &predicted));
-        if let (Ended::Whole(_), Some(answer)) = (&report.ended, &report.answer) {
-            let expected_ms = predicted.whole_ms(answer.tokens);
-            self.shared.experience.predicted(provider, expected_ms, answer.whole_ms);
-        }
-        if !report.settled {
-            self.shared.settle.left_open();
-        }
-        self.prompt_tokens.get_or_insert(quote.prompt_tokens);
-        if let Some(evidence) = report.evidence.clone() {
-            self.shared.book.accuse(evidence);
-        }
-        if self.spec.input.sealed().is_none() {
-            observing::observe(self.shared, provider, cell, nonce, &report).await;
-        }
-        self.take_report(provider, report, quote.weights).await
-    }
-
-    /// Nothing reached the provider: it owes and is owed nothing.
-    async fn unopened(&mut self, provider: NodeId, nonce: aitbc_protocol::Nonce, reason: String) -> Flow {
-        if let Err(error) = self.shared.ledger.refused(nonce, Line::lossy(&reason)).await {
-            warn!(%error, "a job that did not open could not be recorded");
-        }
-        self.shared.experience.note(provider, false, now_ms());
-        self.decline(provider, reason).await;
-        Flow::Next
     }
 
     async fn take_report(&mut self, provider: NodeId, report: Report, weights: Digest) -> Flow {
@@ -523,27 +431,6 @@ fn longest_round_trip_ms(peers: &[PeerInfo], provider: &NodeId) -> u64 {
     let peer = peers.iter().find(|peer| peer.peer == *provider);
     // A cast of floating point saturates.
     peer.and_then(|peer| peer.longest_round_trip_ms).map_or(0, |time| time.ceil() as u64)
-}
-
-/// What came of an attempt, as it is kept beside its prediction.
-fn outcome(report: &Report, predicted: &Prediction) -> decisions::End {
-    match &report.ended {
-        Ended::Whole(_) => decisions::End::Answered {
-            came: report.answer.map(|answer| Came {
-                first_ms: answer.first_ms,
-                whole_ms: answer.whole_ms,
-                predicted_ms: Some(predicted.whole_ms(answer.tokens)),
-                tokens: answer.tokens,
-                paid: report.paid,
-            }),
-        },
-        Ended::Cancelled => decisions::End::Cancelled,
-        Ended::Refused(rejection) => decisions::End::Failed { reason: rejection.to_string() },
-        Ended::Own(error) => decisions::End::Failed { reason: error.to_string() },
-        Ended::BadReceipt(reason) | Ended::Broken { reason, .. } => {
-            decisions::End::Failed { reason: reason.clone() }
-        }
-    }
 }
 
 /// What a failed provider left.

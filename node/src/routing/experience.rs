@@ -92,6 +92,8 @@ struct Record {
     answers: Answers,
     breaker: Breaker,
     calibration: Calibration,
+    /// The same of first pieces alone.
+    first: Calibration,
 }
 
 impl Record {
@@ -185,6 +187,16 @@ impl Experience {
         self.change(provider, |record| record.calibration.note(predicted_ms, came_ms));
     }
 
+    /// Takes down how long the first piece was expected to take, and how long it took.
+    pub(super) fn began(&self, provider: NodeId, predicted_ms: f64, came_ms: f64) {
+        self.change(provider, |record| record.first.note(predicted_ms, came_ms));
+    }
+
+    /// How far predictions of first pieces were off, as a share: [`Calibration::error`].
+    pub(super) fn first_error(&self, provider: &NodeId) -> Option<f64> {
+        self.records().get(provider)?.first.error()
+    }
+
     /// By what share answers came later than predicted: [`Calibration::lateness`].
     pub(super) fn lateness(&self, provider: &NodeId) -> f64 {
         self.records().get(provider).map_or(0.0, |record| record.calibration.lateness())
@@ -265,6 +277,9 @@ mod tests {
         experience.predicted(provider, 100.0, 400.0);
         assert!((experience.lateness(&provider) - 1.0).abs() < 1e-9);
         assert!(experience.failures(&provider, 0).abs() < f64::EPSILON, "late is not failed");
+        assert!(experience.first_error(&provider).is_none(), "the first piece is another matter");
+        experience.began(provider, 100.0, 150.0);
+        assert!(experience.first_error(&provider).is_some_and(|error| (error - 0.5).abs() < 1e-9));
     }
 
     #[test]

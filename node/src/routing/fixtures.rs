@@ -52,6 +52,7 @@ pub(super) fn config() -> RoutingConfig {
         enough: 1,
         fallback: Fallback::Never,
         preference: Preference::Balanced,
+        hedge: true,
         share_observations: true,
     }
 }
@@ -137,7 +138,7 @@ pub(super) struct Deal {
     pub(super) spec: JobSpec,
     pub(super) quote: Quote,
     pub(super) ledger: Ledger,
-    _directory: tempfile::TempDir,
+    _directory: Arc<tempfile::TempDir>,
 }
 
 impl Deal {
@@ -174,7 +175,15 @@ impl Deal {
         let store = Store::open(directory.path()).expect("a new database");
         let ledger = Ledger::start(store, client.clone(), network(), &Metrics::default())
             .expect("a ledger in a new database");
-        Self { client, provider, spec, quote, ledger, _directory: directory }
+        Self { client, provider, spec, quote, ledger, _directory: Arc::new(directory) }
+    }
+
+    /// The same job with another provider, on the same ledger.
+    pub(super) fn rival(&self) -> Self {
+        let quote = Quote { nonce: Nonce([8; 16]), ..self.quote.clone() };
+        let (client, ledger) = (self.client.clone(), self.ledger.clone());
+        let _directory = self._directory.clone();
+        Self { client, provider: key(5), spec: self.spec.clone(), quote, ledger, _directory }
     }
 
     pub(super) fn provider_id(&self) -> NodeId {
@@ -225,7 +234,7 @@ impl Deal {
 
 /// The client side of a node that knows nobody, none of its tasks running but the network's.
 pub(super) struct Node {
-    pub(super) shared: Shared,
+    pub(super) shared: Arc<Shared>,
     _directory: tempfile::TempDir,
 }
 
@@ -275,6 +284,6 @@ impl Node {
             tasks: TaskTracker::new(),
             stop,
         };
-        Self { shared, _directory: directory }
+        Self { shared: Arc::new(shared), _directory: directory }
     }
 }

@@ -58,6 +58,22 @@ struct ByResumption {
     outcome: Resumption,
 }
 
+/// What came of asking a second provider beside one that was late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Hedge {
+    /// The second one was sooner.
+    Won,
+    /// The first one was sooner all the same, or the second one did not start.
+    Lost,
+    /// Nobody could be had.
+    Unquoted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHedge {
+    outcome: Hedge,
+}
+
 /// The client side's metrics. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct RoutingMetrics {
@@ -66,6 +82,7 @@ pub(super) struct RoutingMetrics {
     equivocations: Counter,
     jobs: Family<ByOutcome, Counter>,
     failovers: Counter,
+    hedges: Family<ByHedge, Counter>,
     resumes: Family<ByResumption, Counter>,
     resume: Histogram,
     first_token: Histogram,
@@ -82,6 +99,7 @@ impl RoutingMetrics {
             equivocations: Counter::default(),
             jobs: Family::default(),
             failovers: Counter::default(),
+            hedges: Family::default(),
             resumes: Family::default(),
             resume: Histogram::new(exponential_buckets(0.05, 2.0, 11)),
             first_token: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
@@ -95,6 +113,11 @@ impl RoutingMetrics {
             registry.register("routing_equivocations", "Equivocations caught", this.equivocations.clone());
             registry.register("routing_jobs", "Jobs by how they ended", this.jobs.clone());
             registry.register("routing_failovers", "Jobs taken over by another provider", this.failovers.clone());
+            registry.register(
+                "routing_hedges",
+                "Second providers asked beside one whose first token was late",
+                this.hedges.clone(),
+            );
             registry.register(
                 "routing_resumes",
                 "Jobs that went or should have gone on by another path",
@@ -148,6 +171,11 @@ impl RoutingMetrics {
 
     pub(super) fn failover(&self) {
         self.failovers.inc();
+    }
+
+    /// A second provider was asked beside one that was late.
+    pub(super) fn hedged(&self, outcome: Hedge) {
+        self.hedges.get_or_create(&ByHedge { outcome }).inc();
     }
 
     /// A job went on by another path after `took`.

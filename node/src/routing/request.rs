@@ -355,6 +355,28 @@ pub enum JobUpdate {
         /// Tokens kept.
         kept: u32,
     },
+    /// The first token of a provider is late, and another one is asked as well: whoever's first token comes first answers.
+    Hedged {
+        /// Who is late.
+        late: NodeId,
+        /// For how many milliseconds it has been waited for.
+        after_ms: u64,
+        /// How many were expected.
+        expected_ms: u64,
+        /// Who is asked as well.
+        beside: NodeId,
+    },
+    /// Of two providers that were asked, this one was slower, and was cancelled. Nothing of its answer was shown.
+    Outrun {
+        /// Who.
+        provider: NodeId,
+        /// Who was sooner.
+        by: NodeId,
+        /// What it was paid for what it had delivered by then, the prompt included.
+        paid: MicroCredits,
+        /// What settling may still bring it beyond that.
+        reserved: MicroCredits,
+    },
     /// A receipt came and was checked.
     Receipt {
         /// From whom.

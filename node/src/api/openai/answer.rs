@@ -187,6 +187,8 @@ impl Reader {
                 | JobUpdate::PathLost { .. }
                 | JobUpdate::Resumed { .. }
                 | JobUpdate::FailedOver { .. }
+                | JobUpdate::Hedged { .. }
+                | JobUpdate::Outrun { .. }
                 | JobUpdate::ReceiptMissing { .. } => {}
             }
         }

@@ -24,11 +24,12 @@ mod private_jobs;
 mod resuming;
 
 /// The other end of a job stream: speaks the protocol, and breaks it where a test wants that.
-struct Peer<'a> {
+pub(in crate::routing) struct Peer<'a> {
     deal: &'a Deal,
     stream: FramedStream,
     tokens: Vec<u32>,
-    text: String,
+    /// What it has sent of its answer.
+    pub(in crate::routing) text: String,
     paid: u32,
 }
 
@@ -45,17 +46,21 @@ fn empty_chunk(first: u32) -> Chunk {
     }
 }
 
-impl Peer<'_> {
-    async fn receive(&mut self) -> Option<ToProvider> {
+impl<'a> Peer<'a> {
+    pub(in crate::routing) fn new(deal: &'a Deal, stream: FramedStream) -> Self {
+        Self { deal, stream, tokens: Vec::new(), text: String::new(), paid: 0 }
+    }
+
+    pub(in crate::routing) async fn receive(&mut self) -> Option<ToProvider> {
         self.stream.receive(wire::MAX_JOB_FRAME).await.expect("the client sends whole frames")
     }
 
-    async fn send(&mut self, message: &ToClient) {
+    pub(in crate::routing) async fn send(&mut self, message: &ToClient) {
         // A client that has seen enough hangs up.
         let _ = self.stream.send(message, wire::MAX_JOB_FRAME).await;
     }
 
-    async fn admit(&mut self) {
+    pub(in crate::routing) async fn admit(&mut self) {
         match self.receive().await {
             Some(ToProvider::Open { quote, spec }) => {
                 assert_eq!(quote, self.deal.signed_quote());
@@ -77,7 +82,7 @@ impl Peer<'_> {
     }
 
     /// Sends `count` tokens in small chunks and pauses at every unpaid window.
-    async fn generate(&mut self, count: u32) {
+    pub(in crate::routing) async fn generate(&mut self, count: u32) {
         for _ in 0..count {
             while self.tokens.len() as u32 - self.paid >= self.deal.quote.window {
                 self.take_ack().await;
@@ -122,7 +127,7 @@ impl Peer<'_> {
     }
 
     /// The receipt, the last cheque, the goodbye.
-    async fn finish_well(&mut self, finish: Finish) {
+    pub(in crate::routing) async fn finish_well(&mut self, finish: Finish) {
         let receipt = self.deal.receipt(self.tokens.len() as u32, self.output(), finish);
         self.finish(&self.deal.provider, &receipt).await;
         while self.paid < self.tokens.len() as u32 {
@@ -189,7 +194,7 @@ async fn play_with(
 type Opened = BoxFuture<'static, Result<FramedStream, NetworkError>>;
 
 /// No path becomes better.
-fn stays() -> BoxFuture<'static, ()> {
+pub(in crate::routing) fn stays() -> BoxFuture<'static, ()> {
     Box::pin(std::future::pending())
 }
 
@@ -223,7 +228,7 @@ async fn play_over(
         longest_round_trip_ms: 0,
         metrics: &metrics,
     };
-    let mut peer = Peer { deal, stream: far, tokens: Vec::new(), text: String::new(), paid: 0 };
+    let mut peer = Peer::new(deal, far);
     let (report, _peer) = tokio::join!(attempt.run(near), async {
         script(&mut peer).await;
         peer

@@ -135,7 +135,7 @@ impl Dispatch<'_> {
         let generate_ms = time_ms - first_ms;
         let predicted =
             Prediction { first_ms, generate_ms, tokens: spec.max_tokens.min(USUAL_ANSWER), price: most };
-        let pending = self.decided(Chosen::Cloud { host: cloud.host().to_owned() }, Some(predicted));
+        let pending = self.decided(Chosen::Cloud { host: cloud.host().to_owned() }, None, Some(predicted));
         let host = cloud.host().to_owned();
         info!(cloud = %host, model, %reason, "going to the cloud");
         self.tell(JobUpdate::Cloud { host: host.clone(), model: model.to_owned(), most, reason }).await;

@@ -68,6 +68,7 @@ impl Dispatch<'_> {
             let choices = self.candidates(&searched, &mut round).await?;
             let usable: Vec<Choice> =
                 choices.iter().filter(|choice| choice.ranked.excluded.is_none()).cloned().collect();
+            self.ranked.clone_from(&usable);
             if let Some(reason) = self.cloud_before(usable.first().map(|choice| &choice.ranked.reasons)) {
                 return Ok(Road::Cloud(reason));
             }
@@ -170,7 +171,9 @@ impl Dispatch<'_> {
 
     /// What is left of the user's ceiling.
     pub(super) fn ceiling(&self) -> Option<MicroCredits> {
-        let spent = self.paid.checked_add(self.reserved).unwrap_or(MicroCredits(u64::MAX));
+        let promised = self.paid.checked_add(self.reserved);
+        let spent = promised.and_then(|promised| promised.checked_add(self.parting_most()));
+        let spent = spent.unwrap_or(MicroCredits(u64::MAX));
         self.wishes.max_price.map(|most| most.checked_sub(spent).unwrap_or(MicroCredits::ZERO))
     }
 
@@ -254,7 +257,7 @@ impl Dispatch<'_> {
         Lost { provider, reason: error.to_string(), failure: error.is_failure() }
     }
 
-    async fn refuse(&mut self, provider: NodeId, error: &NoQuote) {
+    pub(super) async fn refuse(&mut self, provider: NodeId, error: &NoQuote) {
         if error.is_failure() {
             self.shared.experience.note(provider, false, now_ms());
         }

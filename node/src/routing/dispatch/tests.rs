@@ -12,7 +12,7 @@ fn dispatch(node: &Node, max_price: Option<u64>) -> (Dispatch<'_>, mpsc::Receive
 }
 
 /// The report of a provider that left after `count` tokens.
-fn left_after(count: u32) -> Report {
+pub(super) fn left_after(count: u32) -> Report {
     Report {
         ended: Ended::Broken { reason: "it left".to_owned(), stalled: false, receipted: false },
         count,
