@@ -73,7 +73,7 @@ impl Server {
         write_private(&key, KEY, 0o600);
         let key = key.to_str().expect("a UTF-8 path").to_owned();
         let settings = format!(
-            "[client]\nfallback = \"{fallback}\"\n[client.cloud]\nurl = \"http://{}/v1\"\nkey_file = {key:?}\n\
+            "[client]\nfallback = \"{fallback}\"\nhedge = false\n[client.cloud]\nurl = \"http://{}/v1\"\nkey_file = {key:?}\n\
              model = \"cloud-small\"\nprice = {{ prompt = {price}, completion = {price} }}\n",
             self.address
         );
@@ -101,7 +101,7 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write_settings(home: TempDir, settings: &str) -> TempDir {
+pub fn write_settings(home: TempDir, settings: &str) -> TempDir {
     let directory = home.path().join(".config/aitbc");
     std::fs::create_dir_all(&directory).expect("a directory");
     std::fs::write(directory.join("config.toml"), settings).expect("written");
