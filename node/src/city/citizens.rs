@@ -106,6 +106,7 @@ impl Citizen {
             network: network(),
             location,
             quotes: 1,
+            hedge: true,
             enough: ENOUGH_CANDIDATES,
             fallback: Fallback::Never,
             preference: Preference::Balanced,
