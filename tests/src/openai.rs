@@ -101,6 +101,7 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The home, with settings in its file.
 pub fn write_settings(home: TempDir, settings: &str) -> TempDir {
     let directory = home.path().join(".config/aitbc");
     std::fs::create_dir_all(&directory).expect("a directory");
