@@ -36,10 +36,7 @@ impl CatchUp {
         let trusted = |peer: &&NodeId| !self.distrusted.contains(peer);
         let fresh = connected.iter().filter(trusted).filter(|peer| !self.asked.contains_key(peer));
         let fresh: Vec<NodeId> = fresh.copied().collect();
-        let peer = if !fresh.is_empty() {
-            // Any of them, so that newcomers do not all turn to the same one.
-            fresh[draw::<u32>() as usize % fresh.len()]
-        } else {
+        let peer = if fresh.is_empty() {
             let last = self.asked.values().copied().max().unwrap_or_default();
             let oldest = *self.asked.iter().filter(|(peer, _)| trusted(peer)).min_by_key(|(_, at)| **at)?.0;
             if now_ms < last.saturating_add(self.pause_ms) {
@@ -47,6 +44,9 @@ impl CatchUp {
             }
             self.pause_ms = (2 * self.pause_ms).min(LAST_PAUSE_MS);
             oldest
+        } else {
+            // Any of them, so that newcomers do not all turn to the same one.
+            fresh[draw::<u32>() as usize % fresh.len()]
         };
         self.asked.insert(peer, now_ms);
         Some(peer)

@@ -138,7 +138,7 @@ pub(super) struct Deal {
     pub(super) spec: JobSpec,
     pub(super) quote: Quote,
     pub(super) ledger: Ledger,
-    _directory: Arc<tempfile::TempDir>,
+    directory: Arc<tempfile::TempDir>,
 }
 
 impl Deal {
@@ -175,15 +175,15 @@ impl Deal {
         let store = Store::open(directory.path()).expect("a new database");
         let ledger = Ledger::start(store, client.clone(), network(), &Metrics::default())
             .expect("a ledger in a new database");
-        Self { client, provider, spec, quote, ledger, _directory: Arc::new(directory) }
+        Self { client, provider, spec, quote, ledger, directory: Arc::new(directory) }
     }
 
     /// The same job with another provider, on the same ledger.
     pub(super) fn rival(&self) -> Self {
         let quote = Quote { nonce: Nonce([8; 16]), ..self.quote.clone() };
         let (client, ledger) = (self.client.clone(), self.ledger.clone());
-        let _directory = self._directory.clone();
-        Self { client, provider: key(5), spec: self.spec.clone(), quote, ledger, _directory }
+        let directory = self.directory.clone();
+        Self { client, provider: key(5), spec: self.spec.clone(), quote, ledger, directory }
     }
 
     pub(super) fn provider_id(&self) -> NodeId {

@@ -18,12 +18,17 @@ const UNEVEN_MS: u64 = 12;
 /// Streams of a node after which those that are over are forgotten.
 const SWEEP: usize = 64;
 
+/// What becomes of a frame on a stream of a protocol.
+pub(crate) type RewriteFrame = Box<dyn Fn(Protocol, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
+/// What becomes of a gossip message.
+pub(crate) type RewriteGossip = Box<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
 /// What a node makes of its own words before they leave; `None` lets one be.
 pub(crate) struct Tongue {
     /// A frame that it sends on a stream that somebody else opened.
-    pub(crate) frame: Box<dyn Fn(Protocol, &[u8]) -> Option<Vec<u8>> + Send + Sync>,
+    pub(crate) frame: RewriteFrame,
     /// A gossip message.
-    pub(crate) gossip: Box<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>,
+    pub(crate) gossip: RewriteGossip,
 }
 
 impl fmt::Debug for Tongue {

@@ -144,14 +144,14 @@ impl Dispatch<'_> {
             match step {
                 None => {}
                 Some((place, Step::Told(update))) => {
-                    if !shown && matches!(update, JobUpdate::Delta { .. }) {
+                    if !shown && matches!(*update, JobUpdate::Delta { .. }) {
                         shown = true;
                         second.forget(self.shared);
                         let winner = trials.swap_remove(place);
                         self.let_go(trials.pop(), &winner.about, late);
                         trials.push(winner);
                     }
-                    self.tell(update).await;
+                    self.tell(*update).await;
                 }
                 Some((place, Step::Ended(tried))) => {
                     let about = trials.remove(place).about;

@@ -52,7 +52,7 @@ pub(super) enum Tried {
 /// What a trial does next.
 #[derive(Debug)]
 pub(super) enum Step {
-    Told(JobUpdate),
+    Told(Box<JobUpdate>),
     Ended(Tried),
 }
 
@@ -93,7 +93,7 @@ impl Trial {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         if self.ended.is_none() {
             if let Poll::Ready(Some(update)) = self.updates.poll_recv(context) {
-                return Poll::Ready(Step::Told(update));
+                return Poll::Ready(Step::Told(Box::new(update)));
             }
             match self.running.as_mut().poll(context) {
                 Poll::Ready(ended) => self.ended = Some(ended),
@@ -101,7 +101,7 @@ impl Trial {
             }
         }
         match self.updates.try_recv() {
-            Ok(update) => Poll::Ready(Step::Told(update)),
+            Ok(update) => Poll::Ready(Step::Told(Box::new(update))),
             Err(_) => Poll::Ready(Step::Ended(self.ended.take().expect("it ended, and was told of once"))),
         }
     }

@@ -1,7 +1,10 @@
 use super::*;
 use crate::routing::fixtures::{Deal, key, model_offer, network};
 use aitbc_crypto::seal;
-use aitbc_protocol::price::{Adjustment, AdjustmentFault, Inputs};
+use aitbc_protocol::{
+    holdback::Audit,
+    price::{Adjustment, AdjustmentFault, Inputs},
+};
 
 fn judged(deal: &Deal, signed: &Signed<Quote>, offer: &ModelOffer, now_ms: u64) -> Result<Quote, NoQuote> {
     let asked = Asked {
@@ -22,7 +25,7 @@ fn quotes_that_are_not_taken() {
     let deal = Deal::new(|_, _| {});
     let now_ms = deal.quote.issued_ms;
     assert_eq!(judged(&deal, &deal.signed_quote(), &model_offer(), now_ms).ok(), Some(deal.quote.clone()));
-    let cases: [(&str, Change, Expect); 12] = [
+    let cases: [(&str, Change, Expect); 13] = [
         (
             "a dearer hour",
             |quote| quote.adjustment.factors[5].ppm = 1_200_000,
@@ -39,6 +42,7 @@ fn quotes_that_are_not_taken() {
                 let inputs = Inputs { context: 1_024, ..quote.adjustment.inputs.expect("honest") };
                 quote.adjustment = Adjustment::of(inputs, quote.adjustment.electricity);
                 quote.max_total = quote.total(quote.max_completion_tokens).expect("small");
+                quote.audit = Audit::of(quote.max_total, quote.issued_ms);
             },
             |error| matches!(error, NoQuote::Fault(QuoteFault::Context { .. } | QuoteFault::TooExpensive { .. })),
         ),
@@ -72,6 +76,11 @@ fn quotes_that_are_not_taken() {
             "a wrong sum",
             |quote| quote.max_total.0 -= 1,
             |error| matches!(error, NoQuote::Fault(QuoteFault::Total)),
+        ),
+        (
+            "more held back than is at stake",
+            |quote| quote.audit.held.0 += 1,
+            |error| matches!(error, NoQuote::Fault(QuoteFault::Audit)),
         ),
         ("other weights", |quote| quote.weights = Digest([4; 32]), |error| matches!(error, NoQuote::Weights)),
         ("suddenly declared", |quote| quote.declared = true, |error| matches!(error, NoQuote::Weights)),

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 const EXPECTED: Prediction =
     Prediction { first_ms: 0.001, generate_ms: 1_000.0, tokens: 100, price: MicroCredits::ZERO };
 
-fn dispatch<'a>(node: &'a Node, wishes: Wishes) -> (Dispatch<'a>, mpsc::Receiver<JobUpdate>) {
+fn dispatch(node: &Node, wishes: Wishes) -> (Dispatch<'_>, mpsc::Receiver<JobUpdate>) {
     let (updates, listener) = mpsc::channel(1_024);
     let request = JobRequest { spec: spec(), wishes };
     (Dispatch::new(&node.shared, JobId([3; 16]), request, updates, Instant::now()), listener)
