@@ -35,9 +35,10 @@ pub fn peer_score_params() -> PeerScoreParams {
         app_specific_weight: 1.0,
         // Off: all clients of one relay share its address, as do all nodes behind one carrier's NAT.
         ip_colocation_factor_weight: 0.0,
-        // The square of broken promises and hasty grafts beyond six, forgotten in ten minutes.
+        // The square of broken promises and hasty grafts, forgotten in ten minutes. A node that is back within the ten seconds
+        // for which it was pruned when it left grafts all its topics hastily, and each counts twice: that is no misdeed.
         behaviour_penalty_weight: -5.0,
-        behaviour_penalty_threshold: 6.0,
+        behaviour_penalty_threshold: 2.0 * MAX_TOPICS as f64,
         behaviour_penalty_decay: decay(minutes(10)),
         // A slow line at home is no misdeed until it is hopeless.
         slow_peer_weight: -0.2,
