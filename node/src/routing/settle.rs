@@ -15,7 +15,7 @@ use crate::{
 };
 use aitbc_protocol::messages::{ToClient, ToProvider};
 use aitbc_protocol::{
-    MicroCredits, NodeId, Nonce, UnixMillis, evidence::Evidence, job::JobState, text::Line, wire,
+    MicroCredits, NodeId, Nonce, UnixMillis, evidence::Evidence, holdback::Held, job::JobState, text::Line, wire,
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -154,6 +154,8 @@ pub(super) async fn run(settling: Settling, stop: CancellationToken) {
             () = wake.0.notify.notified() => {
                 let creditors = wake.take_creditors();
                 if !creditors.is_empty() {
+                    // They refuse work until they have it.
+                    state.releases.retain(|provider, _| !creditors.contains(provider));
                     state.let_go(now_ms()).await;
                 }
                 state.revive(creditors).await;
@@ -176,6 +178,8 @@ struct State {
     /// Jobs that wait after a failure, with their provider.
     retries: HashMap<Nonce, (NodeId, Retry)>,
     running: HashMap<Nonce, NodeId>,
+    /// Providers to which a release was taken, and when it is taken there again: whoever stays away is in no other's way.
+    releases: HashMap<NodeId, Retry>,
     /// Jobs that were given up and have one more chance.
     given_up: VecDeque<JobRecord>,
     tasks: JoinSet<(Nonce, Result<JobRecord, SettleError>)>,
@@ -187,6 +191,7 @@ impl State {
             settling,
             retries: HashMap::new(),
             running: HashMap::new(),
+            releases: HashMap::new(),
             given_up: VecDeque::new(),
             tasks: JoinSet::new(),
         }
@@ -266,6 +271,10 @@ impl State {
             Ok(held) => held,
             Err(error) => return warn!(%error, "cannot read what is held"),
         };
+        let due = |side: Side, held: &Held| side == Side::Client && held.due(now_ms) > MicroCredits::ZERO;
+        let waiting: HashSet<NodeId> =
+            held.iter().filter(|(side, _, held)| due(*side, held)).map(|(_, peer, _)| *peer).collect();
+        self.releases.retain(|provider, _| waiting.contains(provider));
         for (side, peer, held) in held {
             let payee = if side == Side::Client { peer } else { self.settling.reputation.me() };
             if let Some(slashed) = self.settling.reputation.slashed(&payee, now_ms) {
@@ -277,8 +286,9 @@ impl State {
                 }
                 continue;
             }
-            let due = side == Side::Client && held.due(now_ms) > MicroCredits::ZERO;
-            if !due || self.tasks.len() >= AT_ONCE {
+            let before = self.releases.get(&peer).copied();
+            let waits = before.is_some_and(|retry| now_ms < retry.at_ms);
+            if !due(side, &held) || waits || self.tasks.len() >= AT_ONCE {
                 continue;
             }
             match self.settling.ledger.release(peer).await {
@@ -286,6 +296,7 @@ impl State {
                     if let Ok(nonce) = record.key()
                         && !self.running.contains_key(&nonce)
                     {
+                        self.releases.insert(peer, Retry::after(before, now_ms));
                         self.start(nonce, record, now_ms, Bringing::Release);
                     }
                 }

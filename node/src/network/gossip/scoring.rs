@@ -104,6 +104,18 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_costs_nothing_and_hasty_grafts_without_end_do() {
+        let params = peer_score_params();
+        let score = |grafts: f64| {
+            let excess = (grafts - params.behaviour_penalty_threshold).max(0.0);
+            params.behaviour_penalty_weight * excess * excess
+        };
+        let restart = 2.0 * MAX_TOPICS as f64;
+        assert!(score(restart).abs() < 1e-9, "{}", score(restart));
+        assert!(score(1.1 * restart) < peer_score_thresholds().graylist_threshold);
+    }
+
+    #[test]
     fn a_handful_of_invalid_messages_outweighs_all_that_a_peer_can_earn() {
         for precision in COARSEST..=FINEST_TOPIC {
             let topic = topic_score_params(precision);

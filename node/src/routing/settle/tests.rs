@@ -129,6 +129,69 @@ fn waits_grow_and_have_an_end() {
     assert_eq!(retry.wait_ms, LONGEST_WAIT_MS);
 }
 
+fn state(node: &Node) -> State {
+    State::new(Settling {
+        ledger: node.shared.ledger.clone(),
+        network: node.shared.network.clone(),
+        book: node.shared.book.clone(),
+        active: node.shared.active.clone(),
+        wake: node.shared.settle.clone(),
+        reputation: node.shared.reputation.clone(),
+    })
+}
+
+/// A job of `node` of which ten tokens were promised and which is over. What is held of it is due at once: its quote is old.
+async fn held(node: &Node) -> Deal {
+    let deal = Deal::new(|_, quote| (quote.issued_ms, quote.expires_ms) = (1, 2));
+    let ledger = &node.shared.ledger;
+    ledger.open(deal.provider_id(), Vec::new(), deal.quote.job, deal.signed_quote()).await.expect("a new job");
+    ledger.accepted(deal.quote.nonce).await.expect("open");
+    ledger.pay(deal.quote.nonce, 10).await.expect("running");
+    ledger.give_up(deal.quote.nonce, Line::lossy("gone")).await.expect("it was running");
+    deal
+}
+
+#[tokio::test]
+async fn what_is_held_and_due_is_taken_to_its_provider_ever_less_often_while_that_is_away() {
+    let node = Node::start().await;
+    let deal = held(&node).await;
+    let mut state = state(&node);
+    let mut now = now_ms();
+    for wait_ms in [FIRST_WAIT_MS, 2 * FIRST_WAIT_MS] {
+        state.let_go(now).await;
+        assert!(state.running.contains_key(&deal.quote.nonce));
+        let (tried, result) = state.tasks.join_next().await.expect("one is running").expect("no panic");
+        assert!(matches!(&result, Err(SettleError::Network(_))), "it is away: {result:?}");
+        state.handle_done(tried, result);
+        state.let_go(now + wait_ms - 1).await;
+        assert!(state.running.is_empty(), "not before {wait_ms} ms have passed");
+        now += wait_ms;
+    }
+    let record = node.shared.ledger.job(Side::Client, deal.quote.nonce).await.expect("readable").expect("a job");
+    let cheque = record.cheque.expect("signed").read_unverified().expect("its own");
+    assert_eq!((cheque.held, cheque.sequence), (MicroCredits::ZERO, 2), "one release, signed once");
+    assert_eq!(
+        node.shared.ledger.held().await.expect("readable").len(),
+        1,
+        "it is held until the provider has that"
+    );
+}
+
+#[tokio::test]
+async fn a_fault_that_was_shown_takes_what_is_held() {
+    let node = Node::start().await;
+    let deal = held(&node).await;
+    let (ledger, provider, now) = (&node.shared.ledger, deal.provider_id(), now_ms());
+    let (_, _, held) = ledger.held().await.expect("readable")[0];
+    assert!(node.shared.reputation.convict(provider, Fault::Quote, now));
+    let mut state = state(&node);
+    state.let_go(now).await;
+    assert!(state.running.is_empty() && ledger.held().await.expect("readable").is_empty());
+    let account = ledger.account(provider, 0).await.expect("readable").remove(0).0;
+    assert_eq!(account.forfeited, held.forfeit(Fault::Quote.penalty().held));
+    assert!(account.forfeited > MicroCredits::ZERO && account.forfeited < held.amount, "half of it");
+}
+
 #[tokio::test]
 async fn what_was_given_up_has_one_more_chance_when_its_provider_is_back() {
     let node = Node::start().await;
@@ -136,15 +199,7 @@ async fn what_was_given_up_has_one_more_chance_when_its_provider_is_back() {
     let (ledger, provider, nonce) = (&node.shared.ledger, deal.provider_id(), deal.quote.nonce);
     ledger.open(provider, Vec::new(), deal.quote.job, deal.signed_quote()).await.expect("a new job");
     ledger.give_up(nonce, Line::lossy("gone")).await.expect("it was open");
-    let settling = Settling {
-        ledger: ledger.clone(),
-        network: node.shared.network.clone(),
-        book: node.shared.book.clone(),
-        active: node.shared.active.clone(),
-        wake: node.shared.settle.clone(),
-        reputation: node.shared.reputation.clone(),
-    };
-    let mut state = State::new(settling);
+    let mut state = state(&node);
     assert!(!state.revive(HashSet::from([NodeId([9; 32])])).await, "nothing is owed to a stranger");
     assert!(state.revive(HashSet::from([provider])).await);
     assert!(state.revive(HashSet::from([provider])).await);
