@@ -330,26 +330,7 @@ pub async fn start(
         .map_err(|error| fail(&error))?;
 
     let (gossip_queue, gossip) = mpsc::channel(GOSSIP_QUEUE);
-    let (offer_queue, offer) = mpsc::channel(STREAM_QUEUE);
-    let (quote_queue, quote) = mpsc::channel(STREAM_QUEUE);
-    let (job_queue, job) = mpsc::channel(STREAM_QUEUE);
-    let (reach_queue, reach) = mpsc::channel(STREAM_QUEUE);
-    let (challenge_queue, challenge) = mpsc::channel(STREAM_QUEUE);
-    let (attest_queue, attest) = mpsc::channel(STREAM_QUEUE);
-    let (bandwidth_queue, bandwidth) = mpsc::channel(STREAM_QUEUE);
-    let (fhe_queue, fhe) = mpsc::channel(STREAM_QUEUE);
-    let (settlement_queue, settlement) = mpsc::channel(STREAM_QUEUE);
-    let queues = streams::IncomingQueues {
-        offer: offer_queue,
-        quote: quote_queue,
-        job: job_queue,
-        reach: reach_queue,
-        challenge: challenge_queue,
-        attest: attest_queue,
-        bandwidth: bandwidth_queue,
-        fhe: fhe_queue,
-        settlement: settlement_queue,
-    };
+    let (queues, incoming) = queues(gossip);
     let counters = metrics::NetworkMetrics::register(metrics);
     let uplink = uplink::Uplink::new(config.relay_mbit, counters.relay_carried.clone(), counters.traffic.clone());
     let mut swarm = behaviour::swarm(&config, keypair, queues, &uplink).map_err(|error| fail(error.as_ref()))?;
@@ -391,8 +372,28 @@ pub async fn start(
     let all = listening.wait_for(|addresses| addresses.len() >= listeners);
     let _ = tokio::time::timeout(LISTEN_PATIENCE, all).await;
     let handle = NetworkHandle { local: node, commands, snapshots };
-    let incoming = Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth, fhe, settlement };
     Ok((handle, incoming))
+}
+
+/// A queue for each protocol: where streams go in, and where they are served.
+fn queues(gossip: mpsc::Receiver<GossipMessage>) -> (streams::IncomingQueues, Incoming) {
+    let channel = || mpsc::channel(STREAM_QUEUE);
+    let ((offer_queue, offer), (quote_queue, quote), (job_queue, job)) = (channel(), channel(), channel());
+    let ((reach_queue, reach), (challenge_queue, challenge)) = (channel(), channel());
+    let ((attest_queue, attest), (bandwidth_queue, bandwidth)) = (channel(), channel());
+    let ((fhe_queue, fhe), (settlement_queue, settlement)) = (channel(), channel());
+    let queues = streams::IncomingQueues {
+        offer: offer_queue,
+        quote: quote_queue,
+        job: job_queue,
+        reach: reach_queue,
+        challenge: challenge_queue,
+        attest: attest_queue,
+        bandwidth: bandwidth_queue,
+        fhe: fhe_queue,
+        settlement: settlement_queue,
+    };
+    (queues, Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth, fhe, settlement })
 }
 
 /// Listens on all addresses and returns how many there are. A machine without IPv6 does without it; anything else that

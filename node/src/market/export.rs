@@ -156,13 +156,18 @@ fn account_line(
     let newest = newest.max_by_key(|(cheque, _)| cheque.sequence);
     // A cheque may have come since the channel was read.
     let newest = newest.filter(|(cheque, _)| cheque.cumulative >= channel.cumulative);
+    // What was lost by a fault waits no more, whatever the cheque says, and what the cheque lets go of neither.
+    let held = newest.as_ref().map_or(channel.held.amount, |(cheque, _)| match channel.sequence {
+        older if older < cheque.sequence => cheque.held,
+        _ => cheque.held.min(channel.held.amount),
+    });
     let settlement = store.settlement(side, peer)?;
     Ok(LedgerAccount {
         direction: direction(side),
         peer: *peer,
         promised: newest.as_ref().map_or(channel.cumulative, |(cheque, _)| cheque.cumulative),
         settled: settlement.as_ref().map(|record| record.settled).unwrap_or_default(),
-        held: newest.as_ref().map_or(channel.held.amount, |(cheque, _)| cheque.held),
+        held,
         forfeited: channel.forfeited,
         cheque: newest.map(|(_, signed)| signed),
         settlement: settlement.map(|record| record.settlement),
@@ -273,7 +278,7 @@ impl Reading {
                     checks.push(Check::of("sums", Some(export.sums == self.sums), sums));
                     statement = Some(export);
                 }
-                Err(why) => checks.push(Check::of("signature", Some(false), why)),
+                Err(why) => checks.push(Check::of("signature", Some(false), why.to_string())),
             },
             _ => checks.push(Check::of("signature", Some(false), "there is none: the file is cut off")),
         }
@@ -286,11 +291,20 @@ impl Reading {
     }
 }
 
-fn opened<T: Statement>(signed: &Signed<T>, header: &LedgerHeader, signer: NodeId) -> Result<T, String> {
+/// Why a statement in an export is not whose it should be.
+#[derive(Debug, thiserror::Error)]
+enum Unsigned {
+    #[error("signed by {0} where {1} belongs")]
+    Other(NodeId, NodeId),
+    #[error(transparent)]
+    Signature(#[from] aitbc_crypto::SignatureError),
+}
+
+fn opened<T: Statement>(signed: &Signed<T>, header: &LedgerHeader, signer: NodeId) -> Result<T, Unsigned> {
     if signed.signer() != signer {
-        return Err(format!("signed by {} where {signer} belongs", signed.signer()));
+        return Err(Unsigned::Other(signed.signer(), signer));
     }
-    aitbc_crypto::open(signed, &header.network).map_err(|error| error.to_string())
+    Ok(aitbc_crypto::open(signed, &header.network)?)
 }
 
 /// What does not hold of an account: its cheque is the payer's, made out to the payee, its settlement the other way round,
@@ -304,11 +318,13 @@ fn account_fault(account: &LedgerAccount, header: &LedgerHeader) -> Option<Strin
         return Some("more is settled than promised".to_owned());
     }
     if let Some(signed) = &account.cheque {
-        let said = |Cheque { provider, cumulative, .. }: Cheque| (provider, cumulative);
-        match opened(signed, header, payer).map(said) {
+        match opened(signed, header, payer) {
             Err(why) => return Some(format!("cheque: {why}")),
-            Ok(said) if said != (payee, account.promised) => {
+            Ok(Cheque { provider, cumulative, .. }) if (provider, cumulative) != (payee, account.promised) => {
                 return Some("the cheque promises another sum, or to another node".to_owned());
+            }
+            Ok(Cheque { held, .. }) if held < account.held => {
+                return Some("more waits than the cheque says".to_owned());
             }
             Ok(_) => {}
         }

@@ -20,9 +20,7 @@ mod state;
 pub(crate) use residents::{Home, Tongue};
 pub(crate) use state::Counts;
 
-use super::{
-    GossipMessage, Incoming, NetworkHandle, NotDialled, handle, handle::Command, streams::IncomingQueues,
-};
+use super::{Incoming, NetworkHandle, NotDialled, handle, handle::Command};
 use aitbc_protocol::{NodeId, geo::Cell};
 use residents::Resident;
 use state::State;
@@ -70,7 +68,7 @@ impl World {
         let (commands, inbox) = mpsc::channel(handle::COMMANDS);
         let (publisher, snapshots) = super::snapshots();
         let (gossip_queue, gossip) = mpsc::channel(super::GOSSIP_QUEUE);
-        let (queues, incoming) = queues(gossip);
+        let (queues, incoming) = super::queues(gossip);
         publisher.addresses.send_replace(Arc::new(vec![home.address()]));
         let number = self.with(|state| state.join(Resident::new(id, home, publisher, queues, gossip_queue)));
         tokio::spawn(listen(self.clone(), number, inbox));
@@ -154,24 +152,4 @@ async fn listen(world: World, number: usize, mut inbox: mpsc::Receiver<Command>)
             }
         }
     }
-}
-
-fn queues(gossip: mpsc::Receiver<GossipMessage>) -> (IncomingQueues, Incoming) {
-    let channel = || mpsc::channel(super::STREAM_QUEUE);
-    let ((offer_queue, offer), (quote_queue, quote), (job_queue, job)) = (channel(), channel(), channel());
-    let ((reach_queue, reach), (challenge_queue, challenge)) = (channel(), channel());
-    let ((attest_queue, attest), (bandwidth_queue, bandwidth)) = (channel(), channel());
-    let ((fhe_queue, fhe), (settlement_queue, settlement)) = (channel(), channel());
-    let queues = IncomingQueues {
-        offer: offer_queue,
-        quote: quote_queue,
-        job: job_queue,
-        reach: reach_queue,
-        challenge: challenge_queue,
-        attest: attest_queue,
-        bandwidth: bandwidth_queue,
-        fhe: fhe_queue,
-        settlement: settlement_queue,
-    };
-    (queues, Incoming { gossip, offer, quote, job, reach, challenge, attest, bandwidth, fhe, settlement })
 }

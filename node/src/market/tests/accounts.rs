@@ -181,4 +181,9 @@ async fn an_account_is_believed_for_its_cheque_alone() {
     assert_eq!(failed(&sealed(&more)), ["accounts"]);
     let settled = account.replace("\"settled\":0", "\"settled\":1");
     assert_eq!(failed(&sealed(&settled)), ["accounts"], "nobody has signed that");
+    let held = account.replace(&format!("\"held\":{paid}"), &format!("\"held\":{}", paid + 1));
+    assert_ne!(held, account);
+    assert_eq!(failed(&sealed(&held)), ["accounts"], "the client holds no more than its cheque says");
+    let less = account.replace(&format!("\"held\":{paid}"), "\"held\":0");
+    assert_eq!(failed(&sealed(&less)), [""; 0], "what was lost by a fault waits no more");
 }
