@@ -225,7 +225,7 @@ mod tests {
         engine::{self, EngineModel},
         jobs::tests::{client_key, engine_model, network, provider, provider_key, quote, spec},
     };
-    use aitbc_protocol::Digest;
+    use aitbc_protocol::{Digest, holdback::Audit};
 
     const NOW: UnixMillis = 1_700_000_000_000;
 
@@ -235,7 +235,9 @@ mod tests {
     }
 
     fn live() -> Quote {
-        Quote { issued_ms: NOW - 60_000, expires_ms: NOW + 240_000, ..quote() }
+        let quote = quote();
+        let audit = Audit::of(quote.max_total, NOW - 60_000);
+        Quote { issued_ms: NOW - 60_000, expires_ms: NOW + 240_000, audit, ..quote }
     }
 
     #[test]
