@@ -96,7 +96,7 @@ async fn balances_agree_whatever_is_killed_when() {
     let (mut begun, mut paid, mut spent) = (0, 0, 0);
     for kill in 1..=kills {
         let mut updates = client.job(&story(&provider, random.random_range(20..400))).await;
-        let (mut left, mut has_begun, mut has_paid) = (random.random_range(0..40), false, false);
+        let (mut left, mut has_begun, mut has_paid) = (random.random_range(0..60), false, false);
         while left > 0
             && let Ok(Some(update)) = tokio::time::timeout(UPDATE, updates.recv()).await
         {
