@@ -102,13 +102,17 @@ impl Prover {
         states.collect::<Option<Vec<Words>>>().map(Tree::new)
     }
 
-    /// Bytes a second of a walk with its root.
+    /// Bytes a second of the slowest of three walks with their roots, as real provers measure it.
     fn measured(data: &[Option<Words>]) -> u64 {
         let honest = Self { key: keys().1, manner: Manner::Honest, rate: 0, stop: Arc::default() };
         let task = Task { items: ITEMS, lanes: 8192, steps: 64 };
-        let began = Instant::now();
-        honest.tree(data, &Nonce([4; 16]), &task).expect("nothing stops it");
-        (task.read_bytes() as f64 / began.elapsed().as_secs_f64()) as u64
+        let walk = |_| {
+            let began = Instant::now();
+            honest.tree(data, &Nonce([4; 16]), &task).expect("nothing stops it");
+            began.elapsed()
+        };
+        let slowest = (0..3).map(walk).max().expect("three walks");
+        (task.read_bytes() as f64 / slowest.as_secs_f64()) as u64
     }
 
     /// Answers one challenge, over a data set that it has before.
