@@ -4,26 +4,26 @@
 //! not know, and the error names the nearest one that it does.
 
 mod attestation;
+mod client;
+mod directories;
 mod power;
+mod provide;
 
 pub use attestation::AttestationSettings;
+pub use client::ClientSettings;
+pub use directories::Directories;
 pub use power::PowerSettings;
+pub use provide::{PriceSettings, ProvideSettings};
 
-use crate::{api::ApiConfig, engine::UpstreamConfig, routing::CloudConfig};
+use crate::api::ApiConfig;
 use aitbc_protocol::{
-    MicroCredits, NetworkId, NodeId,
-    bandwidth::REQUIRED,
+    NetworkId,
     geo::{self, Location},
     gpu::heat::{LadderError, OwnerLadder},
-    job::ModelName,
-    price::TokenPrice,
-    routing::{fallback::Fallback, preference::Preference},
 };
-use etcetera::BaseStrategy;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -179,140 +179,6 @@ impl Default for Settings {
     }
 }
 
-/// Selling GPU time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ProvideSettings {
-    /// Whether this node sells.
-    pub enabled: bool,
-    /// Models to load and offer.
-    pub models: Vec<ModelName>,
-    /// Jobs at a time.
-    pub slots: u32,
-    /// Context tokens of a job, prompt and answer.
-    pub context: u32,
-    /// CPU threads; all physical cores if not set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<u32>,
-    /// Layers on the GPU; all that fit if not set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu_layers: Option<u32>,
-    /// Most memory of the engine in MiB; no limit if not set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_mib: Option<u64>,
-    /// MiB of this machine's own memory that answer challenges in place of a GPU's, to try them out on the network
-    /// `local`. What they show is marked as simulated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub simulated_memory_mib: Option<u32>,
-    /// MiB a second, each way, below which the owner is told that the line is slow.
-    pub min_bandwidth_mib: u32,
-    /// MiB on the disk for evaluation keys of clients.
-    pub evaluation_keys_mib: u32,
-    /// Whether the hours that prices go by are those of this machine's own clock; those of UTC if not.
-    pub local_hours: bool,
-    /// Micro-credits that clients who have settled nothing may owe in a day, all together; a hundredth of what this node
-    /// can earn in a day, and a credit at least, if not set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub strangers: Option<u64>,
-    /// Price of models that have none of their own.
-    pub price: PriceSettings,
-    /// Price of private models that have none of their own: for a thousand values, and a thousand bootstraps.
-    pub private_price: PriceSettings,
-    /// Prices of single models.
-    pub prices: BTreeMap<ModelName, PriceSettings>,
-    /// Other OpenAI-compatible servers of the owner's to offer, such as an Ollama.
-    pub upstream: Vec<UpstreamConfig>,
-}
-
-impl Default for ProvideSettings {
-    fn default() -> Self {
-        Self {
-            enabled: false,
-            models: Vec::new(),
-            slots: 4,
-            context: 4096,
-            threads: None,
-            gpu_layers: None,
-            memory_mib: None,
-            simulated_memory_mib: None,
-            min_bandwidth_mib: (REQUIRED >> 20) as u32,
-            evaluation_keys_mib: 2048,
-            local_hours: false,
-            strangers: None,
-            price: PriceSettings::default(),
-            private_price: PriceSettings::private(),
-            prices: BTreeMap::new(),
-            upstream: Vec::new(),
-        }
-    }
-}
-
-/// A price in micro-credits (1 credit = 1,000,000).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PriceSettings {
-    /// For a thousand prompt tokens.
-    pub prompt: u64,
-    /// For a thousand tokens of the answer.
-    pub completion: u64,
-}
-
-impl Default for PriceSettings {
-    fn default() -> Self {
-        Self { prompt: 200, completion: 1000 }
-    }
-}
-
-impl PriceSettings {
-    /// A bootstrap takes a processor about as long as twenty tokens of a small model.
-    fn private() -> Self {
-        Self { prompt: 200, completion: 20_000 }
-    }
-}
-
-impl From<PriceSettings> for TokenPrice {
-    fn from(price: PriceSettings) -> Self {
-        Self { prompt: MicroCredits(price.prompt), completion: MicroCredits(price.completion) }
-    }
-}
-
-/// Buying answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ClientSettings {
-    /// Providers asked for a quote at a time, 1 to 4: every one of them sees the prompt.
-    pub quotes: u32,
-    /// Nodes whose word about the memory and the hardware of providers counts, beside this node's own.
-    pub verifiers: Vec<NodeId>,
-    /// What decides among providers where a job does not say: `latency`, `cost`, `balanced`, `private` or `local_first`.
-    pub policy: Preference,
-    /// When jobs that do not say go to the cloud below: `never`, `if_no_edge`, `if_cheaper` or `if_faster`.
-    pub fallback: Fallback,
-    /// An OpenAI-compatible server behind the network.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cloud: Option<CloudConfig>,
-    /// Whether a second provider is asked beside one whose first token is late: whoever is slower is paid for what it has
-    /// delivered by then, and both see the prompt.
-    pub hedge: bool,
-    /// Whether neighbours of a provider are told how its jobs for this node went: that there was a job, what it cost and how fast it
-    /// was, and nothing of what was asked.
-    pub share_observations: bool,
-}
-
-impl Default for ClientSettings {
-    fn default() -> Self {
-        Self {
-            quotes: 1,
-            verifiers: Vec::new(),
-            policy: Preference::Balanced,
-            fallback: Fallback::Never,
-            cloud: None,
-            hedge: true,
-            share_observations: true,
-        }
-    }
-}
-
 /// The local HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -374,36 +240,7 @@ impl Settings {
         if let Some(mbit) = self.relay_mbit.filter(|mbit| !(1..=100_000).contains(mbit)) {
             return range("relay_mbit", mbit.to_string(), "allowed is 1 to 100000");
         }
-        if !(1..=64).contains(&self.provide.slots) {
-            return range("provide.slots", self.provide.slots.to_string(), "allowed is 1 to 64");
-        }
-        if !(256..=1_048_576).contains(&self.provide.context) {
-            return range("provide.context", self.provide.context.to_string(), "allowed is 256 to 1048576");
-        }
-        if self.provide.enabled && self.provide.models.is_empty() && self.provide.upstream.is_empty() {
-            return range(
-                "provide.models",
-                "empty".to_owned(),
-                "name a model to sell, such as --model smollm2:135m, or a [[provide.upstream]]",
-            );
-        }
-        if let Some(mib) = self.provide.simulated_memory_mib {
-            if !self.network.is_local() {
-                let allowed = "allowed only with `network = \"local\"`: memory that is simulated earns no trust";
-                return range("provide.simulated_memory_mib", mib.to_string(), allowed);
-            }
-            if !(1..=4096).contains(&mib) {
-                return range("provide.simulated_memory_mib", mib.to_string(), "allowed is 1 to 4096");
-            }
-        }
-        let mib = self.provide.evaluation_keys_mib;
-        if !(64..=1_048_576).contains(&mib) {
-            return range("provide.evaluation_keys_mib", mib.to_string(), "allowed is 64 to 1048576");
-        }
-        let mib = self.provide.min_bandwidth_mib;
-        if mib > 100_000 {
-            return range("provide.min_bandwidth_mib", mib.to_string(), "allowed is 0 to 100000");
-        }
+        self.validate_provide()?;
         self.validate_power()?;
         self.validate_attestation()?;
         for address in &self.bootstrap {
@@ -419,34 +256,6 @@ impl Settings {
     }
 }
 
-impl Settings {
-    /// A fallback needs a cloud, and a cloud a model that stands in for others.
-    fn validate_cloud(&self) -> Result<(), ConfigError> {
-        let range = |setting, value: String, allowed| Err(ConfigError::Range { setting, value, allowed });
-        let ClientSettings { fallback, cloud, .. } = &self.client;
-        let Some(cloud) = cloud else {
-            if *fallback == Fallback::Never {
-                return Ok(());
-            }
-            let allowed = "set [client.cloud] with url, model and price, or leave fallback at never";
-            return range("client.fallback", fallback.to_string(), allowed);
-        };
-        let names = cloud.model.iter().chain(cloud.models.values());
-        if names.clone().next().is_none() {
-            let allowed = "name the cloud's model that stands in for all, or those of single models in `client.cloud.models`";
-            return range("client.cloud.model", "not set".to_owned(), allowed);
-        }
-        if names.into_iter().any(|name| name.is_empty() || name.len() > 256) {
-            return range(
-                "client.cloud.models",
-                "a name without characters, or over 256 bytes".to_owned(),
-                "1 to 256",
-            );
-        }
-        Ok(())
-    }
-}
-
 /// The known field nearest to the unknown one of a serde error message.
 fn nearest_field(message: &str) -> Option<String> {
     let mut quoted = message.split('`').skip(1).step_by(2);
@@ -456,64 +265,6 @@ fn nearest_field(message: &str) -> Option<String> {
         .filter(|(distance, known)| *distance <= known.len().max(3) / 2)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known.to_owned())
-}
-
-/// Where a node keeps things.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directories {
-    /// The settings file.
-    pub config: PathBuf,
-    /// Key, database, peer table, what was measured on the GPUs.
-    pub data: PathBuf,
-}
-
-impl Directories {
-    /// The given ones, and for the rest those of the XDG base directory specification.
-    pub fn resolve(config: Option<PathBuf>, data: Option<PathBuf>) -> Result<Self, ConfigError> {
-        if let (Some(config), Some(data)) = (&config, &data) {
-            return Ok(Self { config: config.clone(), data: data.clone() });
-        }
-        let base = etcetera::choose_base_strategy().map_err(|_| ConfigError::NoHome)?;
-        Ok(Self {
-            config: config.unwrap_or_else(|| base.config_dir().join("aitbc").join("config.toml")),
-            data: data.unwrap_or_else(|| base.data_dir().join("aitbc")),
-        })
-    }
-
-    /// The key file.
-    pub fn key(&self) -> PathBuf {
-        self.data.join("key")
-    }
-
-    /// The database.
-    pub fn database(&self) -> PathBuf {
-        self.data.join("db")
-    }
-
-    /// The peer table.
-    pub fn peer_table(&self) -> PathBuf {
-        self.data.join("peers.json")
-    }
-
-    /// Evaluation keys of clients of this node.
-    pub fn evaluation_keys(&self) -> PathBuf {
-        self.data.join("evaluation-keys")
-    }
-
-    /// Secret keys of this node's own private jobs.
-    pub fn private(&self) -> PathBuf {
-        self.data.join("private")
-    }
-
-    /// What `aitbc bench gpu` measured.
-    pub fn gpu_rates(&self) -> PathBuf {
-        self.data.join("gpu-rates.json")
-    }
-
-    /// The model files.
-    pub fn models(&self, settings: &Settings) -> PathBuf {
-        settings.models_dir.clone().unwrap_or_else(|| self.data.join("models"))
-    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     bandwidth::Bandwidth,
+    coordinates,
     credit::{Backing, CreditFault, share_of_capacity},
     evidence::Evidence,
     geo::Cell,
@@ -241,6 +242,8 @@ pub struct JobsParts {
     pub vouched: watch::Receiver<Vouched>,
     /// What was measured of this node's line, for the offer.
     pub line: watch::Receiver<Option<Bandwidth>>,
+    /// Where this node is among round trips, for the offer.
+    pub round_trips: watch::Receiver<coordinates::Place>,
     /// How busy the other providers of its cell are, for prices.
     pub cell_load: CellLoad,
     /// The process that answers a challenge on a GPU now.
@@ -445,6 +448,7 @@ async fn provide(
         shown,
         vouched,
         line,
+        round_trips,
         cell_load,
         proving: _,
         quote_streams,
@@ -468,6 +472,7 @@ async fn provide(
         shown,
         vouched,
         line,
+        round_trips,
         announced,
         statements: own_offer,
     };

@@ -30,6 +30,7 @@ mod provider;
 mod rules;
 mod strangers;
 pub mod verify;
+mod worker;
 
 use crate::{
     blocking, clock,
@@ -57,17 +58,11 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    thread,
-    time::Instant,
 };
 pub use strangers::{Origin, Strangers};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 pub use verify::receipt_file;
-
-/// Requests that may wait for the thread.
-const QUEUE: usize = 1024;
-/// Requests answered by one write.
-const BATCH: usize = 256;
+use worker::{QUEUE, Request, Worker};
 
 /// Why the ledger refuses.
 #[derive(Debug, thiserror::Error)]
@@ -146,82 +141,12 @@ pub struct Totals {
 /// What a provider holds about a job: paid so far, and its receipt.
 pub type Settled = (MicroCredits, Option<Signed<Receipt>>);
 
-/// Sends the answer of a request once its batch is written.
-type Answer = Box<dyn FnOnce(&Result<bool, StorageError>) + Send>;
-/// A request: works on the book, or learns why it cannot.
-type Request = Box<dyn FnOnce(Result<&mut Book, StorageError>) -> Answer + Send>;
-
 /// Calls the ledger thread. Cheap to clone; the last clone waits for the thread to end, which closes its store.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     worker: Arc<Worker>,
     store: Store,
     network: NetworkId,
-}
-
-/// The thread, for as long as anybody can call it.
-#[derive(Debug)]
-struct Worker {
-    requests: Option<mpsc::Sender<Request>>,
-    thread: Option<thread::JoinHandle<()>>,
-    /// In a simulated city there is no thread, for its time goes on while somebody waits for one: each caller does its
-    /// own work.
-    #[cfg(test)]
-    desk: Option<std::sync::Mutex<(Book, Meters)>>,
-}
-
-impl Worker {
-    fn take(&self, request: Request) -> Result<(), LedgerError> {
-        #[cfg(test)]
-        if let Some(desk) = &self.desk {
-            let (book, meters) = &mut *desk.lock().map_err(|_| LedgerError::Stopped)?;
-            serve(book, request, || None, meters);
-            return Ok(());
-        }
-        let requests = self.requests.as_ref().ok_or(LedgerError::Stopped)?;
-        requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
-            mpsc::error::TrySendError::Closed(_) => LedgerError::Stopped,
-        })
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        drop(self.requests.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the ledger thread panicked");
-        }
-    }
-}
-
-/// The thread: takes what waits, answers it all after one write.
-fn run(mut book: Book, mut requests: mpsc::Receiver<Request>, meters: &Meters) {
-    while let Some(first) = requests.blocking_recv() {
-        serve(&mut book, first, || requests.try_recv().ok(), meters);
-    }
-}
-
-/// Answers `first` and what else waits after one write.
-fn serve(book: &mut Book, first: Request, mut waiting: impl FnMut() -> Option<Request>, meters: &Meters) {
-    let ready = book.begin(clock::now_ms());
-    let mut answers = Vec::new();
-    let mut next = Some(first);
-    while let Some(request) = next {
-        answers.push(request(ready.as_ref().map(|()| &mut *book).map_err(StorageError::clone)));
-        next = if answers.len() < BATCH { waiting() } else { None };
-    }
-    let started = Instant::now();
-    let written = book.commit();
-    match &written {
-        Ok(synced) => meters.committed(book, *synced, started.elapsed(), answers.len()),
-        Err(error) => tracing::error!(%error, requests = answers.len(), "the ledger cannot write"),
-    }
-    for answer in answers {
-        answer(&written);
-    }
 }
 
 impl Ledger {
@@ -235,23 +160,7 @@ impl Ledger {
         let meters = Meters::new(metrics);
         let book = Book::open(store.clone(), key, network.clone(), clock::now_ms())?;
         meters.sums(&book);
-        #[cfg(test)]
-        if crate::city::laboratory::is_open() {
-            let desk = Some(std::sync::Mutex::new((book, meters)));
-            return Ok(Self { worker: Arc::new(Worker { requests: None, thread: None, desk }), store, network });
-        }
-        let (requests, waiting) = mpsc::channel(QUEUE);
-        let thread = thread::Builder::new()
-            .name("ledger".to_owned())
-            .spawn(move || run(book, waiting, &meters))
-            .map_err(|error| StorageError::Database(format!("no thread for the ledger: {error}")))?;
-        let worker = Worker {
-            requests: Some(requests),
-            thread: Some(thread),
-            #[cfg(test)]
-            desk: None,
-        };
-        Ok(Self { worker: Arc::new(worker), store, network })
+        Ok(Self { worker: Arc::new(Worker::start(book, meters)?), store, network })
     }
 
     // --- client side ---

@@ -229,6 +229,7 @@ impl Node {
             shown: was_shown,
             vouched: vouched_for,
             line: line_seen,
+            round_trips: routing.place(),
             accuse,
             cell_load,
             proving: proves,

@@ -20,6 +20,7 @@ mod candidates;
 mod catch_up;
 mod cloud;
 mod competition;
+mod coordinates;
 mod decisions;
 mod dispatch;
 mod experience;
@@ -67,6 +68,7 @@ use aitbc_crypto::SecretKey;
 use aitbc_protocol::{
     JobId, NetworkId, NodeId,
     competition::Comparison,
+    coordinates::Place,
     evidence::Evidence,
     geo::{Cell, Location},
     gpu::seen::Seen,
@@ -140,6 +142,7 @@ struct Shared {
     searches: search::SearchMemory,
     decisions: decisions::DecisionLog,
     active: active::Active,
+    coordinates: coordinates::Coordinates,
     settle: settle::Wake,
     metrics: metrics::RoutingMetrics,
     jobs: Arc<Semaphore>,
@@ -232,6 +235,11 @@ impl Routing {
         let others = snapshot.offers.iter().filter(|known| known.provider != me && known.offer.cell == *cell);
         let taken = |known: &KnownOffer| known.load.running.saturating_add(known.load.queued);
         median_utilisation(others.map(|known| share(taken(known), known.offer.slots)).collect())
+    }
+
+    /// Where this node is among round trips, as it learns it.
+    pub fn place(&self) -> watch::Receiver<Place> {
+        self.0.coordinates.place()
     }
 
     /// Where the last jobs went, what was expected of it and what came: newest first, `limit` at most.
@@ -338,6 +346,7 @@ pub fn start(
         searches: search::SearchMemory::default(),
         decisions: decisions::DecisionLog::new(metrics.clone()),
         active: active::Active::default(),
+        coordinates: coordinates::Coordinates::default(),
         settle: settle::Wake::default(),
         metrics,
         jobs: Arc::new(Semaphore::new(MAX_JOBS)),
@@ -361,6 +370,7 @@ pub fn start(
             offer_streams::serve(own_offer.clone(), book.clone(), incoming, turn)
         });
     tasks.spawn(serving.instrument(tracing::info_span!("offer-streams")));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(coordinates::learn(shared.clone())).map(drop));
     let refreshing = observing::refresh(shared.clone());
     tasks.spawn(stop.clone().run_until_cancelled_owned(refreshing).map(drop));
     tasks.spawn(settle::run(settling, stop.clone()).instrument(tracing::info_span!("settle")));

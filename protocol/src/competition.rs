@@ -176,6 +176,7 @@ fn candidate<'a>(of: &Contender<'_>, offer: &'a ModelOffer, slots: u32, load: Lo
         tier: of.tier,
         distance_km: 0.0,
         round_trip_ms: None,
+        estimated_ms: None,
         offline_ms: None,
         failures: 0.0,
         speed_seen: None,

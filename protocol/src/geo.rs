@@ -75,6 +75,9 @@ impl fmt::Display for Location {
     }
 }
 
+/// Share of the least round trip that a measured one may fall below, for clocks and what the size of a cell leaves open.
+pub const LIGHT_SLACK: f64 = 0.9;
+
 /// The least round trip over `km` that physics allows, in milliseconds: both ways at two thirds of c.
 pub fn least_round_trip_ms(km: f64) -> f64 {
     2.0 * km / FIBRE_KM_PER_MS

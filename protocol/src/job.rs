@@ -1,8 +1,13 @@
 //! What a client asks for, what comes back, and the states a job goes through.
 
+mod rejection;
+mod state;
+
+pub use rejection::Rejection;
+pub use state::{JobEvent, JobState, TransitionError};
+
 use crate::{
     bytes::{BoundedBytes, Digest},
-    money::MicroCredits,
     sealed::{MAX_SEALED_OUTPUT, Sealed},
     text::{Line, bounded_vec},
     wire,
@@ -351,164 +356,4 @@ pub enum Finish {
     Cancelled,
     /// The provider failed: the engine, the owner's own use, a restart.
     Failed,
-}
-
-/// Why a provider does not quote, does not start or does not go on. Each names what would have to change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum Rejection {
-    /// The provider does not serve this model, or other weights of it.
-    #[error("the provider does not serve this model")]
-    UnknownModel,
-    /// All slots are taken or promised.
-    #[error("the provider is full: {running} jobs running, {promised} promised, {slots} slots")]
-    Full {
-        /// Jobs that run.
-        running: u32,
-        /// Quotes accepted or open.
-        promised: u32,
-        /// Jobs that can run at a time.
-        slots: u32,
-    },
-    /// The client holds as many open quotes as it may.
-    #[error("the client already holds {0} open quotes here")]
-    TooManyQuotes(u32),
-    /// Prompt and answer do not fit the model's context.
-    #[error("{needed} tokens do not fit the context of {context}")]
-    ContextTooSmall {
-        /// Prompt and answer together.
-        needed: u32,
-        /// What the model has.
-        context: u32,
-    },
-    /// The client owes for earlier work, or holds back past its date what its cheques promised.
-    #[error("the client owes {0} for earlier work: its node must settle first")]
-    Debt(MicroCredits),
-    /// The client may owe no more: its own credit and what is left for clients that have settled nothing do not reach.
-    #[error(
-        "the client's credit does not reach: the job may cost {needed}, {left} are left; ask for fewer tokens, take \
-         another provider, or settle with this one what it holds of yours (`aitbc ledger ls`)"
-    )]
-    Credit {
-        /// The most that the job may cost.
-        needed: MicroCredits,
-        /// The most that a job may cost now.
-        left: MicroCredits,
-    },
-    /// The quote is not one this provider gave, or not for this client and request.
-    #[error("the quote does not belong to this request: {0}")]
-    QuoteMismatch(Line<64>),
-    /// The quote was used before.
-    #[error("the quote was already used")]
-    QuoteUsed,
-    /// The quote is older than it may be.
-    #[error("the quote has expired")]
-    QuoteExpired,
-    /// The provider does not hold the job that is to be resumed, or not for this client.
-    #[error("the provider does not hold this job: it has ended there, or the provider restarted")]
-    UnknownJob,
-    /// The job has been resumed by this attempt or a later one.
-    #[error("attempt {newest} to resume the job came before this one")]
-    StaleAttempt {
-        /// The newest attempt.
-        newest: u32,
-    },
-    /// The request breaks a rule.
-    #[error("invalid request: {0}")]
-    Invalid(Line<160>),
-    /// The model, or a feature of it, is not available on this engine.
-    #[error("not supported by the provider's engine: {0}")]
-    Unsupported(Line<160>),
-    /// The engine is loading, has crashed and waits, or is paused by the owner.
-    #[error("the provider's engine is not ready: {0}")]
-    EngineUnavailable(Line<160>),
-    /// The provider does not hold the evaluation key of a private job, or not from this client: it must be sent before.
-    #[error("the provider does not hold this client's evaluation key")]
-    UnknownEvaluationKey,
-    /// The client sends faster than the provider reads requests of one peer.
-    #[error("too many requests: wait {retry_ms} ms")]
-    RateLimited {
-        /// When to try again.
-        retry_ms: u32,
-    },
-}
-
-/// Where a job stands. One machine serves both sides: the client starts it at `Opening`, the provider at `Running`
-/// (a job that was not admitted never exists there).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// The quote is taken and recorded; the provider has not answered yet.
-    Opening,
-    /// Admitted; tokens may flow.
-    Running,
-    /// The answer is whole (or ended early) and its receipt is held; what it asks for is not all paid, or not
-    /// known to have arrived.
-    Delivered,
-    /// Ended well and settled.
-    Completed,
-    /// Ended by the client, settled.
-    Cancelled,
-    /// Ended by a failure or a crash of either side, settled with what was paid.
-    Failed,
-    /// Not admitted; nothing owed.
-    Rejected,
-    /// The other side cannot be reached for its receipt (client) or for its last cheque (provider): settled alone
-    /// with what was paid.
-    ReceiptMissing,
-}
-
-/// What moves a job from state to state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobEvent {
-    /// The provider admitted the job.
-    Accepted,
-    /// The provider did not.
-    Refused,
-    /// A receipt was signed (provider) or checked and stored (client).
-    Receipt(Finish),
-    /// Everything the receipt asks for is paid and both sides know it.
-    Paid(Finish),
-    /// This node restarted, or the path broke, and the two sides settled what stood.
-    Settled,
-    /// The other side stayed away for as long as this side waits.
-    GaveUp,
-}
-
-/// An event that a state does not allow: a fault in this node or a peer that breaks the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a job in state {state:?} does not take {event:?}")]
-pub struct TransitionError {
-    /// Where the job stands.
-    pub state: JobState,
-    /// What came.
-    pub event: JobEvent,
-}
-
-impl JobState {
-    /// True once nothing can change any more.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Completed | Self::Cancelled | Self::Failed | Self::Rejected | Self::ReceiptMissing)
-    }
-
-    /// The next state. A final state takes no event, but for a receipt that was missing: it can still come, or be
-    /// settled without.
-    pub fn on(self, event: JobEvent) -> Result<Self, TransitionError> {
-        use JobEvent::{Accepted, GaveUp, Paid, Receipt, Refused, Settled};
-        let ended = |finish| match finish {
-            Finish::Stop | Finish::Length => Self::Completed,
-            Finish::Cancelled => Self::Cancelled,
-            Finish::Failed => Self::Failed,
-        };
-        match (self, event) {
-            (Self::Opening, Accepted) => Ok(Self::Running),
-            (Self::Opening, Refused) => Ok(Self::Rejected),
-            (Self::Opening | Self::Running | Self::ReceiptMissing, Receipt(_)) => Ok(Self::Delivered),
-            (Self::Delivered, Paid(finish)) => Ok(ended(finish)),
-            (Self::Opening | Self::Running | Self::Delivered | Self::ReceiptMissing, Settled) => Ok(Self::Failed),
-            (Self::Opening | Self::Running | Self::Delivered, GaveUp) => Ok(Self::ReceiptMissing),
-            (state, event) => Err(TransitionError { state, event }),
-        }
-    }
 }

@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod checks;
 pub mod competition;
 pub mod conditions;
+pub mod coordinates;
 pub mod credit;
 pub mod envelope;
 pub mod evidence;

@@ -5,6 +5,7 @@ use crate::{
     attestation::exchange::{AttestationResult, MAX_ATTESTED, MAX_POLICIES, PolicyName},
     bandwidth::Bandwidth,
     bytes::Digest,
+    coordinates::Coordinate,
     envelope::{Signed, Statement},
     geo::Cell,
     gpu::{challenge::exchange::Shown, measured::Measured},
@@ -138,6 +139,9 @@ pub struct Offer {
     /// What went over its line, as it measured itself with another node, not verified; `None` where it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bandwidth>,
+    /// Where it is in the plane of round trips; `None` while it does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinate: Option<Coordinate>,
     /// The aitbc version of the node.
     pub agent: Line<48>,
 }

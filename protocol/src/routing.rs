@@ -3,22 +3,24 @@
 use crate::{
     attestation::Tier,
     bytes::Digest,
-    evidence::Slashed,
     geo::least_round_trip_ms,
     identity::NodeId,
     job::ModelName,
     money::MicroCredits,
-    offer::{DeviceKind, Load, ModelOffer},
+    offer::{Load, ModelOffer},
     price::{Adjustment, LatencyClass, ONE, price},
     qos::Quality,
 };
+pub use exclusion::Exclusion;
+use exclusion::exclusion;
 use preference::Preference;
-use query::{Conditions, Unmet};
+use query::Conditions;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 pub mod breaker;
 pub mod calibration;
+mod exclusion;
 pub mod fallback;
 pub mod hedging;
 pub mod preference;
@@ -42,6 +44,8 @@ pub struct Candidate<'a> {
     pub distance_km: f64,
     /// Measured round trip in milliseconds, if there is a connection.
     pub round_trip_ms: Option<f64>,
+    /// Round trip in milliseconds by the coordinates of both ([`crate::coordinates`]), where both know theirs.
+    pub estimated_ms: Option<f64>,
     /// For how many milliseconds it has not been found since its last connection broke; nothing while it is not missed.
     pub offline_ms: Option<u64>,
     /// Share of this client's own recent jobs with it that failed, 0 to 1; 0 for a stranger.
@@ -125,158 +129,25 @@ impl Policy {
     }
 }
 
-/// Why a candidate is out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How a round trip is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Exclusion {
-    /// It failed this job already.
-    FailedBefore,
-    /// What it signed speaks against it.
-    Slashed(Slashed),
-    /// Its last connection broke and it was not found again.
-    Offline {
-        /// For how many milliseconds.
-        for_ms: u64,
-    },
-    /// Its last jobs failed one after the other, and it is left alone for a while.
-    Resting {
-        /// For how many milliseconds.
-        for_ms: u64,
-    },
-    /// Other weights than the client insists on.
-    OtherWeights,
-    /// The model computes on encrypted values only, and the job is an ordinary one.
-    OnlyPrivate,
-    /// The job is private, and the model takes what it can read only.
-    NotPrivate,
-    /// The model is only declared and the client wants more.
-    OnlyDeclared,
-    /// It has shown too little of its hardware, or something that speaks against it.
-    TooLittleTrust {
-        /// What it has shown.
-        tier: Tier,
-        /// What the user wants.
-        least: Tier,
-    },
-    /// Too little of its GPUs' memory was shown.
-    NotShown {
-        /// What was, in bytes.
-        shown: u64,
-        /// What the user wants, in bytes.
-        least: u64,
-    },
-    /// Prompt and answer do not fit its context.
-    ContextTooSmall {
-        /// Tokens needed.
-        needed: u32,
-        /// Tokens it has.
-        context: u32,
-    },
-    /// Too far or too slow.
-    TooSlow {
-        /// Its round trip, measured or at the least.
-        round_trip_ms: f64,
-        /// What the job allows.
-        budget_ms: f64,
-    },
-    /// Above the ceiling.
-    TooExpensive {
-        /// The most the job can cost there.
-        price: MicroCredits,
-        /// What the user pays at most.
-        ceiling: MicroCredits,
-    },
-    /// It does not meet a condition.
-    Unmet {
-        /// As it was written.
-        condition: String,
-        /// What there is instead.
-        found: String,
-    },
-    /// It answers faster than light could from where it says it is.
-    ImpossibleDistance {
-        /// Measured round trip.
-        round_trip_ms: f64,
-        /// What physics allows.
-        least_ms: f64,
-    },
+pub enum RoundTripBy {
+    /// It was measured.
+    Measured,
+    /// By the coordinates of both, which may be off.
+    Coordinates,
+    /// It is the least that the distance allows.
+    Distance,
 }
 
-impl Exclusion {
-    /// What rules out, in one word.
-    pub const fn what(&self) -> &'static str {
-        match self {
-            Self::FailedBefore => "failed",
-            Self::Slashed(_) => "evidence",
-            Self::Offline { .. } => "offline",
-            Self::Resting { .. } => "failures",
-            Self::OtherWeights => "weights",
-            Self::OnlyPrivate | Self::NotPrivate => "kind",
-            Self::OnlyDeclared => "declared",
-            Self::TooLittleTrust { .. } => "trust",
-            Self::NotShown { .. } => "memory",
-            Self::ContextTooSmall { .. } => "context",
-            Self::TooSlow { .. } => "distance",
-            Self::TooExpensive { .. } => "price",
-            Self::Unmet { .. } => "condition",
-            Self::ImpossibleDistance { .. } => "location",
-        }
-    }
-}
-
-impl fmt::Display for Exclusion {
+impl fmt::Display for RoundTripBy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::FailedBefore => formatter.write_str("it failed this job already"),
-            Self::Slashed(Slashed { fault, .. }) => {
-                write!(formatter, "{fault}, and gets no jobs for a while (`aitbc reputation` says until when)")
-            }
-            Self::Offline { for_ms } => write!(formatter, "offline for {} s", for_ms / 1_000),
-            Self::Resting { for_ms } => write!(
-                formatter,
-                "its last jobs failed: it is tried again in {} s (--provider asks it all the same)",
-                for_ms.div_ceil(1_000)
-            ),
-            Self::OtherWeights => formatter.write_str("it serves other weights than asked for"),
-            Self::OnlyPrivate => {
-                formatter.write_str("it computes this model on encrypted values only (`aitbc private run`)")
-            }
-            Self::NotPrivate => formatter.write_str("it would have to read the input of this model"),
-            Self::OnlyDeclared => formatter.write_str("it only forwards to another server (allow with declared)"),
-            Self::TooLittleTrust { tier: Tier::Contraindicated, .. } => formatter.write_str(
-                "its hardware or firmware is not what it should be (`aitbc attest show` says by whose word)",
-            ),
-            Self::TooLittleTrust { tier, least } => write!(
-                formatter,
-                "its attestation is {tier} to verifiers that count here, {least} is asked for: `aitbc attest run` verifies it, \
-                 or name verifiers in `client.verifiers`"
-            ),
-            Self::NotShown { shown, least } => {
-                write!(
-                    formatter,
-                    "it has shown {} MiB of GPU memory to verifiers that count here, {} are asked for: have it show more with \
-                     `aitbc challenge`, or name verifiers in `client.verifiers`",
-                    shown >> 20,
-                    least >> 20
-                )
-            }
-            Self::ContextTooSmall { needed, context } => {
-                write!(formatter, "{needed} tokens do not fit its context of {context}")
-            }
-            Self::TooSlow { round_trip_ms, budget_ms } => {
-                write!(formatter, "round trip of {round_trip_ms:.0} ms, the job allows {budget_ms:.0} ms")
-            }
-            Self::TooExpensive { price, ceiling } => {
-                write!(formatter, "up to {price}, the ceiling is {ceiling}")
-            }
-            Self::Unmet { condition, found } => write!(formatter, "{condition} is asked for, and it has {found}"),
-            Self::ImpossibleDistance { round_trip_ms, least_ms } => {
-                write!(
-                    formatter,
-                    "answers in {round_trip_ms:.1} ms, light alone needs {least_ms:.1} ms from where it says it is"
-                )
-            }
-        }
+        formatter.write_str(match self {
+            Self::Measured => "measured",
+            Self::Coordinates => "by coordinates",
+            Self::Distance => "least for the distance",
+        })
     }
 }
 
@@ -285,8 +156,8 @@ impl fmt::Display for Exclusion {
 pub struct Reasons {
     /// Round trip that counts, in milliseconds.
     pub round_trip_ms: f64,
-    /// Whether it was measured, or is the least that the distance allows.
-    pub measured: bool,
+    /// How it is known.
+    pub round_trip_by: RoundTripBy,
     /// Distance in km.
     pub distance_km: f64,
     /// Estimated wait for a slot, in milliseconds.
@@ -330,7 +201,7 @@ impl fmt::Display for Reasons {
             formatter,
             "round trip {:.1} ms ({}), {:.0} km, queue {:.0} ms, reads the prompt in {:.0} ms, generates in {:.0} ms ({}), at most {}",
             self.round_trip_ms,
-            if self.measured { "measured" } else { "least for the distance" },
+            self.round_trip_by,
             self.distance_km,
             self.queue_ms,
             self.prefill_ms,
@@ -436,10 +307,18 @@ fn promise(quality: Quality) -> f64 {
     1.25 - share(score) / 2.0
 }
 
+/// The round trip that counts. Where distances are only pretended, the pretended distance still counts.
+fn round_trip(candidate: &Candidate<'_>, least_ms: f64) -> (f64, RoundTripBy) {
+    let (known, by) = match candidate.round_trip_ms {
+        Some(measured) => (Some(measured), RoundTripBy::Measured),
+        None => (candidate.estimated_ms.filter(|ms| ms.is_finite()), RoundTripBy::Coordinates),
+    };
+    known.filter(|ms| *ms >= least_ms).map_or((least_ms, RoundTripBy::Distance), |ms| (ms, by))
+}
+
 fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adjustment) -> Ranked {
     let least_ms = least_round_trip_ms(candidate.distance_km);
-    // Where distances are only pretended, the pretended distance still counts.
-    let round_trip_ms = candidate.round_trip_ms.map_or(least_ms, |measured| measured.max(least_ms));
+    let (round_trip_ms, round_trip_by) = round_trip(candidate, least_ms);
     let private = candidate.offer.private.as_ref().filter(|_| policy.work != Work::Ordinary);
     let completion_tokens = private.map_or(policy.completion_tokens, |private| private.bootstraps);
     // Every bootstrap of a model is computed, while most answers end before their limit.
@@ -458,7 +337,7 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
         .unwrap_or(MicroCredits(u64::MAX));
     let reasons = Reasons {
         round_trip_ms,
-        measured: candidate.round_trip_ms.is_some_and(|measured| measured >= least_ms),
+        round_trip_by,
         distance_km: candidate.distance_km,
         queue_ms,
         prefill_ms,
@@ -477,63 +356,6 @@ fn judge(index: usize, candidate: &Candidate<'_>, policy: &Policy, wished: &Adju
         reasons.time_ms() * promise(candidate.quality) + price_in_ms(most, policy.preference) + distance_ms
     };
     Ranked { index, cost, reasons, excluded }
-}
-
-fn exclusion(candidate: &Candidate<'_>, policy: &Policy, reasons: &Reasons, least_ms: f64) -> Option<Exclusion> {
-    let needed = policy.context_needed();
-    if policy.exclude.contains(&candidate.provider) {
-        return Some(Exclusion::FailedBefore);
-    }
-    if let Some(slashed) = candidate.quality.slashed {
-        return Some(Exclusion::Slashed(slashed));
-    }
-    if let Some(for_ms) = candidate.offline_ms {
-        return Some(Exclusion::Offline { for_ms });
-    }
-    if policy.weights.is_some_and(|weights| weights != candidate.offer.weights) {
-        return Some(Exclusion::OtherWeights);
-    }
-    match (policy.work, &candidate.offer.private) {
-        (Work::Ordinary, Some(_)) => return Some(Exclusion::OnlyPrivate),
-        (Work::Private, None) => return Some(Exclusion::NotPrivate),
-        _ => {}
-    }
-    if !policy.allow_declared && (candidate.offer.declared || candidate.offer.device.kind == DeviceKind::Upstream)
-    {
-        return Some(Exclusion::OnlyDeclared);
-    }
-    let least = policy.least_trust(candidate.offer.private.is_some());
-    if candidate.tier.rank() < least.rank() {
-        return Some(Exclusion::TooLittleTrust { tier: candidate.tier, least });
-    }
-    if candidate.shown_bytes < policy.least_shown {
-        return Some(Exclusion::NotShown { shown: candidate.shown_bytes, least: policy.least_shown });
-    }
-    if candidate.offer.private.is_none() && needed > candidate.offer.context {
-        return Some(Exclusion::ContextTooSmall { needed, context: candidate.offer.context });
-    }
-    // A tenth of slack for clocks and for what the cell's own size leaves open.
-    if let Some(measured) = candidate.round_trip_ms
-        && policy.physical
-        && measured < least_ms * 0.9
-    {
-        return Some(Exclusion::ImpossibleDistance { round_trip_ms: measured, least_ms });
-    }
-    if reasons.round_trip_ms > policy.latency_budget_ms {
-        return Some(Exclusion::TooSlow {
-            round_trip_ms: reasons.round_trip_ms,
-            budget_ms: policy.latency_budget_ms,
-        });
-    }
-    if let Some(ceiling) = policy.ceiling.filter(|ceiling| reasons.price > *ceiling) {
-        return Some(Exclusion::TooExpensive { price: reasons.price, ceiling });
-    }
-    if let Some(Unmet { condition, found }) = policy.conditions.unmet(candidate, reasons) {
-        return Some(Exclusion::Unmet { condition, found });
-    }
-    // Last, for it is the one that passes by itself.
-    let for_ms = candidate.rests_ms.filter(|_| !policy.named)?;
-    Some(Exclusion::Resting { for_ms })
 }
 
 #[cfg(test)]

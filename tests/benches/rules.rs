@@ -58,6 +58,7 @@ fn ranking(criterion: &mut Criterion) {
             load: Load { running: (index % 6) as u32, queued: (index % 3) as u32 },
             tier: Tier::None,
             distance_km: (index * 104_729 % 12_000) as f64,
+            estimated_ms: index.is_multiple_of(2).then_some((index % 190) as f64),
             round_trip_ms: index.is_multiple_of(3).then_some((index % 250) as f64),
             offline_ms: None,
             failures: 0.0,
@@ -115,6 +116,7 @@ fn offer() -> Offer {
         policies: Vec::new(),
         shown: Vec::new(),
         bandwidth: None,
+        coordinate: None,
         agent: Line::lossy("aitbc/0.1.0"),
     }
 }

@@ -338,6 +338,7 @@ fn offer(sequence: u64, speed: u32) -> Offer {
         policies: Vec::new(),
         shown: Vec::new(),
         bandwidth: None,
+        coordinate: None,
         agent: Line::lossy("test"),
     }
 }

@@ -4,7 +4,9 @@
 #![cfg(unix)]
 
 use aitbc_tests::{
-    Process, ProcessBuilder, eventually,
+    Process, ProcessBuilder,
+    desktop::Desktop,
+    eventually,
     openai::Server,
     process::{MODEL, PATIENCE, events, question, signal},
 };
@@ -89,6 +91,110 @@ async fn a_provider_that_is_late_gives_money_back() {
     assert!(verified.status.success() && text.contains("service: first token after"), "{text}");
 }
 
+/// The file of the client's receipt that gives `penalty` back, verified offline, in words.
+async fn verified(client: &Process, penalty: u64) -> String {
+    let receipts = client.get("receipts").await;
+    let mut receipts = receipts["receipts"].as_array().expect("receipts").iter();
+    let held = receipts.find(|held| held["receipt"]["penalty"].as_u64() == Some(penalty)).expect("its receipt");
+    let file = client.home.path().join("receipt.json");
+    let id = held["id"].as_str().expect("an id");
+    std::fs::write(&file, client.cli(&["receipts", "show", id]).await.stdout).expect("written");
+    let verified = client.cli(&["receipts", "verify", file.to_str().expect("UTF-8")]).await;
+    let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(verified.status.success(), "{text}");
+    text
+}
+
+#[tokio::test]
+async fn a_provider_that_gets_too_hot_is_made_up_for_and_gives_money_back() {
+    let cloud = Server::start().await;
+    let door = ProcessBuilder::new("door", "50.1,8.7").relay().start().await;
+    let desktops = [Desktop::default(), Desktop::default()];
+    let settings = |desktop: &Desktop| {
+        let config = desktop.root().join("config.toml");
+        let tree = desktop.root().display();
+        std::fs::write(&config, format!("[power]\nsimulated_sensors = \"{tree}\"\n")).expect("settings");
+        config.display().to_string()
+    };
+    let provide = |name, place, desktop| {
+        let settings = settings(desktop);
+        let node = ProcessBuilder::new(name, place).provide().bootstrap(&door);
+        async move { node.arguments(&["--config", &settings]).start().await }
+    };
+    let (paris, brussels) = tokio::join!(
+        provide("paris", "48.85,2.35", &desktops[0]),
+        provide("brussels", "50.85,4.35", &desktops[1])
+    );
+    let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&door);
+    let client = client.start_in(cloud.as_cloud("if_no_edge", 2_000)).await;
+    tokio::join!(paris.offering(), brussels.offering());
+    client.finds(2).await;
+
+    let works = |status: &Value| status["provider"]["running"][0]["tokens"].as_u64() > Some(70);
+    let heat = async {
+        let hot = tokio::select! {
+            _ = paris.until("is at work", works) => 0,
+            _ = brussels.until("is at work", works) => 1,
+        };
+        desktops[hot].degrees(106);
+        hot
+    };
+    let question = ["run", MODEL, "Write the numbers from one to one hundred in words.", "--max-tokens", "600"];
+    let (hot, output) = tokio::join!(heat, client.cli(&question));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("going on elsewhere after"), "{told}");
+    assert!(told.contains("the provider stopped the job"), "{told}");
+    let hot_one = if hot == 0 { &paris } else { &brussels };
+    let back = given_back(hot_one, &client).await;
+    let text = verified(&client, back).await;
+    assert!(text.contains("service: the provider stopped the job"), "{text}");
+
+    // With the other one hot as well, the cloud answers.
+    desktops[1 - hot].degrees(106);
+    let other = if hot == 0 { &brussels } else { &paris };
+    other.until("offers nothing", |status| status["provider"]["offer"].is_null()).await;
+    let output = client.cli(&["run", MODEL, "Where are you?", "--max-tokens", "20"]).await;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("no provider is left"), "{told}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "from the server\n");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_slow_to_begin_gets_company() {
+    let door = ProcessBuilder::new("door", "50.1,8.7").relay().start().await;
+    let provide = |name, place| ProcessBuilder::new(name, place).provide().bootstrap(&door).start();
+    let (paris, brussels) = tokio::join!(provide("paris", "48.85,2.35"), provide("brussels", "50.85,4.35"));
+    let client = ProcessBuilder::new("client", "51.5,-0.1").bootstrap(&door).start().await;
+    tokio::join!(paris.offering(), brussels.offering());
+    client.finds(2).await;
+
+    let mut updates = client.job(&question(&"Count the words of this line. ".repeat(100), 24)).await;
+    let (mut all, mut stopped) = (Vec::new(), Vec::new());
+    while let Ok(Some(update)) = tokio::time::timeout(PATIENCE, updates.recv()).await {
+        if update["event"] == "started" && stopped.is_empty() {
+            let slow = if update["provider"] == paris.id.to_string() { &paris } else { &brussels };
+            stopped = slow.children();
+            stopped.iter().for_each(|engine| signal(*engine, "STOP"));
+        }
+        if update["event"] == "delta" {
+            stopped.iter().for_each(|engine| signal(*engine, "CONT"));
+        }
+        all.push(update);
+    }
+    assert_eq!(all.last().expect("an end")["event"], "finished", "{all:?}");
+    let (hedged, outrun) = (events(&all, "hedged"), events(&all, "outrun"));
+    assert_eq!((hedged.len(), outrun.len()), (1, 1), "{all:?}");
+    assert_eq!(hedged[0]["late"], events(&all, "started")[0]["provider"]);
+    assert_eq!((&outrun[0]["provider"], &outrun[0]["by"]), (&hedged[0]["late"], &hedged[0]["beside"]));
+    eventually("what the client spent is what both have earned", PATIENCE, || async {
+        let sum = |status: Value, key: &str| status["totals"][key].as_u64().expect("a sum");
+        let spent = sum(client.get("status").await, "spent");
+        let earned = sum(paris.get("status").await, "earned") + sum(brussels.get("status").await, "earned");
+        (spent > 0 && spent == earned).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_provider_that_is_cut_off_is_made_up_for_and_gives_money_back_once_it_returns() {
     let cloud = Server::start().await;
@@ -125,19 +231,8 @@ async fn a_provider_that_is_cut_off_is_made_up_for_and_gives_money_back_once_it_
     providers[cut_off].restart().await;
     let back = given_back(&providers[cut_off], &client).await;
     assert!(back >= missing / 2 && back <= missing, "{back} of {missing}");
-    let receipts = client.get("receipts").await;
-    let receipts = receipts["receipts"].as_array().expect("receipts");
-    let lost =
-        receipts.iter().find(|held| held["receipt"]["penalty"].as_u64() == Some(back)).expect("its receipt");
-    let file = client.home.path().join("receipt.json");
-    let id = lost["id"].as_str().expect("an id");
-    std::fs::write(&file, client.cli(&["receipts", "show", id]).await.stdout).expect("written");
-    let verified = client.cli(&["receipts", "verify", file.to_str().expect("UTF-8")]).await;
-    let text = String::from_utf8_lossy(&verified.stdout).into_owned();
-    assert!(
-        verified.status.success() && text.contains("service: the provider lost the job without a word"),
-        "{text}"
-    );
+    let text = verified(&client, back).await;
+    assert!(text.contains("service: the provider lost the job without a word"), "{text}");
     let account = client.cli(&["ledger", "show", &providers[cut_off].id.to_string()]).await;
     let account = String::from_utf8_lossy(&account.stdout).into_owned();
     assert!(

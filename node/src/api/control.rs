@@ -97,6 +97,7 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
         peers: network.peers().borrow().len(),
         traffic: *network.traffic().borrow(),
         line: parts.meter.last(),
+        coordinate: parts.routing.place().borrow().tell_again(None),
         offers: parts.routing.offers().offers.len(),
         attestation: attestation::status(&state),
         cloud: parts.routing.cloud(),

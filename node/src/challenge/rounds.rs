@@ -120,6 +120,7 @@ mod tests {
             policies: Vec::new(),
             shown: shown.iter().map(seal).collect(),
             bandwidth: None,
+            coordinate: None,
             agent: Line::lossy("aitbc"),
         };
         KnownOffer { provider: key.node_id(), offer: offer.into(), load: Load::default(), heard_ms: NOW }

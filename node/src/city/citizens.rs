@@ -125,6 +125,7 @@ impl Citizen {
             shown: watch::channel(Vec::new()).1,
             vouched: watch::channel(Vouched::default()).1,
             line: watch::channel(None).1,
+            round_trips: routing.place(),
             cell_load: CellLoad::new(move || others.cell_utilisation(&cell)),
             proving: watch::channel(None).1,
             quote_streams: incoming.quote,

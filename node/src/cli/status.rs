@@ -44,6 +44,17 @@ fn people(status: &Value) {
             println!("{}", verdict(line).replacen("slow    ", "warning      ", 1));
         }
     }
+    let place = &status["coordinate"];
+    if !place.is_null() {
+        let ms = |part: &str| place[part].as_f64().unwrap_or_default() / 1_000.0;
+        let percent = place["error"].as_f64().unwrap_or_default() / 10.0;
+        println!(
+            "round trips   estimated from {:.1}, {:.1} and {:.1} ms up, off by {percent:.0} %",
+            ms("x"),
+            ms("y"),
+            ms("height")
+        );
+    }
     println!("offers known  {}", status["offers"]);
     for engine in status["provider"]["engines"].as_array().into_iter().flatten() {
         println!("engine        {}: {}{}", text(&engine["name"]), text(&engine["state"]), reason(engine));

@@ -23,6 +23,7 @@ use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NodeId, Signed,
     bandwidth::Bandwidth,
+    coordinates::Place,
     geo::{COARSEST, Cell, FINEST_TOPIC},
     gossip::Gossip,
     gpu::challenge::exchange::Shown,
@@ -85,6 +86,8 @@ pub(super) struct Announcer {
     pub(super) shown: watch::Receiver<Vec<Signed<Shown>>>,
     pub(super) vouched: watch::Receiver<Vouched>,
     pub(super) line: watch::Receiver<Option<Bandwidth>>,
+    /// Where this node is among round trips; looked at with every heartbeat.
+    pub(super) round_trips: watch::Receiver<Place>,
     pub(super) announced: watch::Sender<Announced>,
     /// The same offer with its newest heartbeat, signed, for whoever tells others.
     pub(super) statements: watch::Sender<Option<Statements>>,
@@ -107,7 +110,8 @@ impl Announcer {
         let mut greeted: HashSet<NodeId> = HashSet::new();
         loop {
             let connected: HashSet<NodeId> = ids(&peers.borrow_and_update());
-            let content = self.content(&addresses.borrow_and_update());
+            let before = standing.as_ref().map(|standing| &standing.content);
+            let content = self.content(&addresses.borrow_and_update(), before);
             let load = *self.load.borrow_and_update();
             let now = Instant::now();
             match content {
@@ -169,11 +173,13 @@ impl Announcer {
         }
     }
 
-    fn content(&mut self, addresses: &[Multiaddr]) -> Result<Content, Obstacle> {
+    /// What can be offered now, where `before` stands.
+    fn content(&mut self, addresses: &[Multiaddr], before: Option<&Content>) -> Result<Content, Obstacle> {
         let (engines, power) = (self.engines.borrow_and_update(), self.power.borrow_and_update());
         let (shown, line) = (self.shown.borrow_and_update(), *self.line.borrow_and_update());
         let content = content::gather(&self.config, &self.devices, &engines, addresses, &power)?;
-        Ok(content.with_findings(&shown, &self.vouched.borrow_and_update(), line))
+        let content = content.with_findings(&shown, &self.vouched.borrow_and_update(), line);
+        Ok(content.with_place(&self.round_trips.borrow(), before))
     }
 
     /// Makes the next offer and shows it to this process and to those who ask.

@@ -112,7 +112,12 @@ fn estimated_prompt_tokens(input: &Input) -> u32 {
     u32::try_from(input.text_bytes() / 4 + 8 * parts + 1).unwrap_or(u32::MAX).min(input.max_prompt_tokens())
 }
 
-/// Connects to the nearest few, so that the ranking goes by measured round trips. Returns what was measured, and who
+/// The round trip to a provider by the coordinates of both, in milliseconds.
+fn estimated_ms(shared: &Shared, found: &Found) -> Option<f64> {
+    shared.coordinates.estimate_ms(&found.known.offer.coordinate?)
+}
+
+/// Connects to the few that are expected to be nearest, so that the ranking goes by measured round trips. Returns what was measured, and who
 /// could not be reached and why.
 pub(super) async fn measure(
     shared: &Shared,
@@ -120,11 +125,15 @@ pub(super) async fn measure(
 ) -> (HashMap<NodeId, f64>, Vec<(NodeId, NetworkError)>) {
     let mut round_trips: HashMap<NodeId, f64> =
         shared.network.peers().borrow().iter().filter_map(|peer| Some((peer.peer, peer.round_trip_ms?))).collect();
-    let strangers = found.iter().filter(|found| !round_trips.contains_key(&found.known.provider)).take(
-        MEASURED
-            .saturating_sub(found.iter().filter(|found| round_trips.contains_key(&found.known.provider)).count()),
-    );
-    let connects = strangers.map(|found| async {
+    let (known, mut strangers): (Vec<&Found>, Vec<&Found>) =
+        found.iter().partition(|found| round_trips.contains_key(&found.known.provider));
+    let left = MEASURED.saturating_sub(known.len());
+    let expected_ms = |found: &&Found| {
+        let least_ms = least_round_trip_ms(found.distance_km);
+        estimated_ms(shared, found).map_or(least_ms, |ms| ms.max(least_ms))
+    };
+    strangers.sort_by(|one, other| expected_ms(one).total_cmp(&expected_ms(other)));
+    let connects = strangers.into_iter().take(left).map(|found| async {
         let provider = found.known.provider;
         (provider, timeout(MEASURE_PATIENCE, shared.network.connect(provider, found.addresses())).await)
     });
@@ -207,6 +216,7 @@ pub(super) fn choose(
             tier: standings[&found.known.provider].tier,
             distance_km: found.distance_km,
             round_trip_ms: round_trips.get(&found.known.provider).copied(),
+            estimated_ms: estimated_ms(shared, found),
             offline_ms: offline.get(&found.known.provider).and_then(|since_ms| {
                 // What it has offered since, it has said after its connection broke.
                 let silent = found.known.offer.issued_ms <= *since_ms;

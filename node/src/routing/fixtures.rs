@@ -108,6 +108,7 @@ pub(super) fn offer(sequence: u64, now_ms: u64) -> Offer {
         policies: Vec::new(),
         shown: Vec::new(),
         bandwidth: None,
+        coordinate: None,
         agent: Line::lossy("aitbc/0.1.0"),
     }
 }
@@ -276,6 +277,7 @@ impl Node {
             reputation,
             searches: search::SearchMemory::default(),
             decisions: decisions::DecisionLog::new(metrics.clone()),
+            coordinates: Coordinates::default(),
             active: active::Active::default(),
             settle: settle::Wake::default(),
             metrics,

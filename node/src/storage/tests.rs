@@ -304,6 +304,7 @@ fn offer(sequence: u64) -> Offer {
         policies: Vec::new(),
         shown: Vec::new(),
         bandwidth: None,
+        coordinate: None,
         agent: Line::lossy("aitbc"),
     }
 }

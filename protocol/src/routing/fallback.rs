@@ -231,12 +231,13 @@ pub fn cloud_reason(fallback: Fallback, cloud: &CloudEstimate, best: Option<&Rea
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::RoundTripBy;
     use proptest::prelude::*;
 
     fn edge(price: u64, generate_ms: f64) -> Reasons {
         Reasons {
             round_trip_ms: 10.0,
-            measured: true,
+            round_trip_by: RoundTripBy::Measured,
             distance_km: 1.0,
             queue_ms: 0.0,
             prefill_ms: 0.0,

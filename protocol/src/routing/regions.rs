@@ -108,6 +108,7 @@ mod tests {
             policies: Vec::new(),
             shown: Vec::new(),
             bandwidth: None,
+            coordinate: None,
             agent: Line::lossy("test"),
         };
         let load = Load { running, queued: 0 };

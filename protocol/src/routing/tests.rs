@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    evidence::Fault,
-    offer::{Device, Engine},
+    evidence::{Fault, Slashed},
+    offer::{Device, DeviceKind, Engine},
     price::TokenPrice,
     text::Line,
 };
@@ -36,6 +36,7 @@ fn candidate(offer: &ModelOffer, id: u8) -> Candidate<'_> {
         tier: Tier::None,
         distance_km: 300.0,
         round_trip_ms: Some(10.0),
+        estimated_ms: None,
         offline_ms: None,
         failures: 0.0,
         speed_seen: None,
@@ -148,7 +149,31 @@ fn faster_than_light_is_out_only_where_places_are_real() {
     let demo = rank(&[far], &Policy { physical: false, ..policy() });
     assert_eq!(demo[0].excluded, None);
     assert!((demo[0].reasons.round_trip_ms - least_round_trip_ms(10_000.0)).abs() < 1e-9);
-    assert!(!demo[0].reasons.measured, "a pretended distance is not a measurement");
+    assert_eq!(demo[0].reasons.round_trip_by, RoundTripBy::Distance, "a pretended distance is not a measurement");
+}
+
+#[test]
+fn an_estimate_ranks_and_rules_nobody_out() {
+    let offer = offer();
+    let stranger = |id, estimated_ms| Candidate {
+        round_trip_ms: None,
+        estimated_ms,
+        distance_km: 500.0,
+        ..candidate(&offer, id)
+    };
+    let known = |candidate| {
+        let ranked = rank(&[candidate], &Policy { latency_budget_ms: 50.0, ..policy() }).remove(0);
+        (ranked.reasons.round_trip_ms.round() as u32, ranked.reasons.round_trip_by, ranked.excluded)
+    };
+    assert_eq!(known(stranger(1, Some(30.0))), (30, RoundTripBy::Coordinates, None));
+    assert_eq!(known(stranger(1, Some(70.0))), (70, RoundTripBy::Coordinates, None), "it may be far off");
+    for nothing in [None, Some(2.0), Some(f64::NAN)] {
+        assert_eq!(known(stranger(1, nothing)), (5, RoundTripBy::Distance, None), "light needs as long");
+    }
+    let measured = Candidate { round_trip_ms: Some(20.0), ..stranger(1, Some(30.0)) };
+    assert_eq!(known(measured), (20, RoundTripBy::Measured, None));
+    let ranked = rank(&[stranger(1, Some(40.0)), stranger(2, Some(20.0))], &policy());
+    assert_eq!(ranked[0].index, 1);
 }
 
 #[test]
@@ -324,29 +349,41 @@ fn any_candidate(offers: &[ModelOffer]) -> impl Strategy<Value = Candidate<'_>> 
         0..5u32,
         (any::<u32>(), any::<u32>()),
         0.0..20_000.0f64,
-        round_trip,
+        (round_trip.clone(), round_trip),
         prop_oneof![0.0..=1.0f64, Just(f64::NAN), Just(-3.0)],
         prop_oneof![Just(None), any::<u32>().prop_map(Some)],
     );
-    parts.prop_map(|(id, index, slots, (running, queued), distance_km, round_trip_ms, failures, speed_seen)| {
-        Candidate {
-            provider: NodeId([id; 32]),
-            offer: &offers[index],
+    parts.prop_map(
+        |(
+            id,
+            index,
             slots,
-            load: Load { running, queued },
-            tier: Tier::None,
+            (running, queued),
             distance_km,
-            round_trip_ms,
-            offline_ms: None,
+            (round_trip_ms, estimated_ms),
             failures,
             speed_seen,
-            prefill_seen: speed_seen,
-            rests_ms: None,
-            lateness: failures * 2.0,
-            shown_bytes: 0,
-            quality: Quality::default(),
-        }
-    })
+        )| {
+            Candidate {
+                provider: NodeId([id; 32]),
+                offer: &offers[index],
+                slots,
+                load: Load { running, queued },
+                tier: Tier::None,
+                distance_km,
+                round_trip_ms,
+                estimated_ms,
+                offline_ms: None,
+                failures,
+                speed_seen,
+                prefill_seen: speed_seen,
+                rests_ms: None,
+                lateness: failures * 2.0,
+                shown_bytes: 0,
+                quality: Quality::default(),
+            }
+        },
+    )
 }
 
 fn some_offers() -> &'static [ModelOffer] {

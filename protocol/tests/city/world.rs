@@ -345,6 +345,7 @@ impl City {
                     tier: Tier::None,
                     distance_km: 1.0,
                     round_trip_ms: Some(self.round_trip_ms(client, *number) as f64),
+                    estimated_ms: None,
                     offline_ms: None,
                     failures: f64::from(memory.failed) / f64::from(memory.good + memory.failed + 1),
                     speed_seen: speeds.get(speeds.len() / 2).copied().filter(|_| speeds.len() >= 2),

@@ -9,6 +9,7 @@ use aitbc_protocol::messages::{QuoteReply, QuoteRequest, ToClient, ToProvider};
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NodeId, Nonce, Signed,
     bandwidth::{self, Bandwidth, ToAsker, ToHelper},
+    coordinates::Coordinate,
     credit::{Settlement, SettlementReply},
     evidence::Evidence,
     geo::{Cell, Location},
@@ -108,6 +109,14 @@ prop_compose! {
     fn bandwidth()(up: u64, down: u64, measured_ms: u64) -> Bandwidth { Bandwidth { up, down, measured_ms } }
 }
 
+prop_compose! {
+    fn coordinate()(
+        place in (-1_000_000..=1_000_000, -1_000_000..=1_000_000), height in 0..=1_000_000u32, error in 0..=1_000u16,
+    ) -> Coordinate {
+        Coordinate::new(place, height, error).expect("within bounds")
+    }
+}
+
 fn to_helper() -> impl Strategy<Value = ToHelper> {
     prop_oneof![
         any::<u32>().prop_map(|blocks| ToHelper::Begin { blocks }),
@@ -156,11 +165,13 @@ prop_compose! {
         sequence: u64, issued_ms: u64, expires_ms: u64, cell in cell(), addresses in vec(line(), 0..=8),
         devices in vec(device(), 0..4), models in vec(model_offer(), 0..4), slots: u32, agent in line(),
         attested in vec(sealed(attest::result()), 0..=2), policies in vec(line(), 0..=2),
-        (shown, line) in (vec(sealed(challenge::shown()), 0..=2), proptest::option::of(bandwidth())),
+        (shown, line, coordinate) in (
+            vec(sealed(challenge::shown()), 0..=2), proptest::option::of(bandwidth()), proptest::option::of(coordinate()),
+        ),
     ) -> Offer {
         Offer {
             sequence, issued_ms, expires_ms, cell, addresses, devices, models, slots,
-            attested, policies, shown, bandwidth: line, agent,
+            attested, policies, shown, bandwidth: line, coordinate, agent,
         }
     }
 }

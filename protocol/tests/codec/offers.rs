@@ -88,6 +88,7 @@ fn an_offer_of_many_measured_devices_fits() {
         policies: Vec::new(),
         shown: vec![shown; MAX_SHOWN],
         bandwidth: Some(Bandwidth { up: u64::MAX, down: u64::MAX, measured_ms: u64::MAX }),
+        coordinate: Coordinate::new((-1_000_000, -1_000_000), 1_000_000, 1_000).ok(),
         agent: Line::lossy("aitbc/0.1.0"),
     };
     let payload = wire::encode_payload(&offer, Offer::MAX_BYTES).expect("fits");

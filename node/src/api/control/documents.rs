@@ -14,6 +14,7 @@ use crate::{
 use aitbc_protocol::{
     Digest, JobId, MicroCredits, NetworkId, NodeId, Nonce, UnixMillis,
     competition::Comparison,
+    coordinates::Coordinate,
     geo::Cell,
     gpu::seen::Seen,
     job::{Finish, JobState, ModelName},
@@ -45,6 +46,8 @@ pub(super) struct Status {
     pub(super) traffic: TrafficRates,
     /// What was measured of this node's line; `null` where nothing was.
     pub(super) line: Option<Measurement>,
+    /// Where this node is among round trips; `null` while it does not know.
+    pub(super) coordinate: Option<Coordinate>,
     /// Live offers known.
     pub(super) offers: usize,
     /// What others have signed about its hardware: `none` where nobody did.

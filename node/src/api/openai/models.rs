@@ -185,6 +185,7 @@ mod tests {
             policies: Vec::new(),
             shown: Vec::new(),
             bandwidth: None,
+            coordinate: None,
             agent: Line::default(),
         };
         KnownOffer { provider: NodeId([provider; 32]), offer: Arc::new(offer), load: Load::default(), heard_ms: 0 }

@@ -10,6 +10,7 @@ use aitbc_protocol::{
     Signed, UnixMillis,
     attestation::exchange::{MAX_ATTESTED, MAX_POLICIES},
     bandwidth::Bandwidth,
+    coordinates::{Coordinate, Place},
     gpu::challenge::exchange::Shown,
     offer::{Device, DeviceKind, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer},
     text::Line,
@@ -26,6 +27,7 @@ pub(super) struct Content {
     shown: Vec<Signed<Shown>>,
     vouched: Vouched,
     bandwidth: Option<Bandwidth>,
+    coordinate: Option<Coordinate>,
 }
 
 /// Why there is nothing to offer; each names what to wait for or to change.
@@ -85,7 +87,8 @@ pub(super) fn gather(
     }
     let devices = devices.iter().take(MAX_DEVICES).cloned().collect();
     let (shown, vouched) = (Vec::new(), Vouched::default());
-    Ok(Content { addresses, devices, models, slots: power.decision.offered, shown, vouched, bandwidth: None })
+    let slots = power.decision.offered;
+    Ok(Content { addresses, devices, models, slots, shown, vouched, bandwidth: None, coordinate: None })
 }
 
 /// The device of a model with what was measured on the GPU that it is: the only one there is, or else the only one of its
@@ -132,6 +135,11 @@ impl Content {
         Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), vouched, bandwidth, ..self }
     }
 
+    /// With where this node is among round trips, which is told again where that has changed since `before`.
+    pub(super) fn with_place(self, place: &Place, before: Option<&Self>) -> Self {
+        Self { coordinate: place.tell_again(before.and_then(|before| before.coordinate)), ..self }
+    }
+
     /// The offer with this content.
     pub(super) fn into_offer(
         self,
@@ -153,6 +161,7 @@ impl Content {
             policies: self.vouched.policies,
             shown: self.shown,
             bandwidth: self.bandwidth,
+            coordinate: self.coordinate,
             agent: Line::lossy(concat!("aitbc/", env!("CARGO_PKG_VERSION"))),
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     storage::Side,
     telemetry::Metrics,
 };
-use aitbc_protocol::JobId;
+use aitbc_protocol::{JobId, routing::RoundTripBy};
 use aitbc_protocol::{
     job::{Finish, JobState, Rejection},
     messages::{ToClient, ToProvider},
@@ -240,7 +240,7 @@ fn choice(n: u8, cost: f64, price: u64) -> Choice {
     };
     let reasons = Reasons {
         round_trip_ms: 1.0,
-        measured: true,
+        round_trip_by: RoundTripBy::Measured,
         distance_km: 0.0,
         queue_ms: 0.0,
         prefill_ms: 0.0,
