@@ -1,7 +1,8 @@
 //! What the tests of the client side share: two nodes with keys, a job between them, a real ledger.
 
 use super::{
-    RoutingConfig, Shared, active, decisions, experience, metrics::RoutingMetrics, offers, search, settle,
+    RoutingConfig, Shared, active, coordinates, decisions, experience, metrics::RoutingMetrics, offers, search,
+    settle,
 };
 use crate::{
     market::Ledger,
@@ -277,7 +278,7 @@ impl Node {
             reputation,
             searches: search::SearchMemory::default(),
             decisions: decisions::DecisionLog::new(metrics.clone()),
-            coordinates: Coordinates::default(),
+            coordinates: coordinates::Coordinates::default(),
             active: active::Active::default(),
             settle: settle::Wake::default(),
             metrics,

@@ -9,6 +9,7 @@ use crate::{
 use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     JobId, MicroCredits, NetworkId, Nonce,
+    coordinates::Coordinate,
     holdback::Audit,
     job::{Finish, JobState},
     price::{Adjustment, TokenPrice},
@@ -121,6 +122,7 @@ fn the_status_document() {
         peers: 2,
         traffic: TrafficRates { received: 3, sent: 4 },
         line: None,
+        coordinate: Coordinate::new((30_000, -4_500), 1_200, 150).ok(),
         offers: 1,
         attestation: super::attestation::OwnStatus::default(),
         cloud: None,
@@ -149,6 +151,12 @@ fn the_status_document() {
         "sent": 4
       },
       "line": null,
+      "coordinate": {
+        "x": 30000,
+        "y": -4500,
+        "height": 1200,
+        "error": 150
+      },
       "offers": 1,
       "attestation": {
         "tier": "none",
