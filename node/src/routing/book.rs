@@ -3,22 +3,15 @@
 //! Pure: time comes in, verdicts come out. Memory is bounded by [`MAX_OFFERS`] entries, whatever peers send; where the
 //! book is full, the farthest provider gives way to a nearer one.
 
+mod hearing;
+
 use super::pace::Pace;
-use crate::network::Verdict;
 use aitbc_crypto::SignatureError;
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
-    attestation::exchange::Revoke,
     envelope::Statement,
-    evidence::Evidence,
-    geo::{Cell, FINEST_TOPIC, Location},
-    gossip::Gossip,
-    offer::{
-        Equivocation, GONE_AFTER_MS, Heartbeat, KnownOffer, Load, MAX_KNOWN, OFFER_LIFETIME_MS, Offer, OfferFault,
-        Statements,
-    },
-    qos::Observation,
-    wire,
+    geo::{Cell, Location},
+    offer::{Equivocation, GONE_AFTER_MS, Heartbeat, KnownOffer, Load, MAX_KNOWN, Offer, OfferFault, Statements},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -29,8 +22,6 @@ use std::{
 pub(super) const MAX_OFFERS: usize = 4096;
 /// Most providers remembered for telling people different things.
 const MAX_EQUIVOCATORS: usize = 4096;
-/// How long after a newer offer an older one may still be on its way through honest nodes, in milliseconds.
-const RACE_MS: u64 = 60_000;
 /// Statements of one provider: this many at once, then one every `STATEMENT_EVERY_MS`.
 const STATEMENT_BURST: f64 = 8.0;
 const STATEMENT_EVERY_MS: f64 = 4_000.0;
@@ -38,7 +29,7 @@ const STATEMENT_EVERY_MS: f64 = 4_000.0;
 const REVOKE_BURST: f64 = 8.0;
 const REVOKE_EVERY_MS: f64 = 30_000.0;
 /// Bytes of offers that one answer tells of: with the own offer and the frame around them it stays below
-/// [`wire::MAX_OFFER_FRAME`].
+/// [`aitbc_protocol::wire::MAX_OFFER_FRAME`].
 const MAX_TOLD_BYTES: usize = 32 * 1024;
 
 /// An offer whose signature holds on this network.
@@ -111,30 +102,6 @@ pub(super) enum Source {
     Search,
 }
 
-/// What becomes of a gossip message, and what else follows from it.
-#[derive(Debug)]
-pub(super) struct Heard {
-    pub(super) verdict: Verdict,
-    /// The live offers are not the same any more.
-    pub(super) changed: bool,
-    /// A provider whose newest offer is missing here.
-    pub(super) wanted: Option<NodeId>,
-    /// What somebody took back.
-    pub(super) revoked: Option<(Signed<Revoke>, Revoke)>,
-    /// Whose heartbeat it was, where it was taken.
-    pub(super) beat: Option<NodeId>,
-    /// What the book cannot judge.
-    pub(super) said: Option<Signed<Observation>>,
-    /// The same of evidence.
-    pub(super) evidence: Option<Box<Evidence>>,
-}
-
-impl Heard {
-    fn nothing(verdict: Verdict) -> Self {
-        Self { verdict, changed: false, wanted: None, revoked: None, beat: None, said: None, evidence: None }
-    }
-}
-
 #[derive(Debug)]
 struct Entry {
     signed: Signed<Offer>,
@@ -152,6 +119,11 @@ impl Entry {
     fn gone_at_ms(&self) -> UnixMillis {
         self.known.heard_ms.saturating_add(GONE_AFTER_MS)
     }
+
+    /// When it is gone or forgotten, unless more is heard of it.
+    fn due_ms(&self) -> UnixMillis {
+        self.gone_at_ms().min(self.known.offer.expires_ms)
+    }
 }
 
 /// All providers known to this node.
@@ -167,8 +139,12 @@ pub(super) struct Book {
     /// Verifiers that this node counts on.
     heeded: HashSet<NodeId>,
     evidence: Vec<Equivocation>,
-    /// When `expire` last ran: what went silent since then is news.
+    /// When `expire` last looked: what went silent since then is news.
     checked_ms: UnixMillis,
+    /// Nobody goes silent or expires before.
+    due_ms: UnixMillis,
+    /// Whether somebody came, went or moved since [`Self::take_moved`].
+    moved: bool,
 }
 
 /// One provider as the book shows it.
@@ -192,6 +168,8 @@ impl Book {
             heeded: HashSet::new(),
             evidence: Vec::new(),
             checked_ms: 0,
+            due_ms: UnixMillis::MAX,
+            moved: true,
         }
     }
 
@@ -203,113 +181,6 @@ impl Book {
     /// Lets these verifiers take back what they said whether or not offers show it.
     pub(super) fn heeding(self, verifiers: HashSet<NodeId>) -> Self {
         Self { heeded: verifiers, ..self }
-    }
-
-    /// Judges one gossip message that came on the topic of `topic`.
-    pub(super) fn hear(&mut self, topic: Cell, bytes: &[u8], now_ms: UnixMillis) -> Heard {
-        match wire::decode::<Gossip>(bytes, wire::MAX_GOSSIP_BYTES) {
-            Ok(Gossip::Offer(signed)) => self.hear_offer(topic, signed, now_ms),
-            Ok(Gossip::Heartbeat(signed)) => self.hear_beat(topic, signed, now_ms),
-            Ok(Gossip::Revoke(signed)) => self.hear_revoke(topic, &signed, now_ms),
-            Ok(Gossip::Observation(signed)) => Heard { said: Some(signed), ..Heard::nothing(Verdict::Ignore) },
-            Ok(Gossip::Evidence(evidence)) => {
-                Heard { evidence: Some(evidence), ..Heard::nothing(Verdict::Ignore) }
-            }
-            Err(_) => Heard::nothing(Verdict::Reject),
-        }
-    }
-
-    /// Judges what a verifier takes back: it goes on only where the offer it is about is known here, and shows a result by the
-    /// same verifier, or is one whose verifiers are not told, or is about to change for the same reason; who never said
-    /// anything can take nothing back.
-    fn hear_revoke(&mut self, topic: Cell, signed: &Signed<Revoke>, now_ms: UnixMillis) -> Heard {
-        let Ok(claimed) = signed.read_unverified() else { return Heard::nothing(Verdict::Reject) };
-        let Some(entry) = self.entries.get_mut(&claimed.peer) else { return Heard::nothing(Verdict::Ignore) };
-        let offer = &entry.known.offer;
-        let heeded = self.heeded.contains(&signed.signer());
-        let concerns = heeded
-            || !offer.policies.is_empty()
-            || offer.attested.iter().any(|result| result.signer() == signed.signer());
-        if !topic.contains(&offer.cell) || !concerns {
-            return Heard::nothing(Verdict::Ignore);
-        }
-        // A verifier's word is rare. Strangers share one pace, and cannot use up that of those who are counted on here: what
-        // a forwarder may make this node verify is bounded before.
-        if !heeded && !entry.revocations.allow(now_ms) {
-            return Heard::nothing(Verdict::Ignore);
-        }
-        match aitbc_crypto::open(signed, &self.network) {
-            Ok(revoke) if revoke.is_current(now_ms) => {
-                Heard { revoked: Some((signed.clone(), revoke)), ..Heard::nothing(Verdict::Accept) }
-            }
-            Ok(_) => Heard::nothing(Verdict::Ignore),
-            Err(_) => Heard::nothing(Verdict::Reject),
-        }
-    }
-
-    fn hear_offer(&mut self, topic: Cell, signed: Signed<Offer>, now_ms: UnixMillis) -> Heard {
-        let provider = signed.signer();
-        // An exact repeat was verified before.
-        if self.entries.get(&provider).is_some_and(|entry| entry.signed == signed)
-            || self.equivocators.contains(&provider)
-        {
-            return Heard::nothing(Verdict::Ignore);
-        }
-        let Ok(offer) = VerifiedOffer::open(signed, &self.network) else {
-            return Heard::nothing(Verdict::Reject);
-        };
-        if !topic.contains(&offer.offer.cell) {
-            return Heard::nothing(Verdict::Reject);
-        }
-        let (issued_ms, expires_ms) = (offer.offer.issued_ms, offer.offer.expires_ms);
-        let since_ms = self.entries.get(&provider).map(|entry| entry.since_ms);
-        match self.take(offer, Source::Gossip, now_ms) {
-            Ok(changed) => Heard { changed, ..Heard::nothing(Verdict::Accept) },
-            Err(Refused::TooMany) => Heard::nothing(Verdict::Ignore),
-            Err(Refused::Fault(fault)) => {
-                let excusable = match fault {
-                    // It may have expired on its way, or by a clock that differs as much as it may.
-                    OfferFault::Expired => {
-                        expires_ms.saturating_sub(issued_ms) <= OFFER_LIFETIME_MS
-                            && expires_ms.saturating_add(CLOCK_TOLERANCE_MS) > now_ms
-                    }
-                    // It may have been overtaken by the newer one.
-                    OfferFault::Stale => {
-                        since_ms.is_some_and(|since_ms| since_ms.saturating_add(RACE_MS) > now_ms)
-                    }
-                    // The provider's fault, not the forwarder's.
-                    OfferFault::Equivocation => true,
-                    _ => false,
-                };
-                let verdict = if excusable { Verdict::Ignore } else { Verdict::Reject };
-                Heard { changed: fault == OfferFault::Equivocation, ..Heard::nothing(verdict) }
-            }
-        }
-    }
-
-    fn hear_beat(&mut self, topic: Cell, signed: Signed<Heartbeat>, now_ms: UnixMillis) -> Heard {
-        let provider = signed.signer();
-        if self.equivocators.contains(&provider) {
-            return Heard::nothing(Verdict::Ignore);
-        }
-        let Ok(beat) = VerifiedBeat::open(signed, &self.network) else {
-            return Heard::nothing(Verdict::Reject);
-        };
-        let at_home = self
-            .entries
-            .get(&provider)
-            .is_none_or(|entry| entry.known.offer.cell.coarsened(FINEST_TOPIC) == topic);
-        if !at_home {
-            return Heard::nothing(Verdict::Reject);
-        }
-        match self.beat(beat, now_ms) {
-            Ok(changed) => Heard { changed, beat: Some(provider), ..Heard::nothing(Verdict::Accept) },
-            Err(Refused::Fault(OfferFault::UnknownOffer)) => {
-                Heard { wanted: Some(provider), ..Heard::nothing(Verdict::Ignore) }
-            }
-            Err(Refused::Fault(OfferFault::Future | OfferFault::Expired)) => Heard::nothing(Verdict::Reject),
-            Err(_) => Heard::nothing(Verdict::Ignore),
-        }
     }
 
     /// Takes a verified offer; true where the live offers changed.
@@ -342,7 +213,9 @@ impl Book {
             let revocations = Pace::new(REVOKE_BURST, REVOKE_EVERY_MS, now_ms);
             let entry =
                 Entry { signed, known, distance_km, since_ms: now_ms, beat: None, searched, pace, revocations };
+            self.due_ms = self.due_ms.min(entry.due_ms());
             self.entries.insert(provider, entry);
+            self.moved = true;
             return Ok(true);
         };
         match offer.sequence.cmp(&entry.known.offer.sequence) {
@@ -350,10 +223,12 @@ impl Book {
             std::cmp::Ordering::Equal if signed.payload() == entry.signed.payload() => {
                 let was_live = entry.gone_at_ms() > now_ms;
                 entry.known.heard_ms = entry.known.heard_ms.max(heard_ms);
+                self.due_ms = self.due_ms.min(entry.due_ms());
                 Ok(!was_live && entry.gone_at_ms() > now_ms)
             }
             std::cmp::Ordering::Equal => {
                 let entry = self.entries.remove(&provider).expect("the entry was found above");
+                self.moved = true;
                 self.evidence.push(Equivocation { first: entry.signed, second: signed });
                 if self.equivocators.len() < MAX_EQUIVOCATORS {
                     self.equivocators.insert(provider);
@@ -364,11 +239,13 @@ impl Book {
                 if source == Source::Gossip && !entry.pace.allow(now_ms) {
                     return Err(Refused::TooMany);
                 }
+                self.moved |= entry.known.offer.cell != offer.cell;
                 entry.distance_km = offer.cell.distance_km(&self.here);
                 entry.known.heard_ms = entry.known.heard_ms.max(heard_ms);
                 entry.known.offer = offer;
                 entry.signed = signed;
                 entry.since_ms = now_ms;
+                self.due_ms = self.due_ms.min(entry.due_ms());
                 Ok(true)
             }
         }
@@ -401,6 +278,7 @@ impl Book {
         let changed = load != entry.known.load || was_live != (entry.gone_at_ms() > now_ms);
         entry.known.load = load;
         entry.beat = Some(verified);
+        self.due_ms = self.due_ms.min(entry.due_ms());
         Ok(changed)
     }
 
@@ -413,6 +291,7 @@ impl Book {
         match farthest.map(|(provider, entry)| (*provider, entry.distance_km)) {
             Some((provider, farthest_km)) if farthest_km > distance_km => {
                 self.entries.remove(&provider);
+                self.moved = true;
                 true
             }
             _ => false,
@@ -421,11 +300,27 @@ impl Book {
 
     /// Forgets expired offers; true where somebody expired or went silent since the last call.
     pub(super) fn expire(&mut self, now_ms: UnixMillis) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|_, entry| entry.known.offer.expires_ms > now_ms);
+        if now_ms < self.due_ms {
+            return false;
+        }
         let since_ms = std::mem::replace(&mut self.checked_ms, now_ms);
-        self.entries.len() != before
-            || self.entries.values().any(|entry| (since_ms + 1..=now_ms).contains(&entry.gone_at_ms()))
+        let (before, mut silent, mut due_ms) = (self.entries.len(), false, UnixMillis::MAX);
+        self.entries.retain(|_, entry| {
+            let (gone_at_ms, expires_ms) = (entry.gone_at_ms(), entry.known.offer.expires_ms);
+            silent |= (since_ms + 1..=now_ms).contains(&gone_at_ms);
+            // Who is gone already is due when it expires, and before that once it is heard again.
+            due_ms = due_ms.min(if gone_at_ms > now_ms { entry.due_ms() } else { expires_ms.max(now_ms + 1) });
+            expires_ms > now_ms
+        });
+        self.due_ms = due_ms;
+        let expired = self.entries.len() != before;
+        self.moved |= expired;
+        expired || silent
+    }
+
+    /// Whether somebody came, went or moved since the last call.
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     /// A provider that could not be reached is silent until it speaks again.

@@ -338,8 +338,11 @@ impl Actor {
         }
         let changed = self.book.expire(now_ms);
         self.mark(changed);
-        let cells: Vec<Cell> = self.book.cells().collect();
-        if self.subscriptions.review(&cells, now_ms) {
+        if self.book.take_moved() {
+            let cells: Vec<Cell> = self.book.cells().collect();
+            self.subscriptions.count(&cells);
+        }
+        if self.subscriptions.review(now_ms) {
             self.catch_up.restart();
         }
         let wish = self.subscriptions.cells();
@@ -351,7 +354,7 @@ impl Actor {
             }
         }
         // What is asked for is what gossip should have brought.
-        if !self.asking && !self.heard.is_empty() && self.subscriptions.lacks(&cells) {
+        if !self.asking && !self.heard.is_empty() && self.subscriptions.lacks() {
             self.ask_around(now_ms);
         }
     }

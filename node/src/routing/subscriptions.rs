@@ -21,6 +21,8 @@ const PLENTY_FOR_MS: u64 = 60_000;
 pub(super) struct Subscriptions {
     /// One ring for each precision, finest first.
     rings: Vec<Vec<Cell>>,
+    /// Offers that each of them shows.
+    shown: Vec<usize>,
     heard: usize,
     plenty_since_ms: Option<UnixMillis>,
 }
@@ -31,7 +33,8 @@ impl Subscriptions {
             let cell = Cell::at(here, precision);
             std::iter::once(cell).chain(cell.neighbours()).collect()
         };
-        Self { rings: (COARSEST..=FINEST_TOPIC).rev().map(ring).collect(), heard: 1, plenty_since_ms: None }
+        let rings: Vec<_> = (COARSEST..=FINEST_TOPIC).rev().map(ring).collect();
+        Self { shown: vec![0; rings.len()], rings, heard: 1, plenty_since_ms: None }
     }
 
     /// The cells whose topics are heard.
@@ -39,20 +42,27 @@ impl Subscriptions {
         self.rings[..self.heard].concat()
     }
 
-    /// Whether the cells heard show fewer offers than they should, going by the cells of the offers known.
-    pub(super) fn lacks(&self, offers: &[Cell]) -> bool {
-        shown(&self.rings[self.heard - 1], offers) < ENOUGH
+    /// Counts what each ring shows, going by the cells of the offers known.
+    pub(super) fn count(&mut self, offers: &[Cell]) {
+        let shown =
+            |ring: &Vec<Cell>| offers.iter().filter(|offer| ring.iter().any(|cell| cell.contains(offer))).count();
+        self.shown = self.rings.iter().map(shown).collect();
     }
 
-    /// Judges by the cells of the offers known; true where the cells to hear changed.
-    pub(super) fn review(&mut self, offers: &[Cell], now_ms: UnixMillis) -> bool {
-        if self.lacks(offers) {
+    /// Whether the cells heard show fewer offers than they should.
+    pub(super) fn lacks(&self) -> bool {
+        self.shown[self.heard - 1] < ENOUGH
+    }
+
+    /// Judges by what was counted last; true where the cells to hear changed.
+    pub(super) fn review(&mut self, now_ms: UnixMillis) -> bool {
+        if self.lacks() {
             self.plenty_since_ms = None;
             let wider = self.heard < self.rings.len();
             self.heard += usize::from(wider);
             return wider;
         }
-        if self.heard == 1 || shown(&self.rings[self.heard - 2], offers) < PLENTY {
+        if self.heard == 1 || self.shown[self.heard - 2] < PLENTY {
             self.plenty_since_ms = None;
             return false;
         }
@@ -64,11 +74,6 @@ impl Subscriptions {
         self.heard -= 1;
         true
     }
-}
-
-/// How many of `offers` lie in `ring`.
-fn shown(ring: &[Cell], offers: &[Cell]) -> usize {
-    offers.iter().filter(|offer| ring.iter().any(|cell| cell.contains(offer))).count()
 }
 
 #[cfg(test)]
@@ -83,13 +88,18 @@ mod tests {
         vec![Cell::at(&paris(), precision); count]
     }
 
+    fn reviewed(subscriptions: &mut Subscriptions, offers: &[Cell], now_ms: UnixMillis) -> bool {
+        subscriptions.count(offers);
+        subscriptions.review(now_ms)
+    }
+
     #[test]
     fn an_empty_world_is_heard_widely_within_32_topics() {
         let mut subscriptions = Subscriptions::new(&paris());
         assert_eq!(subscriptions.cells().len(), 9);
-        assert!(subscriptions.review(&[], 0));
-        assert!(subscriptions.review(&[], 1));
-        assert!(!subscriptions.review(&[], 2));
+        assert!(subscriptions.review(0));
+        assert!(subscriptions.review(1));
+        assert!(!subscriptions.review(2));
         let cells = subscriptions.cells();
         assert_eq!(cells.len(), 27);
         assert!(cells.contains(&Cell::at(&Location::new(51.5, -0.1).expect("in range"), 2)), "London");
@@ -98,20 +108,20 @@ mod tests {
     #[test]
     fn a_crowded_neighbourhood_stays_alone() {
         let mut subscriptions = Subscriptions::new(&paris());
-        assert!(!subscriptions.review(&offers(16, 4), 0));
+        assert!(!reviewed(&mut subscriptions, &offers(16, 4), 0));
         assert_eq!(subscriptions.cells().len(), 9);
     }
 
     #[test]
     fn narrowing_needs_plenty_for_a_while() {
         let mut subscriptions = Subscriptions::new(&paris());
-        assert!(subscriptions.review(&offers(15, 4), 0));
-        assert!(!subscriptions.review(&offers(19, 4), 60_000), "enough and not plenty");
-        assert!(!subscriptions.review(&offers(20, 4), 70_000));
-        assert!(!subscriptions.review(&offers(19, 4), 100_000), "the count starts again");
-        assert!(!subscriptions.review(&offers(20, 4), 110_000));
-        assert!(!subscriptions.review(&offers(20, 4), 169_999));
-        assert!(subscriptions.review(&offers(20, 4), 170_000));
+        assert!(reviewed(&mut subscriptions, &offers(15, 4), 0));
+        assert!(!reviewed(&mut subscriptions, &offers(19, 4), 60_000), "enough and not plenty");
+        assert!(!reviewed(&mut subscriptions, &offers(20, 4), 70_000));
+        assert!(!reviewed(&mut subscriptions, &offers(19, 4), 100_000), "the count starts again");
+        assert!(!reviewed(&mut subscriptions, &offers(20, 4), 110_000));
+        assert!(!reviewed(&mut subscriptions, &offers(20, 4), 169_999));
+        assert!(reviewed(&mut subscriptions, &offers(20, 4), 170_000));
         assert_eq!(subscriptions.cells().len(), 9);
     }
 
@@ -119,7 +129,7 @@ mod tests {
     fn at_the_pole_and_at_the_antimeridian() {
         for place in [(90.0, 0.0), (-90.0, 180.0), (0.0, 180.0), (0.0, -180.0)] {
             let mut subscriptions = Subscriptions::new(&Location::new(place.0, place.1).expect("in range"));
-            while subscriptions.review(&[], 0) {}
+            while subscriptions.review(0) {}
             assert!((3..=32).contains(&subscriptions.cells().len()));
         }
     }

@@ -1,7 +1,12 @@
-use super::*;
-use crate::routing::fixtures::{key, network, offer, paris};
+use super::{hearing::RACE_MS, *};
+use crate::{
+    network::Verdict,
+    routing::fixtures::{key, network, offer, paris},
+};
 use aitbc_crypto::{SecretKey, seal};
-use aitbc_protocol::{envelope::NetworkId, offer::OFFER_LIFETIME_MS, text::Line};
+use aitbc_protocol::{
+    attestation::exchange::Revoke, envelope::NetworkId, gossip::Gossip, offer::OFFER_LIFETIME_MS, text::Line, wire,
+};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -162,9 +167,15 @@ fn a_provider_is_gone_ninety_seconds_after_its_last_sign_of_life() {
     book.expire(NOW + 149_000);
     assert!(book.expire(NOW + 150_000), "its silence is news");
     assert!(!book.expire(NOW + 151_000), "and only once");
+    book.hear(home(), &gossip_beat(&key(2), 10, NOW + 200_000), NOW + 200_000);
+    assert!(!book.expire(NOW + 289_999), "it is heard again");
+    assert!(book.expire(NOW + 290_000), "and is silent again");
+    assert!(book.take_moved(), "somebody came");
+    assert!(!book.take_moved(), "and nobody since");
     assert_eq!(book.lines(NOW + 150_000).count(), 1, "silent, but its offer stands");
     assert!(book.expire(NOW + OFFER_LIFETIME_MS));
     assert_eq!(book.lines(NOW + OFFER_LIFETIME_MS).count(), 0);
+    assert!(book.take_moved(), "it is forgotten");
 }
 
 #[test]
