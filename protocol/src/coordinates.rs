@@ -27,7 +27,7 @@ pub const LEAST_ERROR: f64 = 0.05;
 pub const MOST_STEP_MS: f64 = 20.0;
 /// The error from which on a coordinate tells nothing of round trips.
 pub const USELESS_ERROR: f64 = 0.5;
-/// How far a node's own place must have moved before it is told again, in milliseconds.
+/// How far a node's own place must have moved to be told again, in milliseconds.
 pub const TELL_AGAIN_MS: f64 = 10.0;
 
 /// A coordinate as it is told: whole microseconds and thousandths, so that it has one encoding.
@@ -91,12 +91,16 @@ impl Coordinate {
         f64::from(self.error) / 1_000.0
     }
 
+    /// Whether it tells anything of round trips.
+    pub fn is_known(&self) -> bool {
+        self.error() < USELESS_ERROR
+    }
+
     /// The round trip between two nodes, in milliseconds; `None` where one of them does not know its place well enough.
     pub fn estimate_ms(&self, other: &Self) -> Option<f64> {
-        let known = |one: &Self| one.error() < USELESS_ERROR;
         let ((x, y), (to_x, to_y)) = (self.place_ms(), other.place_ms());
         let way = (x - to_x).hypot(y - to_y);
-        (known(self) && known(other)).then_some(way + self.height_ms() + other.height_ms())
+        (self.is_known() && other.is_known()).then_some(way + self.height_ms() + other.height_ms())
     }
 }
 
@@ -166,18 +170,18 @@ impl Place {
         true
     }
 
-    /// What others should be told, who were told `before`: nothing while it is of no use, and the same until it has moved by
-    /// [`TELL_AGAIN_MS`], for every offer costs the whole neighbourhood a verification.
-    pub fn tell_again(&self, before: Option<Coordinate>) -> Option<Coordinate> {
+    /// What others should be told, who were told `before`: the same until it has moved by [`TELL_AGAIN_MS`] or its error has
+    /// halved or doubled, for every offer costs the whole neighbourhood a verification. It is told from the start: others
+    /// weigh it by its error, and if all waited for each other nobody would learn anything.
+    pub fn tell_again(&self, before: Option<Coordinate>) -> Coordinate {
         let now = self.tell();
-        if now.error() >= USELESS_ERROR {
-            return None;
-        }
-        let moved = |before: &Coordinate| {
+        let much_as = |before: &Coordinate| {
             let ((x, y), (to_x, to_y)) = (before.place_ms(), now.place_ms());
-            (x - to_x).hypot(y - to_y) + (before.height_ms() - now.height_ms()).abs()
+            let moved = (x - to_x).hypot(y - to_y) + (before.height_ms() - now.height_ms()).abs();
+            let (error, was) = (now.error().max(LEAST_ERROR), before.error().max(LEAST_ERROR));
+            moved < TELL_AGAIN_MS && error < 2.0 * was && was < 2.0 * error
         };
-        Some(before.filter(|before| moved(before) < TELL_AGAIN_MS).unwrap_or(now))
+        before.filter(much_as).unwrap_or(now)
     }
 
     /// The coordinate of this place.

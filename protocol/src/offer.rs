@@ -139,7 +139,7 @@ pub struct Offer {
     /// What went over its line, as it measured itself with another node, not verified; `None` where it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bandwidth>,
-    /// Where it is in the plane of round trips; `None` while it does not know.
+    /// Where it is in the plane of round trips; `None` from nodes that do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinate: Option<Coordinate>,
     /// The aitbc version of the node.

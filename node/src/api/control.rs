@@ -13,6 +13,7 @@ use crate::{
 };
 use aitbc_protocol::{
     Digest, NodeId,
+    coordinates::Coordinate,
     geo::{COARSEST, DEFAULT_PRECISION, FINEST, Location},
     job::ModelName,
     receipt::ReceiptFile,
@@ -97,7 +98,7 @@ async fn status(State(state): State<ApiState>) -> Result<Json<Status>, Failure> 
         peers: network.peers().borrow().len(),
         traffic: *network.traffic().borrow(),
         line: parts.meter.last(),
-        coordinate: parts.routing.place().borrow().tell_again(None),
+        coordinate: Some(parts.routing.place().borrow().tell()).filter(Coordinate::is_known),
         offers: parts.routing.offers().offers.len(),
         attestation: attestation::status(&state),
         cloud: parts.routing.cloud(),

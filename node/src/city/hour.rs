@@ -13,6 +13,7 @@ use crate::{
 };
 use aitbc_protocol::{
     NodeId,
+    geo::least_round_trip_ms,
     job::{Input, JobSpec, Sampling},
     price::ONE,
     quote::Quote,
@@ -159,10 +160,35 @@ impl City {
                 }
             }
         }
+        outcome.estimates_off = self.estimates_off();
         for (node, count) in &outcome.counts.rejected {
             let kind = self.kinds.get(node).copied();
             *outcome.rejected.entry(kind).or_default() += count;
         }
+    }
+
+    /// By how many thousandths the clients' estimates of round trips to everybody who sells are off, at the median: by
+    /// coordinates, and by distance alone. Who knows too little of its place to estimate is off by all of it.
+    fn estimates_off(&self) -> [u64; 2] {
+        let (mut by_coordinates, mut by_distance) = (Vec::new(), Vec::new());
+        let clients = self.citizens.iter().enumerate().filter(|(_, citizen)| citizen.kind == Kind::Client);
+        for (number, client) in clients {
+            let here = self.plan.home(number).1.location;
+            let place = client.routing.place().borrow().tell();
+            for known in &client.routing.offers().offers {
+                let Some(truth) = self.world.round_trip(&client.id, &known.provider) else { continue };
+                let truth_ms = truth.as_secs_f64() * 1_000.0;
+                let least_ms = least_round_trip_ms(known.offer.cell.distance_km(&here));
+                let estimate = known.offer.coordinate.and_then(|theirs| place.estimate_ms(&theirs));
+                let off = |ms: f64| ((ms - truth_ms).abs() / truth_ms * 1_000.0) as u64;
+                by_distance.push(off(least_ms));
+                by_coordinates.push(estimate.map_or(1_000, |ms| off(ms.max(least_ms))));
+            }
+        }
+        [by_coordinates, by_distance].map(|mut off| {
+            off.sort_unstable();
+            off.get(off.len() / 2).copied().unwrap_or(1_000)
+        })
     }
 }
 

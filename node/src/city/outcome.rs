@@ -32,6 +32,9 @@ pub(super) struct Outcome {
     pub(super) faults: BTreeMap<(Option<Kind>, String), u64>,
     /// Gossip that was rejected, by who sent it; nobody: the ring.
     pub(super) rejected: BTreeMap<Option<Kind>, u64>,
+    /// By how many thousandths round trips from clients to providers were off, at the median: those by coordinates, and those by
+    /// distance alone.
+    pub(super) estimates_off: [u64; 2],
     pub(super) counts: Counts,
     /// One number for all that went over the network.
     pub(super) trace: u64,
@@ -84,6 +87,8 @@ impl fmt::Display for Outcome {
             "asked in vain {} of {}, dialled in vain {} of {}, {} messages heard",
             counts.asked_in_vain, counts.asked, counts.dialled_in_vain, counts.dialled, counts.heard
         )?;
+        let [by_coordinates, by_distance] = self.estimates_off;
+        writeln!(formatter, "round trips are off by {by_coordinates} of 1000, by distance by {by_distance}")?;
         writeln!(formatter, "faults {:?}, rejected {:?}", self.faults, self.rejected)?;
         for failure in self.failures.iter().take(10) {
             writeln!(formatter, "failed: {failure}")?;

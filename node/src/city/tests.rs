@@ -51,6 +51,11 @@ fn an_hour_among_strangers_goes_well_for_the_honest() {
     for (most, fair, of) in outcome.shares() {
         assert!(most <= 3 * fair, "{most} jobs at one of {of} equals, {fair} are fair");
     }
+    let [by_coordinates, by_distance] = outcome.estimates_off;
+    assert!(
+        2 * by_coordinates < by_distance && by_coordinates < 350,
+        "{by_coordinates} and {by_distance} of 1000"
+    );
     let [calm, busy, again] = outcome.mean_factors();
     assert!(busy > calm && busy > again, "x{calm} while it is calm, x{busy} while it is busy, then x{again}");
 }

@@ -24,7 +24,10 @@ use super::{Incoming, NetworkHandle, NotDialled, handle, handle::Command};
 use aitbc_protocol::{NodeId, geo::Cell};
 use residents::Resident;
 use state::State;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep_until},
@@ -83,6 +86,11 @@ impl World {
     /// What somebody says who is no node of this network's code.
     pub(crate) fn say(&self, cell: Cell, bytes: &[u8]) {
         self.with(|state| state.publish(None, cell, bytes));
+    }
+
+    /// The round trip between two nodes, of which either may have left.
+    pub(crate) fn round_trip(&self, one: &NodeId, other: &NodeId) -> Option<Duration> {
+        self.state().between(one, other)
     }
 
     /// What was counted so far.

@@ -13,13 +13,11 @@ use aitbc_protocol::{
     offer::KnownOffer,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::{sync::watch, time::sleep};
 
-/// How often every provider that this node is connected to counts once.
+/// How often every provider that this node is connected to counts once, and how often until this node knows its place.
 const EVERY: Duration = Duration::from_secs(20);
+const AT_FIRST: Duration = Duration::from_secs(5);
 
 /// The owner of this node's place.
 #[derive(Debug, Default)]
@@ -36,6 +34,10 @@ impl Coordinates {
         self.0.borrow().tell().estimate_ms(theirs)
     }
 
+    fn is_known(&self) -> bool {
+        self.0.borrow().tell().is_known()
+    }
+
     fn learn(&self, samples: &[Sample]) {
         // All of them, and not up to the first that counts.
         self.0.send_if_modified(|place| {
@@ -46,12 +48,10 @@ impl Coordinates {
 
 /// Learns until it is dropped.
 pub(super) async fn learn(shared: Arc<Shared>) {
-    let mut due = interval(EVERY);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (here, pretended) = (shared.config.location, shared.config.network.is_local());
     let least_ms = |cell: &Cell| if pretended { 0.0 } else { least_round_trip_ms(cell.distance_km(&here)) };
     loop {
-        due.tick().await;
+        sleep(if shared.coordinates.is_known() { EVERY } else { AT_FIRST }).await;
         let peers = shared.network.peers().borrow().clone();
         let samples = samples(&peers, &shared.book.snapshot(), least_ms);
         shared.coordinates.learn(&samples);

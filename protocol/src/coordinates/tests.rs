@@ -122,15 +122,19 @@ fn the_uncertain_tell_nothing() {
 }
 
 #[test]
-fn a_place_is_told_once_it_is_of_use_and_again_once_it_has_moved() {
+fn a_place_is_told_again_once_it_has_moved_or_is_known_better() {
     let at = |x, error| Place { x, y: 0.0, height: 1.0, error };
-    assert_eq!(at(5.0, USELESS_ERROR).tell_again(None), None);
-    let told = at(5.0, 0.2).tell_again(None);
-    assert_eq!(told, Some(at(5.0, 0.2).tell()));
-    assert_eq!(at(5.0 + TELL_AGAIN_MS - 0.1, 0.1).tell_again(told), told);
-    let moved = at(5.0 + TELL_AGAIN_MS, 0.1);
-    assert_eq!(moved.tell_again(told), Some(moved.tell()));
-    assert_eq!(at(5.0, 0.9).tell_again(told), None, "what is no longer of use is taken back");
+    let told = Place::default().tell_again(None);
+    assert_eq!(told, Place::default().tell(), "from the start");
+    assert!(!told.is_known());
+    let told = at(5.0, 0.2).tell_again(Some(told));
+    assert_eq!(told, at(5.0, 0.2).tell());
+    assert_eq!(at(5.0 + TELL_AGAIN_MS - 0.1, 0.11).tell_again(Some(told)), told);
+    for other in [at(5.0 + TELL_AGAIN_MS, 0.2), at(5.0, 0.1), at(5.0, 0.4)] {
+        assert_eq!(other.tell_again(Some(told)), other.tell());
+    }
+    let certain = at(5.0, 0.0).tell();
+    assert_eq!(at(5.0, 0.04).tell_again(Some(certain)), certain, "nobody is believed to be so certain");
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl Content {
 
     /// With where this node is among round trips, which is told again where that has changed since `before`.
     pub(super) fn with_place(self, place: &Place, before: Option<&Self>) -> Self {
-        Self { coordinate: place.tell_again(before.and_then(|before| before.coordinate)), ..self }
+        Self { coordinate: Some(place.tell_again(before.and_then(|before| before.coordinate))), ..self }
     }
 
     /// The offer with this content.
@@ -266,9 +266,11 @@ mod tests {
         let addresses = vec![address(); MAX_ADDRESSES + 3];
         let content = gather(&config, &[], &[engine(EngineState::Ready)], &addresses, &free()).unwrap();
         let line = Bandwidth { up: 1, down: 2, measured_ms: 3 };
-        let content = content.with_findings(&[], &Vouched::default(), Some(line));
+        let place = Place::default();
+        let content = content.with_findings(&[], &Vouched::default(), Some(line)).with_place(&place, None);
         let offer = content.into_offer(&config, 1, 1_000, OFFER_LIFETIME_MS);
         assert_eq!((offer.check(1_000), offer.bandwidth), (Ok(()), Some(line)));
+        assert_eq!(offer.coordinate, Some(place.tell()), "it is told from the start");
         assert_eq!(offer.models[0].price, own);
         assert_eq!(offer.addresses.len(), MAX_ADDRESSES);
     }

@@ -160,6 +160,10 @@ impl State {
         round_trip(self.seed, at(one), at(other))
     }
 
+    pub(super) fn between(&self, one: &NodeId, other: &NodeId) -> Option<Duration> {
+        Some(self.round_trip(*self.numbers.get(one)?, *self.numbers.get(other)?))
+    }
+
     pub(super) fn join(&mut self, resident: Resident) -> usize {
         let number = self.residents.len();
         self.numbers.insert(resident.id, number);
