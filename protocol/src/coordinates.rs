@@ -5,11 +5,13 @@
 //! estimated as the way through the plane and both heights, and every measured one pulls or pushes like a spring, the less
 //! the more certain a node is of its own place and the less certain the other one is.
 //!
-//! **What liars can do.** A coordinate is bounded, and what one peer tells moves nobody farther than a step that grows
-//! with the own uncertainty alone: whoever claims certainty is taken for no more certain than [`LEAST_ERROR`]. A round trip below what
-//! light needs for the claimed distance tells nothing ([`Sample`]). Callers pass the least of the last few round trips, one a peer
-//! and round, for a queue on the way says nothing about where somebody is (Ledlie, Gardner and Seltzer, "Network Coordinates in
-//! the Wild", NSDI 2007); and they never take an estimate below what light needs.
+//! **What liars can do.** A coordinate is bounded, and what one peer tells moves nobody farther in a round than a step that
+//! grows with the own uncertainty alone: whoever claims certainty is taken for no more certain than [`LEAST_ERROR`]. A round trip
+//! below what light needs for the claimed distance tells nothing ([`Sample`]), and nor does one that is far out of line with
+//! the others of its round ([`OUTLIER`], after Zage and Nita-Rotaru, "On the Accuracy of Decentralized Virtual Coordinate
+//! Systems in Adversarial Networks", CCS 2007). Callers pass the least of the last few round trips, one a peer and round, for a
+//! queue on the way says nothing about where somebody is (Ledlie, Gardner and Seltzer, "Network Coordinates in the Wild",
+//! NSDI 2007); and they never take an estimate below what light needs.
 
 use crate::geo::LIGHT_SLACK;
 use serde::{Deserialize, Serialize};
@@ -27,8 +29,12 @@ pub const LEAST_ERROR: f64 = 0.05;
 pub const MOST_STEP_MS: f64 = 20.0;
 /// The error from which on a coordinate tells nothing of round trips.
 pub const USELESS_ERROR: f64 = 0.5;
-/// How far a node's own place must have moved to be told again, in milliseconds.
-pub const TELL_AGAIN_MS: f64 = 10.0;
+/// Round trips below tell nothing, in milliseconds: they stay in one building, whose line the heights count twice.
+pub const LEAST_MS: f64 = 2.0;
+/// Peers from which on a round can tell who is out of line.
+pub const CROWD: usize = 4;
+/// Samples that are so many times as far off as the median one of their round do not count.
+pub const OUTLIER: f64 = 5.0;
 
 /// A coordinate as it is told: whole microseconds and thousandths, so that it has one encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +102,12 @@ impl Coordinate {
         self.error() < USELESS_ERROR
     }
 
+    /// Whether others should hear of it at once who were told `before`: it begins to be of use, or is half as far off. All else
+    /// may wait for the next offer, for every one costs the whole neighbourhood a verification.
+    pub fn is_news(&self, before: &Self) -> bool {
+        !before.is_known() && (self.is_known() || 2.0 * self.error() <= before.error())
+    }
+
     /// The round trip between two nodes, in milliseconds; `None` where one of them does not know its place well enough.
     pub fn estimate_ms(&self, other: &Self) -> Option<f64> {
         let ((x, y), (to_x, to_y)) = (self.place_ms(), other.place_ms());
@@ -119,7 +131,7 @@ impl Sample {
     /// Whether it can be true.
     fn holds(&self) -> bool {
         let time = self.round_trip_ms;
-        time > 0.0 && time <= MOST_MS && time >= self.least_ms * LIGHT_SLACK
+        (LEAST_MS..=MOST_MS).contains(&time) && time >= self.least_ms * LIGHT_SLACK
     }
 }
 
@@ -139,49 +151,62 @@ impl Default for Place {
 }
 
 impl Place {
-    /// Takes a sample into account; false where it can be no true one, which changes nothing. `draw` is a random number:
-    /// the direction in which two nodes at one place part.
-    pub fn learn(&mut self, sample: &Sample, draw: u64) -> bool {
-        if !sample.holds() {
-            return false;
+    /// Takes a round of samples into account, one a peer; false where none of them counts. Those that can be no true ones count
+    /// for nothing, and of [`CROWD`] and more also those that are off by more than [`OUTLIER`] times as much as the median one.
+    /// `draw` gives random numbers: the directions in which nodes at one place part.
+    pub fn learn(&mut self, samples: &[Sample], mut draw: impl FnMut() -> u64) -> bool {
+        let possible: Vec<(f64, &Sample)> = samples
+            .iter()
+            .filter(|sample| sample.holds())
+            .map(|sample| {
+                // Of the smaller of both: who answers late is as far out of line as who claims to be far away.
+                let (apart, measured) = (self.apart_ms(&sample.theirs), sample.round_trip_ms);
+                ((apart - measured).abs() / apart.min(measured).max(LEAST_MS), sample)
+            })
+            .collect();
+        let mut sorted: Vec<f64> = possible.iter().map(|(off, _)| *off).collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let most = match sorted.get(sorted.len() / 2) {
+            Some(median) if sorted.len() >= CROWD => OUTLIER * median.max(LEAST_ERROR),
+            _ => f64::INFINITY,
+        };
+        let mut counts = false;
+        for (_, sample) in possible.iter().filter(|(off, _)| *off <= most) {
+            self.pull(sample, draw());
+            counts = true;
         }
+        counts
+    }
+
+    fn way_ms(&self, to: &Coordinate) -> f64 {
+        let (x, y) = to.place_ms();
+        (self.x - x).hypot(self.y - y)
+    }
+
+    fn apart_ms(&self, to: &Coordinate) -> f64 {
+        self.way_ms(to) + self.height + to.height_ms()
+    }
+
+    /// One step along the spring to somebody.
+    fn pull(&mut self, sample: &Sample, draw: u64) {
         let Sample { theirs, round_trip_ms, .. } = *sample;
-        let (x, y) = theirs.place_ms();
-        let (dx, dy) = (self.x - x, self.y - y);
-        let way = dx.hypot(dy);
-        let heights = self.height + theirs.height_ms();
-        let apart = way + heights;
+        let (way, apart) = (self.way_ms(&theirs), self.apart_ms(&theirs));
         let weight = self.error / (self.error + theirs.error().max(LEAST_ERROR));
         let off = ((apart - round_trip_ms).abs() / round_trip_ms).min(1.0);
         let most = MOST_STEP_MS * self.error.max(LEAST_ERROR);
         let step = (ADAPTION * weight * (round_trip_ms - apart)).clamp(-most, most);
         self.error = (off * ADAPTION * weight + self.error * (1.0 - ADAPTION * weight)).clamp(0.0, 1.0);
         // Of the vector between both, the share that lies in the plane and the one above it.
-        let (east, north) = if way > f64::EPSILON {
-            (dx / way, dy / way)
+        let (x, y) = theirs.place_ms();
+        let (east, north, up) = if way > f64::EPSILON {
+            ((self.x - x) / apart, (self.y - y) / apart, (apart - way) / apart)
         } else {
             let angle = (draw >> 11) as f64 / (1u64 << 53) as f64 * std::f64::consts::TAU;
-            (angle.cos(), angle.sin())
+            (angle.cos(), angle.sin(), 0.0)
         };
-        let flat = if way > f64::EPSILON { way / apart } else { 1.0 };
-        self.x = (self.x + step * flat * east).clamp(-MOST_MS, MOST_MS);
-        self.y = (self.y + step * flat * north).clamp(-MOST_MS, MOST_MS);
-        self.height = (self.height + step * heights / apart.max(f64::EPSILON)).clamp(LEAST_HEIGHT_MS, MOST_MS);
-        true
-    }
-
-    /// What others should be told, who were told `before`: the same until it has moved by [`TELL_AGAIN_MS`] or its error has
-    /// halved or doubled, for every offer costs the whole neighbourhood a verification. It is told from the start: others
-    /// weigh it by its error, and if all waited for each other nobody would learn anything.
-    pub fn tell_again(&self, before: Option<Coordinate>) -> Coordinate {
-        let now = self.tell();
-        let much_as = |before: &Coordinate| {
-            let ((x, y), (to_x, to_y)) = (before.place_ms(), now.place_ms());
-            let moved = (x - to_x).hypot(y - to_y) + (before.height_ms() - now.height_ms()).abs();
-            let (error, was) = (now.error().max(LEAST_ERROR), before.error().max(LEAST_ERROR));
-            moved < TELL_AGAIN_MS && error < 2.0 * was && was < 2.0 * error
-        };
-        before.filter(much_as).unwrap_or(now)
+        self.x = (self.x + step * east).clamp(-MOST_MS, MOST_MS);
+        self.y = (self.y + step * north).clamp(-MOST_MS, MOST_MS);
+        self.height = (self.height + step * up).clamp(LEAST_HEIGHT_MS, MOST_MS);
     }
 
     /// The coordinate of this place.

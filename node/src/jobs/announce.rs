@@ -23,7 +23,7 @@ use aitbc_crypto::{SecretKey, signing};
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NodeId, Signed,
     bandwidth::Bandwidth,
-    coordinates::Place,
+    coordinates::{Coordinate, Place},
     geo::{COARSEST, Cell, FINEST_TOPIC},
     gossip::Gossip,
     gpu::challenge::exchange::Shown,
@@ -86,7 +86,7 @@ pub(super) struct Announcer {
     pub(super) shown: watch::Receiver<Vec<Signed<Shown>>>,
     pub(super) vouched: watch::Receiver<Vouched>,
     pub(super) line: watch::Receiver<Option<Bandwidth>>,
-    /// Where this node is among round trips; looked at with every heartbeat.
+    /// Where this node is among round trips. What is no news goes out with the next offer.
     pub(super) round_trips: watch::Receiver<Place>,
     pub(super) announced: watch::Sender<Announced>,
     /// The same offer with its newest heartbeat, signed, for whoever tells others.
@@ -97,6 +97,13 @@ pub(super) struct Announcer {
 struct Standing {
     content: Content,
     offer: Arc<Offer>,
+}
+
+impl Standing {
+    /// Whether it does not say what should be said now.
+    fn differs(&self, content: &Content, place: &Coordinate) -> bool {
+        self.content != *content || self.offer.coordinate.is_none_or(|told| place.is_news(&told))
+    }
 }
 
 impl Announcer {
@@ -110,8 +117,7 @@ impl Announcer {
         let mut greeted: HashSet<NodeId> = HashSet::new();
         loop {
             let connected: HashSet<NodeId> = ids(&peers.borrow_and_update());
-            let before = standing.as_ref().map(|standing| &standing.content);
-            let content = self.content(&addresses.borrow_and_update(), before);
+            let content = self.content(&addresses.borrow_and_update());
             let load = *self.load.borrow_and_update();
             let now = Instant::now();
             match content {
@@ -125,7 +131,8 @@ impl Announcer {
                     }
                 }
                 Ok(content) => {
-                    let changed = standing.as_ref().is_none_or(|standing| standing.content != content);
+                    let place = self.round_trips.borrow().tell();
+                    let changed = standing.as_ref().is_none_or(|standing| standing.differs(&content, &place));
                     let newcomers = !connected.is_subset(&greeted);
                     let due = schedule.due(now, changed, newcomers, load);
                     if due.offer {
@@ -173,13 +180,11 @@ impl Announcer {
         }
     }
 
-    /// What can be offered now, where `before` stands.
-    fn content(&mut self, addresses: &[Multiaddr], before: Option<&Content>) -> Result<Content, Obstacle> {
+    fn content(&mut self, addresses: &[Multiaddr]) -> Result<Content, Obstacle> {
         let (engines, power) = (self.engines.borrow_and_update(), self.power.borrow_and_update());
         let (shown, line) = (self.shown.borrow_and_update(), *self.line.borrow_and_update());
         let content = content::gather(&self.config, &self.devices, &engines, addresses, &power)?;
-        let content = content.with_findings(&shown, &self.vouched.borrow_and_update(), line);
-        Ok(content.with_place(&self.round_trips.borrow(), before))
+        Ok(content.with_findings(&shown, &self.vouched.borrow_and_update(), line))
     }
 
     /// Makes the next offer and shows it to this process and to those who ask.
@@ -192,9 +197,9 @@ impl Announcer {
     /// Signs an offer under the next sequence number, with a heartbeat to it.
     async fn sign(&self, content: Content, lifetime_ms: u64, load: Load) -> Result<Arc<Offer>, AnnounceError> {
         let store = self.store.clone();
-        let issued_ms = now_ms();
+        let (issued_ms, coordinate) = (now_ms(), self.round_trips.borrow().tell());
         let sequence = blocking::run(move || store.next_offer_sequence(issued_ms)).await??;
-        let offer = content.into_offer(&self.config, sequence, issued_ms, lifetime_ms);
+        let offer = content.into_offer(&self.config, sequence, issued_ms, lifetime_ms, coordinate);
         let signed = signing::seal(&self.key, &self.config.network, &offer)?;
         let heartbeat = signing::seal(&self.key, &self.config.network, &heartbeat(&offer, load))?;
         let offer = Arc::new(offer);

@@ -300,22 +300,26 @@ impl Book {
 
     /// Forgets expired offers; true where somebody expired or went silent since the last call.
     pub(super) fn expire(&mut self, now_ms: UnixMillis) -> bool {
-        if now_ms < self.due_ms {
+        // A clock that was set back knows nothing of what is due.
+        if self.checked_ms <= now_ms && now_ms < self.due_ms {
             return false;
         }
         let since_ms = std::mem::replace(&mut self.checked_ms, now_ms);
-        let (before, mut silent, mut due_ms) = (self.entries.len(), false, UnixMillis::MAX);
+        let (mut changed, mut due_ms) = (false, UnixMillis::MAX);
         self.entries.retain(|_, entry| {
             let (gone_at_ms, expires_ms) = (entry.gone_at_ms(), entry.known.offer.expires_ms);
-            silent |= (since_ms + 1..=now_ms).contains(&gone_at_ms);
+            // Who could not be reached was told of when that was found.
+            changed |= entry.known.heard_ms > 0 && (since_ms + 1..=now_ms).contains(&gone_at_ms);
+            if expires_ms <= now_ms {
+                (changed, self.moved) = (true, true);
+                return false;
+            }
             // Who is gone already is due when it expires, and before that once it is heard again.
-            due_ms = due_ms.min(if gone_at_ms > now_ms { entry.due_ms() } else { expires_ms.max(now_ms + 1) });
-            expires_ms > now_ms
+            due_ms = due_ms.min(if gone_at_ms > now_ms { entry.due_ms() } else { expires_ms });
+            true
         });
         self.due_ms = due_ms;
-        let expired = self.entries.len() != before;
-        self.moved |= expired;
-        expired || silent
+        changed
     }
 
     /// Whether somebody came, went or moved since the last call.

@@ -14,6 +14,7 @@ use crate::{
 use aitbc_protocol::{
     Digest, MicroCredits, NodeId,
     attestation::Tier,
+    coordinates::Coordinate,
     geo::{Cell, EARTH_RADIUS_KM, least_round_trip_ms},
     job::{Input, JobSpec, ModelName},
     offer::ModelOffer,
@@ -27,11 +28,15 @@ use tokio::time::timeout;
 pub(super) const DEFAULT_BUDGET_MS: u32 = 400;
 /// Candidates whose round trip is measured before they are ranked.
 const MEASURED: usize = 8;
+/// What the path to somebody who tells no coordinate is taken for when it is decided whom to measure: as many times as long as
+/// light in fibre needs, and what two lines add. Not to tell one must be worth nothing.
+const USUAL_DETOUR: f64 = 2.0;
+const USUAL_LINES_MS: f64 = 20.0;
 /// Candidates of a ranking; whoever stands behind is neither asked nor told of.
 const MAX_RANKED: usize = 512;
 /// A provider that did not prove what its offer says is not waited for again for as long, in milliseconds.
 const ASK_AGAIN_MS: u64 = 60_000;
-/// How long that may take; whoever has not answered by then ranks by the least for its distance.
+/// How long that may take; whoever has not answered by then ranks by the coordinates of both, or the least for its distance.
 const MEASURE_PATIENCE: Duration = Duration::from_millis(800);
 
 /// A provider with the one of its models that ranks best.
@@ -112,28 +117,41 @@ fn estimated_prompt_tokens(input: &Input) -> u32 {
     u32::try_from(input.text_bytes() / 4 + 8 * parts + 1).unwrap_or(u32::MAX).min(input.max_prompt_tokens())
 }
 
-/// The round trip to a provider by the coordinates of both, in milliseconds.
-fn estimated_ms(shared: &Shared, found: &Found) -> Option<f64> {
-    shared.coordinates.estimate_ms(&found.known.offer.coordinate?)
+/// Round trips from here to others, in milliseconds. None at all where a search starts elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrips {
+    measured: HashMap<NodeId, f64>,
+    /// This node's own coordinate, as it was when the search ended.
+    own: Option<Coordinate>,
 }
 
-/// Connects to the few that are expected to be nearest, so that the ranking goes by measured round trips. Returns what was measured, and who
-/// could not be reached and why.
-pub(super) async fn measure(
-    shared: &Shared,
-    found: &[Found],
-) -> (HashMap<NodeId, f64>, Vec<(NodeId, NetworkError)>) {
-    let mut round_trips: HashMap<NodeId, f64> =
-        shared.network.peers().borrow().iter().filter_map(|peer| Some((peer.peer, peer.round_trip_ms?))).collect();
-    let (known, mut strangers): (Vec<&Found>, Vec<&Found>) =
-        found.iter().partition(|found| round_trips.contains_key(&found.known.provider));
-    let left = MEASURED.saturating_sub(known.len());
-    let expected_ms = |found: &&Found| {
+impl RoundTrips {
+    /// By the coordinates of both.
+    fn estimated_ms(&self, found: &Found) -> Option<f64> {
+        self.own?.estimate_ms(&found.known.offer.coordinate?)
+    }
+
+    /// What is to be expected of somebody that was not measured: never below what light needs, and without coordinates what
+    /// usual paths need.
+    fn expected_ms(&self, found: &Found) -> f64 {
         let least_ms = least_round_trip_ms(found.distance_km);
-        estimated_ms(shared, found).map_or(least_ms, |ms| ms.max(least_ms))
-    };
-    strangers.sort_by(|one, other| expected_ms(one).total_cmp(&expected_ms(other)));
-    let connects = strangers.into_iter().take(left).map(|found| async {
+        self.estimated_ms(found).map_or(least_ms * USUAL_DETOUR + USUAL_LINES_MS, |ms| ms.max(least_ms))
+    }
+}
+
+/// Connects to the few that are expected to be nearest, so that the ranking goes by measured round trips. Returns what was
+/// measured, and who could not be reached and why.
+pub(super) async fn measure(shared: &Shared, found: &[Found]) -> (RoundTrips, Vec<(NodeId, NetworkError)>) {
+    let peers = shared.network.peers().borrow().clone();
+    let measured = peers.iter().filter_map(|peer| Some((peer.peer, peer.round_trip_ms?))).collect();
+    let mut round_trips = RoundTrips { measured, own: Some(shared.coordinates.own()) };
+    let (known, strangers): (Vec<&Found>, Vec<&Found>) =
+        found.iter().partition(|found| round_trips.measured.contains_key(&found.known.provider));
+    let mut strangers: Vec<(f64, &Found)> =
+        strangers.into_iter().map(|found| (round_trips.expected_ms(found), found)).collect();
+    strangers.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    let left = MEASURED.saturating_sub(known.len());
+    let connects = strangers.into_iter().take(left).map(|(_, found)| async {
         let provider = found.known.provider;
         (provider, timeout(MEASURE_PATIENCE, shared.network.connect(provider, found.addresses())).await)
     });
@@ -141,7 +159,7 @@ pub(super) async fn measure(
     for (provider, result) in join_all(connects).await {
         match result {
             Ok(Ok(round_trip)) => {
-                round_trips.insert(provider, round_trip.as_secs_f64() * 1000.0);
+                round_trips.measured.insert(provider, round_trip.as_secs_f64() * 1000.0);
             }
             Ok(Err(error)) => unreachable.push((provider, error)),
             Err(_) => {}
@@ -179,7 +197,7 @@ pub(super) fn choose(
     found: &[Found],
     model: Option<&ModelName>,
     policy: &Policy,
-    round_trips: &HashMap<NodeId, f64>,
+    round_trips: &RoundTrips,
 ) -> Vec<Choice> {
     let now_ms = now_ms();
     let offline = shared.network.offline().borrow().clone();
@@ -215,8 +233,8 @@ pub(super) fn choose(
             load: found.known.load,
             tier: standings[&found.known.provider].tier,
             distance_km: found.distance_km,
-            round_trip_ms: round_trips.get(&found.known.provider).copied(),
-            estimated_ms: estimated_ms(shared, found),
+            round_trip_ms: round_trips.measured.get(&found.known.provider).copied(),
+            estimated_ms: round_trips.estimated_ms(found),
             offline_ms: offline.get(&found.known.provider).and_then(|since_ms| {
                 // What it has offered since, it has said after its connection broke.
                 let silent = found.known.offer.issued_ms <= *since_ms;

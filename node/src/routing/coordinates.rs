@@ -29,20 +29,13 @@ impl Coordinates {
         self.0.subscribe()
     }
 
-    /// The round trip to whoever tells this coordinate, in milliseconds; `None` where either of both does not know its place.
-    pub(super) fn estimate_ms(&self, theirs: &Coordinate) -> Option<f64> {
-        self.0.borrow().tell().estimate_ms(theirs)
-    }
-
-    fn is_known(&self) -> bool {
-        self.0.borrow().tell().is_known()
+    /// This node's own coordinate now.
+    pub(super) fn own(&self) -> Coordinate {
+        self.0.borrow().tell()
     }
 
     fn learn(&self, samples: &[Sample]) {
-        // All of them, and not up to the first that counts.
-        self.0.send_if_modified(|place| {
-            samples.iter().map(|sample| place.learn(sample, draw())).fold(false, |any, counts| any || counts)
-        });
+        self.0.send_if_modified(|place| place.learn(samples, draw));
     }
 }
 
@@ -51,7 +44,7 @@ pub(super) async fn learn(shared: Arc<Shared>) {
     let (here, pretended) = (shared.config.location, shared.config.network.is_local());
     let least_ms = |cell: &Cell| if pretended { 0.0 } else { least_round_trip_ms(cell.distance_km(&here)) };
     loop {
-        sleep(if shared.coordinates.is_known() { EVERY } else { AT_FIRST }).await;
+        sleep(if shared.coordinates.own().is_known() { EVERY } else { AT_FIRST }).await;
         let peers = shared.network.peers().borrow().clone();
         let samples = samples(&peers, &shared.book.snapshot(), least_ms);
         shared.coordinates.learn(&samples);
@@ -126,7 +119,7 @@ mod tests {
         let coordinates = Coordinates::default();
         let mut place = coordinates.place();
         let there = Coordinate::new((0, 0), 1_000, 100).expect("within bounds");
-        assert_eq!(coordinates.estimate_ms(&there), None, "nothing is known yet");
+        assert!(!coordinates.own().is_known(), "nothing is known yet");
         coordinates.learn(&[]);
         let impossible = Sample { theirs: there, round_trip_ms: 1.0, least_ms: 10.0 };
         coordinates.learn(&[impossible]);
@@ -136,7 +129,7 @@ mod tests {
         }
         assert!(place.has_changed().expect("the owner lives"));
         place.mark_unchanged();
-        let estimate = coordinates.estimate_ms(&there).expect("it knows its place");
+        let estimate = coordinates.own().estimate_ms(&there).expect("it knows its place");
         assert!((estimate - 40.0).abs() < 4.0, "{estimate}");
     }
 }

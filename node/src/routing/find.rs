@@ -2,7 +2,7 @@
 
 use super::{
     JobFailure, JobUpdate, RankedCandidate, Shared, Wishes,
-    candidates::{self, Choice},
+    candidates::{self, Choice, RoundTrips},
     search::{Goal, search},
 };
 use aitbc_protocol::{
@@ -13,7 +13,7 @@ use aitbc_protocol::{
     price::LatencyClass,
     routing::{Policy, Work, query::Conditions},
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use tokio::sync::mpsc;
 
 /// What is ranked for where no job is at hand: a short question and an answer of usual length.
@@ -130,7 +130,7 @@ pub(super) async fn find(
     // From elsewhere, round trips measured here say nothing.
     let (round_trips, _) = match location {
         None => candidates::measure(shared, &searched.found).await,
-        Some(_) => (HashMap::new(), Vec::new()),
+        Some(_) => (RoundTrips::default(), Vec::new()),
     };
     let policy = Policy {
         model: model.clone().unwrap_or_default(),

@@ -25,11 +25,25 @@ impl Draw {
 }
 
 const NODES: usize = 60;
-const ROUNDS: usize = 400;
+const NEIGHBOURS: usize = 16;
+const ROUNDS: usize = 200;
 
-/// The median relative error among honest nodes of a plane of 100 ms with lines of 1 to 10 ms, round trips measured with a
-/// tenth of noise, where the first `liars` claim any place with certainty and delay what they answer.
-fn median_error(seed: u64, liars: usize) -> f64 {
+/// What a liar tells, always with certainty.
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    /// Any place, another one each time, and up to half a second of delay.
+    Anywhere,
+    /// All liars together: far in the east to one half, far in the west to the other.
+    Split,
+    /// That it is where its victim is, half a second away.
+    Mirror,
+    /// What is true, half a second late.
+    Late,
+}
+
+/// The median relative error among honest nodes of a plane of 100 ms with lines of 1 to 10 ms, round trips to 16 others measured
+/// with a tenth of noise, where the first `liars` lie.
+fn median_error(seed: u64, liars: usize, lie: Lie) -> f64 {
     let mut draw = Draw(seed);
     let homes: Vec<(f64, f64, f64)> = (0..NODES)
         .map(|_| (draw.between(0.0, 100.0), draw.between(0.0, 100.0), draw.between(1.0, 10.0)))
@@ -38,19 +52,40 @@ fn median_error(seed: u64, liars: usize) -> f64 {
         let ((x, y, height), (to_x, to_y, to_height)) = (homes[one], homes[other]);
         (x - to_x).hypot(y - to_y) + height + to_height
     };
+    let neighbours: Vec<Vec<usize>> = (0..NODES)
+        .map(|one| (0..NEIGHBOURS).map(|_| (one + 1 + draw.below(NODES - 1)) % NODES).collect())
+        .collect();
     let mut places = [Place::default(); NODES];
     for _ in 0..ROUNDS {
         for one in liars..NODES {
-            let other = (one + 1 + draw.below(NODES - 1)) % NODES;
-            let (mut theirs, mut round_trip_ms) = (places[other].tell(), truth(one, other));
-            round_trip_ms *= draw.between(0.9, 1.1);
-            if other < liars {
+            let mine = places[one].tell();
+            let sample = |other: &usize| {
+                let round_trip_ms = truth(one, *other) * draw.between(0.9, 1.1);
+                let theirs = places[*other].tell();
+                let honest = Sample { theirs, round_trip_ms, least_ms: 0.0 };
+                let claim = |x, y| Coordinate { x, y, height: 0, error: 0 };
                 let far = |draw: &mut Draw| draw.between(-1e6, 1e6) as i32;
-                theirs = Coordinate { x: far(&mut draw), y: far(&mut draw), height: 0, error: 0 };
-                round_trip_ms += draw.between(0.0, 500.0);
-            }
-            let draw = draw.next();
-            places[one].learn(&Sample { theirs, round_trip_ms, least_ms: 0.0 }, draw);
+                match lie {
+                    _ if *other >= liars => honest,
+                    Lie::Anywhere => {
+                        let (x, y) = (far(&mut draw), far(&mut draw));
+                        let late_ms = draw.between(0.0, 500.0);
+                        Sample { theirs: claim(x, y), round_trip_ms: round_trip_ms + late_ms, ..honest }
+                    }
+                    Lie::Split => {
+                        let x = if one.is_multiple_of(2) { 1_000_000 } else { -1_000_000 };
+                        Sample { theirs: claim(x, 0), ..honest }
+                    }
+                    Lie::Mirror => Sample { theirs: claim(mine.x, mine.y), round_trip_ms: 500.0, ..honest },
+                    Lie::Late => {
+                        let (x, y, _) = homes[*other];
+                        let theirs = claim((x * 1e3) as i32, (y * 1e3) as i32);
+                        Sample { theirs, round_trip_ms: round_trip_ms + 500.0, ..honest }
+                    }
+                }
+            };
+            let samples: Vec<Sample> = neighbours[one].iter().map(sample).collect();
+            places[one].learn(&samples, || draw.next());
         }
     }
     let mut errors = Vec::new();
@@ -66,28 +101,39 @@ fn median_error(seed: u64, liars: usize) -> f64 {
     errors[errors.len() / 2]
 }
 
+/// The worst of eight seeds.
+fn worst_error(liars: usize, lie: Lie) -> f64 {
+    let worst = (0..8).map(|seed| median_error(seed, liars, lie)).fold(0.0, f64::max);
+    println!("{liars} of {NODES} tell {lie:?}: {worst:.3}");
+    worst
+}
+
 #[test]
 fn honest_nodes_find_their_places() {
-    for seed in 0..8 {
-        let error = median_error(seed, 0);
-        assert!(error < 0.05, "{error} with seed {seed}");
+    assert!(worst_error(0, Lie::Anywhere) < 0.05);
+}
+
+#[test]
+fn liars_do_bounded_harm() {
+    for lie in [Lie::Anywhere, Lie::Split, Lie::Mirror, Lie::Late] {
+        for (liars, most) in [(1, 0.05), (NODES / 10, 0.2), (NODES / 5, 0.3)] {
+            let error = worst_error(liars, lie);
+            assert!(error < most, "{liars} liars that tell {lie:?}: {error}");
+        }
     }
 }
 
 #[test]
-fn one_liar_changes_next_to_nothing() {
-    for seed in 0..8 {
-        let error = median_error(seed, 1);
-        assert!(error < 0.05, "{error} with seed {seed}");
+fn nodes_of_one_building_do_not_spoil_each_others_places() {
+    let sibling =
+        Sample { theirs: Coordinate { x: 0, y: 0, height: 4_000, error: 100 }, round_trip_ms: 0.3, least_ms: 0.0 };
+    let far = Sample { round_trip_ms: 40.0, ..sibling };
+    let mut place = Place::default();
+    for _ in 0..100 {
+        place.learn(&[sibling, sibling, sibling, sibling, far], || 7);
     }
-}
-
-#[test]
-fn a_tenth_of_liars_does_bounded_harm() {
-    for seed in 0..8 {
-        let error = median_error(seed, NODES / 10);
-        assert!(error < 0.15, "{error} with seed {seed}");
-    }
+    assert!(place.error < 0.1, "{place:?}");
+    assert!(!Place::default().learn(&[sibling], || 7));
 }
 
 #[test]
@@ -97,17 +143,17 @@ fn what_cannot_be_true_changes_nothing() {
     for (round_trip_ms, least_ms) in
         [(f64::NAN, 0.0), (f64::INFINITY, 0.0), (0.0, 0.0), (-1.0, 0.0), (1_000.1, 0.0), (8.0, 10.0)]
     {
-        assert!(!place.learn(&Sample { theirs, round_trip_ms, least_ms }, 0));
+        assert!(!place.learn(&[Sample { theirs, round_trip_ms, least_ms }], || 0));
         assert_eq!(place, Place::default());
     }
-    assert!(place.learn(&Sample { theirs, round_trip_ms: 9.5, least_ms: 10.0 }, 0));
+    assert!(place.learn(&[Sample { theirs, round_trip_ms: 9.5, least_ms: 10.0 }], || 0));
 }
 
 #[test]
 fn nodes_at_one_place_part() {
     let mut place = Place::default();
     let theirs = Place::default().tell();
-    assert!(place.learn(&Sample { theirs, round_trip_ms: 20.0, least_ms: 0.0 }, 1 << 62));
+    assert!(place.learn(&[Sample { theirs, round_trip_ms: 20.0, least_ms: 0.0 }], || 1 << 62));
     let (x, y) = place.tell().place_ms();
     assert!(x.hypot(y) > 1.0, "{place:?}");
 }
@@ -122,19 +168,19 @@ fn the_uncertain_tell_nothing() {
 }
 
 #[test]
-fn a_place_is_told_again_once_it_has_moved_or_is_known_better() {
-    let at = |x, error| Place { x, y: 0.0, height: 1.0, error };
-    let told = Place::default().tell_again(None);
-    assert_eq!(told, Place::default().tell(), "from the start");
-    assert!(!told.is_known());
-    let told = at(5.0, 0.2).tell_again(Some(told));
-    assert_eq!(told, at(5.0, 0.2).tell());
-    assert_eq!(at(5.0 + TELL_AGAIN_MS - 0.1, 0.11).tell_again(Some(told)), told);
-    for other in [at(5.0 + TELL_AGAIN_MS, 0.2), at(5.0, 0.1), at(5.0, 0.4)] {
-        assert_eq!(other.tell_again(Some(told)), other.tell());
+fn what_begins_to_be_of_use_is_news() {
+    let told = |error| Place { x: 5.0, y: 0.0, height: 1.0, error }.tell();
+    assert!(!Place::default().tell().is_known(), "it is told from the start");
+    for (now, before, is_news) in [
+        (0.6, 1.0, false),
+        (0.5, 1.0, true),
+        (0.499, 0.5, true),
+        (0.499, 0.6, true),
+        (0.1, 0.499, false),
+        (0.7, 0.2, false),
+    ] {
+        assert_eq!(told(now).is_news(&told(before)), is_news, "{now} after {before}");
     }
-    let certain = at(5.0, 0.0).tell();
-    assert_eq!(at(5.0, 0.04).tell_again(Some(certain)), certain, "nobody is believed to be so certain");
 }
 
 #[test]
@@ -183,8 +229,8 @@ proptest! {
             let theirs = Coordinate { x, y, height, error };
             for round_trip_ms in [wild, time] {
                 let before = place;
-                place.learn(&Sample { theirs, round_trip_ms, least_ms: 0.0 }, draw);
-                let moved = (place.x - before.x).hypot(place.y - before.y);
+                place.learn(&[Sample { theirs, round_trip_ms, least_ms: 0.0 }], || draw);
+                let moved = (place.x - before.x).hypot(place.y - before.y).hypot(place.height - before.height);
                 prop_assert!(moved <= MOST_STEP_MS * before.error.max(LEAST_ERROR) + 1e-9);
                 prop_assert!(place.x.abs() <= MOST_MS && place.y.abs() <= MOST_MS);
                 prop_assert!((LEAST_HEIGHT_MS..=MOST_MS).contains(&place.height));

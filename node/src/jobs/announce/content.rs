@@ -10,7 +10,7 @@ use aitbc_protocol::{
     Signed, UnixMillis,
     attestation::exchange::{MAX_ATTESTED, MAX_POLICIES},
     bandwidth::Bandwidth,
-    coordinates::{Coordinate, Place},
+    coordinates::Coordinate,
     gpu::challenge::exchange::Shown,
     offer::{Device, DeviceKind, MAX_ADDRESSES, MAX_DEVICES, MAX_MODELS, MAX_SHOWN, ModelOffer, Offer},
     text::Line,
@@ -27,7 +27,6 @@ pub(super) struct Content {
     shown: Vec<Signed<Shown>>,
     vouched: Vouched,
     bandwidth: Option<Bandwidth>,
-    coordinate: Option<Coordinate>,
 }
 
 /// Why there is nothing to offer; each names what to wait for or to change.
@@ -88,7 +87,7 @@ pub(super) fn gather(
     let devices = devices.iter().take(MAX_DEVICES).cloned().collect();
     let (shown, vouched) = (Vec::new(), Vouched::default());
     let slots = power.decision.offered;
-    Ok(Content { addresses, devices, models, slots, shown, vouched, bandwidth: None, coordinate: None })
+    Ok(Content { addresses, devices, models, slots, shown, vouched, bandwidth: None })
 }
 
 /// The device of a model with what was measured on the GPU that it is: the only one there is, or else the only one of its
@@ -135,18 +134,14 @@ impl Content {
         Self { shown: shown.iter().take(MAX_SHOWN).cloned().collect(), vouched, bandwidth, ..self }
     }
 
-    /// With where this node is among round trips, which is told again where that has changed since `before`.
-    pub(super) fn with_place(self, place: &Place, before: Option<&Self>) -> Self {
-        Self { coordinate: Some(place.tell_again(before.and_then(|before| before.coordinate))), ..self }
-    }
-
-    /// The offer with this content.
+    /// The offer with this content, of a node that is there among round trips.
     pub(super) fn into_offer(
         self,
         config: &JobsConfig,
         sequence: u64,
         issued_ms: UnixMillis,
         lifetime_ms: u64,
+        coordinate: Coordinate,
     ) -> Offer {
         Offer {
             sequence,
@@ -161,7 +156,7 @@ impl Content {
             policies: self.vouched.policies,
             shown: self.shown,
             bandwidth: self.bandwidth,
-            coordinate: self.coordinate,
+            coordinate: Some(coordinate),
             agent: Line::lossy(concat!("aitbc/", env!("CARGO_PKG_VERSION"))),
         }
     }
@@ -254,7 +249,7 @@ mod tests {
         let mut engine = engine(EngineState::Ready);
         engine.models[0].device = gpu("GTX 1650", None);
         let content = gather(&config(), std::slice::from_ref(&small), &[engine], &[address()], &free()).unwrap();
-        let offer = content.into_offer(&config(), 1, 1_000, OFFER_LIFETIME_MS);
+        let offer = content.into_offer(&config(), 1, 1_000, OFFER_LIFETIME_MS, Coordinate::default());
         assert_eq!((offer.devices[0].measured, offer.models[0].device.measured), (small.measured, small.measured));
     }
 
@@ -266,11 +261,10 @@ mod tests {
         let addresses = vec![address(); MAX_ADDRESSES + 3];
         let content = gather(&config, &[], &[engine(EngineState::Ready)], &addresses, &free()).unwrap();
         let line = Bandwidth { up: 1, down: 2, measured_ms: 3 };
-        let place = Place::default();
-        let content = content.with_findings(&[], &Vouched::default(), Some(line)).with_place(&place, None);
-        let offer = content.into_offer(&config, 1, 1_000, OFFER_LIFETIME_MS);
+        let content = content.with_findings(&[], &Vouched::default(), Some(line));
+        let offer = content.into_offer(&config, 1, 1_000, OFFER_LIFETIME_MS, Coordinate::default());
         assert_eq!((offer.check(1_000), offer.bandwidth), (Ok(()), Some(line)));
-        assert_eq!(offer.coordinate, Some(place.tell()), "it is told from the start");
+        assert_eq!(offer.coordinate, Some(Coordinate::default()));
         assert_eq!(offer.models[0].price, own);
         assert_eq!(offer.addresses.len(), MAX_ADDRESSES);
     }
@@ -279,7 +273,7 @@ mod tests {
     fn a_farewell_is_valid_for_every_tolerated_clock() {
         let content = gather(&config(), &[], &[engine(EngineState::Ready)], &[address()], &free()).unwrap();
         let now = 1_000_000;
-        let offer = content.into_offer(&config(), 1, now, super::super::FAREWELL_MS);
+        let offer = content.into_offer(&config(), 1, now, super::super::FAREWELL_MS, Coordinate::default());
         assert_eq!(offer.check(now + aitbc_protocol::CLOCK_TOLERANCE_MS), Ok(()));
         assert_eq!(offer.check(now - aitbc_protocol::CLOCK_TOLERANCE_MS), Ok(()));
     }

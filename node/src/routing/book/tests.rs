@@ -7,6 +7,7 @@ use aitbc_crypto::{SecretKey, seal};
 use aitbc_protocol::{
     attestation::exchange::Revoke, envelope::NetworkId, gossip::Gossip, offer::OFFER_LIFETIME_MS, text::Line, wire,
 };
+use proptest::prelude::*;
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -159,6 +160,7 @@ fn heartbeats_that_are_accepted_ignored_and_rejected() {
 fn a_provider_is_gone_ninety_seconds_after_its_last_sign_of_life() {
     let mut book = book();
     let provider = key(2).node_id();
+    book.take_moved();
     book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
     assert_eq!(live(&book, NOW + 89_999), [provider]);
     assert!(live(&book, NOW + 90_000).is_empty());
@@ -176,6 +178,96 @@ fn a_provider_is_gone_ninety_seconds_after_its_last_sign_of_life() {
     assert!(book.expire(NOW + OFFER_LIFETIME_MS));
     assert_eq!(book.lines(NOW + OFFER_LIFETIME_MS).count(), 0);
     assert!(book.take_moved(), "it is forgotten");
+}
+
+#[test]
+fn whoever_moves_or_is_caught_has_moved() {
+    let mut book = book();
+    book.hear(home(), &gossip_offer(&key(2), &offer(10, NOW)), NOW);
+    assert!(book.take_moved());
+    book.hear(home(), &gossip_offer(&key(2), &offer(11, NOW)), NOW);
+    assert!(!book.take_moved(), "it is where it was");
+    let next_door = home().neighbours().first().copied().expect("a neighbour");
+    let moved = Offer { cell: next_door, ..offer(12, NOW) };
+    book.hear(next_door, &gossip_offer(&key(2), &moved), NOW);
+    assert!(book.take_moved());
+    let other = Offer { slots: 1, ..moved };
+    book.hear(next_door, &gossip_offer(&key(2), &other), NOW);
+    assert!(book.take_moved(), "it told people different things");
+}
+
+/// What happens to a book, to one of three providers.
+#[derive(Clone, Debug)]
+enum Step {
+    Offer { of: u8, lifetime_ms: u64, itself: bool },
+    Again { of: u8 },
+    Beat { of: u8, late_ms: u64 },
+    Silence { of: u8 },
+    Nothing,
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
+    let of = || 1..4_u8;
+    let step = prop_oneof![
+        (of(), 1_000..OFFER_LIFETIME_MS, any::<bool>()).prop_map(|(of, lifetime_ms, itself)| Step::Offer {
+            of,
+            lifetime_ms,
+            itself
+        }),
+        of().prop_map(|of| Step::Again { of }),
+        (of(), 0..100_000_u64).prop_map(|(of, late_ms)| Step::Beat { of, late_ms }),
+        of().prop_map(|of| Step::Silence { of }),
+        Just(Step::Nothing),
+    ];
+    proptest::collection::vec((0..120_000_u64, step), 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Looking only when somebody is due finds what looking every time does.
+    #[test]
+    fn nobody_is_missed_who_goes(steps in steps()) {
+        let (mut lazy, mut eager) = (book(), book());
+        let mut now_ms = NOW;
+        let mut newest = std::collections::BTreeMap::<u8, Offer>::new();
+        for (number, (pause_ms, step)) in steps.into_iter().enumerate() {
+            now_ms += pause_ms;
+            for book in [&mut lazy, &mut eager] {
+                let taken = |book: &mut Book, of: u8, offer: &Offer, source| {
+                    let signed = seal(&key(of), &network(), offer).expect("an offer of usual size");
+                    let _ = book.take(VerifiedOffer::open(signed, &network()).expect("signed"), source, now_ms);
+                };
+                match &step {
+                    Step::Offer { of, lifetime_ms, itself } => {
+                        let expires_ms = now_ms + lifetime_ms;
+                        let offer = Offer { expires_ms, ..offer(number as u64 + 1, now_ms) };
+                        let source = if *itself { Source::Provider } else { Source::Gossip };
+                        taken(book, *of, &offer, source);
+                        newest.insert(*of, offer);
+                    }
+                    Step::Again { of } => {
+                        if let Some(offer) = newest.get(of) {
+                            taken(book, *of, offer, Source::Provider);
+                        }
+                    }
+                    Step::Beat { of, late_ms } => {
+                        if let Some(offer) = newest.get(of) {
+                            book.hear(home(), &gossip_beat(&key(*of), offer.sequence, now_ms - late_ms), now_ms);
+                        }
+                    }
+                    Step::Silence { of } => {
+                        book.silence(&key(*of).node_id());
+                    }
+                    Step::Nothing => {}
+                }
+            }
+            eager.due_ms = 0;
+            prop_assert_eq!(lazy.expire(now_ms), eager.expire(now_ms));
+            prop_assert_eq!(lazy.take_moved(), eager.take_moved());
+            prop_assert_eq!(lazy.entries.len(), eager.entries.len());
+        }
+    }
 }
 
 #[test]
