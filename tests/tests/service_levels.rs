@@ -177,10 +177,14 @@ async fn a_provider_that_is_slow_to_begin_gets_company() {
         if update["event"] == "started" && stopped.is_empty() {
             let slow = if update["provider"] == paris.id.to_string() { &paris } else { &brussels };
             stopped = slow.children();
-            stopped.iter().for_each(|engine| signal(*engine, "STOP"));
+            for engine in &stopped {
+                signal(*engine, "STOP");
+            }
         }
         if update["event"] == "delta" {
-            stopped.iter().for_each(|engine| signal(*engine, "CONT"));
+            for engine in &stopped {
+                signal(*engine, "CONT");
+            }
         }
         all.push(update);
     }
