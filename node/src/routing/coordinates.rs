@@ -62,7 +62,8 @@ fn samples(peers: &[PeerInfo], known: &OffersSnapshot, least_ms: impl Fn(&Cell) 
         let least_ms = least_ms(&known.offer.cell);
         Some(Sample { theirs: known.offer.coordinate?, round_trip_ms, least_ms })
     };
-    known.offers.iter().filter_map(sample).collect()
+    // Heartbeats of the far are not heard; whoever is connected lives all the same.
+    known.offers.iter().chain(&known.silent).filter_map(sample).collect()
 }
 
 #[cfg(test)]
@@ -100,6 +101,7 @@ mod tests {
         let there = Coordinate::new((30_000, 40_000), 1_000, 100).ok();
         let known = OffersSnapshot {
             offers: vec![known(1, there), known(2, there), known(3, None), known(4, there), known(5, there)],
+            silent: vec![known(7, there)],
             ..OffersSnapshot::default()
         };
         let peers = [
@@ -108,10 +110,12 @@ mod tests {
             peer(3, PathKind::Direct, Some(20.0)),
             peer(4, PathKind::Direct, None),
             peer(6, PathKind::Direct, Some(10.0)),
+            peer(7, PathKind::PortMapped, Some(60.0)),
         ];
         let samples = samples(&peers, &known, |_| 7.0);
-        assert_eq!(samples.len(), 1);
-        assert_eq!((Some(samples[0].theirs), samples[0].round_trip_ms, samples[0].least_ms), (there, 50.0, 7.0));
+        let round_trips: Vec<f64> = samples.iter().map(|sample| sample.round_trip_ms).collect();
+        assert_eq!(round_trips, [50.0, 60.0]);
+        assert_eq!((Some(samples[0].theirs), samples[0].least_ms), (there, 7.0));
     }
 
     #[test]
