@@ -29,7 +29,7 @@ pub(super) const DEFAULT_BUDGET_MS: u32 = 400;
 /// Candidates whose round trip is measured before they are ranked.
 const MEASURED: usize = 8;
 /// What the path to somebody who tells no coordinate is taken for when it is decided whom to measure: as many times as long as
-/// light in fibre needs, and what two lines add. Not to tell one must be worth nothing.
+/// light in fibre needs, and what two lines add. Who tells none is not to be measured before those who do.
 const USUAL_DETOUR: f64 = 2.0;
 const USUAL_LINES_MS: f64 = 20.0;
 /// Candidates of a ranking; whoever stands behind is neither asked nor told of.
