@@ -11,6 +11,10 @@ use aitbc_protocol::{
     receipt::{Channel, Cheque},
     text::Line,
 };
+use rand_xoshiro::{
+    SplitMix64,
+    rand_core::{Rng as _, SeedableRng as _},
+};
 
 const SEEDS: u64 = 10_000;
 const STEPS: usize = 240;
@@ -23,19 +27,12 @@ const PROVIDER: NodeId = NodeId([9; 32]);
 /// What strangers may owe in a day: two jobs and a bit.
 const BUDGET: MicroCredits = MicroCredits(550);
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
+/// Random numbers that a seed repeats.
+struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.0.next_u64() % bound as u64) as usize
     }
 
     fn chance(&mut self, one_in: usize) -> bool {
@@ -148,7 +145,7 @@ fn quote() -> Quote {
 impl World {
     fn new(seed: u64, quote: &Quote) -> Self {
         Self {
-            random: Random(seed),
+            random: Random(SplitMix64::seed_from_u64(seed)),
             now_ms: 0,
             quote: quote.clone(),
             purses: Default::default(),
@@ -188,7 +185,7 @@ impl World {
             7..=9 => self.deliver(),
             10 => self.finish(of, index),
             _ if self.random.chance(2) => self.pay_outside(of),
-            _ => self.now_ms += self.random.next() % (6 * 60 * 60 * 1000),
+            _ => self.now_ms += self.random.0.next_u64() % (6 * 60 * 60 * 1000),
         }
     }
 
@@ -313,7 +310,7 @@ impl World {
         if open == 0 {
             return;
         }
-        let amount = if self.random.chance(2) { open } else { 1 + self.random.next() % open };
+        let amount = if self.random.chance(2) { open } else { 1 + self.random.0.next_u64() % open };
         let settlement = self.balance(of).receive(client(of), MicroCredits(amount), self.now_ms);
         let settlement = settlement.expect("not above what is promised");
         if !self.crashes() {

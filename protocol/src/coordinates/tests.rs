@@ -1,18 +1,14 @@
 use super::*;
 use crate::wire;
 use proptest::prelude::*;
+use rand_xoshiro::{SplitMix64, rand_core::SeedableRng as _};
 
-/// Numbers that look random and are the same every time.
-struct Draw(u64);
+/// Random numbers that a seed repeats.
+struct Draw(SplitMix64);
 
 impl Draw {
     fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.0.next_u64()
     }
 
     fn between(&mut self, from: f64, to: f64) -> f64 {
@@ -44,7 +40,7 @@ enum Lie {
 /// The median relative error among honest nodes of a plane of 100 ms with lines of 1 to 10 ms, round trips to 16 others measured
 /// with a tenth of noise, where the first `liars` lie.
 fn median_error(seed: u64, liars: usize, lie: Lie) -> f64 {
-    let mut draw = Draw(seed);
+    let mut draw = Draw(SplitMix64::seed_from_u64(seed));
     let homes: Vec<(f64, f64, f64)> = (0..NODES)
         .map(|_| (draw.between(0.0, 100.0), draw.between(0.0, 100.0), draw.between(1.0, 10.0)))
         .collect();

@@ -5,6 +5,10 @@
 
 use super::*;
 use aitbc_protocol::credit::Settlement;
+use rand_xoshiro::{
+    SplitMix64,
+    rand_core::{Rng as _, SeedableRng as _},
+};
 
 const SEEDS: u64 = 400;
 /// The seeds are spread over so many tests, which run side by side.
@@ -17,19 +21,12 @@ const WINDOW: u32 = 64;
 const BUDGET: MicroCredits = MicroCredits(3_500);
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
+/// Random numbers that a seed repeats.
+struct Random(SplitMix64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.0.next_u64() % bound as u64) as usize
     }
 
     fn chance(&mut self, one_in: usize) -> bool {
@@ -154,7 +151,7 @@ impl World {
         });
         let tasks = tasks.collect();
         Self {
-            random: Random(seed),
+            random: Random(SplitMix64::seed_from_u64(seed)),
             began_ms,
             now_ms: began_ms,
             provider,
@@ -211,7 +208,7 @@ impl World {
             18 => self.finish(task),
             19 => self.begin_settling(task),
             20 => self.pay_outside(task % CLIENTS),
-            21 => self.now_ms += self.random.next() % (60 * 60 * 1000),
+            21 => self.now_ms += self.random.0.next_u64() % (60 * 60 * 1000),
             22 => self.crash_client(task),
             _ => self.crash_provider(task),
         }
@@ -426,7 +423,7 @@ impl World {
         if open == 0 {
             return;
         }
-        let amount = 1 + self.random.next() % open;
+        let amount = 1 + self.random.0.next_u64() % open;
         let signed = self.provider.run(self.now_ms, |book| book.receive(id, MicroCredits(amount)));
         self.moved[client] += amount;
         self.statements.push((client, signed.expect("not above what is promised")));
