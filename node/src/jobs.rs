@@ -20,12 +20,13 @@ use self::{
     desk::Desk,
     metrics::JobMetrics,
     place::Place,
+    provider::Provider,
 };
 pub use self::{metrics::Requests, place::CellLoad};
 use crate::{
-    engine::{EngineHandle, EngineModel, EngineStatus},
-    gpu::power::{self, PowerConfig, PowerError, PowerParts, PowerState, Uses},
-    market::{Ledger, LedgerError, Origin, Strangers},
+    engine::{EngineHandle, EngineModel},
+    gpu::power::{self, PowerConfig, PowerError, PowerParts, PowerState},
+    market::Ledger,
     network::{
         IncomingStream, NetworkHandle,
         intake::{self, Limits},
@@ -39,17 +40,12 @@ use aitbc_protocol::{
     MicroCredits, NetworkId, NodeId, Signed,
     bandwidth::Bandwidth,
     coordinates,
-    credit::{Backing, CreditFault, share_of_capacity},
     evidence::Evidence,
     geo::Cell,
-    gpu::{
-        challenge::exchange::Shown,
-        power::{Decision, Running},
-    },
-    job::{ModelName, Rejection},
+    gpu::challenge::exchange::Shown,
+    job::ModelName,
     offer::{Device, DeviceKind, Load, Offer, Statements},
     price::TokenPrice,
-    text::Line,
 };
 use serde::Serialize;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -62,8 +58,10 @@ mod announce;
 mod delivery;
 mod desk;
 mod estimate;
+mod limits;
 mod metrics;
 mod place;
+mod provider;
 mod quotes;
 mod resuming;
 mod resumption;
@@ -78,9 +76,6 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 const SHORT_ANSWER: Duration = Duration::from_secs(5);
 /// How long an engine may take to count tokens or to take a job into its queue.
 const ENGINE_ANSWER: Duration = Duration::from_secs(10);
-/// The least that strangers may owe in a day where the owner sets nothing, in micro-credits: some hundred short answers of
-/// a small model, so that a slow provider is not closed to whoever comes first.
-const LEAST_FOR_STRANGERS: MicroCredits = MicroCredits(1_000_000);
 /// Prompts counted at a time: tokenizing is quick, and the engine has other things to do.
 const COUNTING: usize = 4;
 
@@ -254,88 +249,6 @@ pub struct JobsParts {
     pub job_streams: mpsc::Receiver<IncomingStream>,
 }
 
-/// What the tasks of all streams share.
-#[derive(Debug)]
-struct Provider {
-    config: JobsConfig,
-    key: SecretKey,
-    accuse: mpsc::Sender<Evidence>,
-    me: NodeId,
-    engine: EngineHandle,
-    ledger: Ledger,
-    desk: Desk,
-    metrics: JobMetrics,
-    counting: Semaphore,
-    power: watch::Receiver<Arc<PowerState>>,
-    place: Place,
-    /// Cancelled when nothing new is taken.
-    stop: CancellationToken,
-    /// Cancelled when what still runs ends.
-    closing: CancellationToken,
-}
-
-impl Provider {
-    /// Refuses work of a node that is stopping.
-    fn check_open(&self) -> Result<(), Rejection> {
-        if self.stop.is_cancelled() {
-            return Err(Rejection::EngineUnavailable(Line::lossy("the provider is stopping")));
-        }
-        // Which limit it is, only the owner is told: it may be about what somebody does at home.
-        if self.power.borrow().closed().is_some() {
-            let reason = "the provider's limits of heat, power or hours allow no job now";
-            return Err(Rejection::EngineUnavailable(Line::lossy(reason)));
-        }
-        Ok(())
-    }
-
-    /// What clients that have settled nothing may owe, and where `client` comes from.
-    fn strangers(&self, client: &NodeId) -> Strangers {
-        let budget = self.config.strangers.unwrap_or_else(|| {
-            let power = Arc::clone(&self.power.borrow());
-            let engines = self.engine.status();
-            let engines = engines.borrow();
-            let models = engines.iter().flat_map(|engine| &engine.models);
-            let shares = models.map(|model| {
-                share_of_capacity(model.speed.into(), self.config.price_of(model, &power).completion)
-            });
-            shares.max().unwrap_or_default().max(LEAST_FOR_STRANGERS)
-        });
-        let from = (!self.config.network.is_local()).then(|| Origin::of(self.place.ip(client)));
-        Strangers { budget, from }
-    }
-
-    /// Refuses a job that may cost more than the client's credit reaches for. Where there are clients with credit of
-    /// their own, strangers leave the last free slot to them.
-    async fn check_credit(&self, client: NodeId, needed: MicroCredits) -> Result<(), Rejection> {
-        match self.ledger.backing(client, needed, self.strangers(&client)).await {
-            Ok((Backing::Strangers, true)) => self.desk.check_spare(),
-            Ok(_) => Ok(()),
-            Err(error) => Err(not_backed(&error)),
-        }
-    }
-
-    /// Refuses work of a client that is late with a cheque.
-    async fn check_debt(&self, client: NodeId) -> Result<(), Rejection> {
-        match self.ledger.debt(client).await {
-            Ok(MicroCredits::ZERO) => Ok(()),
-            Ok(late) => Err(Rejection::Debt(late)),
-            Err(error) => {
-                tracing::error!(%error, "the ledger does not answer");
-                Err(Rejection::EngineUnavailable(Line::lossy("the provider cannot read its ledger now")))
-            }
-        }
-    }
-}
-
-/// What a client is told whose credit does not reach, or cannot be read.
-fn not_backed(error: &LedgerError) -> Rejection {
-    if let LedgerError::Credit(CreditFault { needed, own, strangers }) = *error {
-        return Rejection::Credit { needed, left: own.max(strangers) };
-    }
-    tracing::error!(%error, "the ledger does not answer");
-    Rejection::EngineUnavailable(Line::lossy("the provider cannot read its ledger now"))
-}
-
 /// Starts the provider side: announces offers and serves streams until `stop` is cancelled, then refuses new jobs,
 /// lets running ones end for `drain`, and fails the rest with receipts for what they delivered. The returned task ends
 /// when all that is done.
@@ -349,7 +262,7 @@ pub async fn start(
     let desk = Desk::new(config.slots);
     let engines = parts.engine.status();
     let proving = parts.proving.clone();
-    let uses = Box::new(move || uses(&engines.borrow(), *proving.borrow()));
+    let uses = Box::new(move || limits::uses(&engines.borrow(), *proving.borrow()));
     let power_parts = PowerParts { uses, load: desk.load(), slots: config.slots };
     // It goes on until the last job has ended, which may be after `stop`.
     let watching = CancellationToken::new();
@@ -371,38 +284,12 @@ pub async fn start(
     Ok((handle, tokio::spawn(task.instrument(tracing::info_span!("jobs")))))
 }
 
-/// What the engines use of the GPUs. A server elsewhere on the machine is the owner's program, as a game is.
-fn uses(engines: &[EngineStatus], proving: Option<u32>) -> Uses {
-    let on_gpu = |model: &EngineModel| !model.declared && model.device.kind == DeviceKind::Gpu;
-    Uses {
-        processes: engines.iter().filter_map(|engine| engine.pid).chain(proving).collect(),
-        on_gpu: engines.iter().any(|engine| engine.models.iter().any(on_gpu)),
-        proving: proving.is_some(),
-    }
-}
-
 /// What the provider side makes for itself.
 struct Around {
     metrics: JobMetrics,
     desk: Desk,
     power: watch::Receiver<Arc<PowerState>>,
     announced: watch::Sender<Announced>,
-}
-
-/// Has desk and engines do what the limits say, until the watch ends.
-async fn obey(mut power: watch::Receiver<Arc<PowerState>>, desk: Desk, engine: EngineHandle) {
-    loop {
-        let Decision { slots, running, .. } = power.borrow_and_update().decision;
-        desk.limit(slots);
-        match running {
-            Running::GoOn => engine.set_pace(100),
-            Running::Slow(percent) => engine.set_pace(percent),
-            Running::Stop => desk.halt(),
-        }
-        if power.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// The same on a machine whose processors are `devices` and that nothing limits: neither sensors nor drivers are asked.
@@ -478,7 +365,7 @@ async fn provide(
     };
     let job_limits = job_limits(config.slots);
     let closing = CancellationToken::new();
-    let obeying = tokio::spawn(obey(power.clone(), desk.clone(), engine.clone()));
+    let obeying = tokio::spawn(limits::obey(power.clone(), desk.clone(), engine.clone()));
     let provider = Arc::new(Provider {
         me: key.node_id(),
         config,

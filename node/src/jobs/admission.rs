@@ -5,7 +5,7 @@ use super::{
     ENGINE_ANSWER, FIRST_MESSAGE, Provider, SHORT_ANSWER,
     delivery::Binding,
     desk::Ticket,
-    not_backed,
+    provider::not_backed,
     quotes::with_weights,
     resuming,
     run::{Job, KEPT, Surroundings, run_job},

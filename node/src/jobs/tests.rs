@@ -1,15 +1,17 @@
 //! Whole jobs over a stream in memory, with real ledgers on both sides; only the engine is a script.
 
 use super::{
-    CellLoad, JobsConfig, LEAST_FOR_STRANGERS, Provider, QUOTE_LIMITS,
+    CellLoad, JobsConfig, Provider, QUOTE_LIMITS,
     admission::{self, record},
     delivery::Binding,
     desk::{Desk, Ticket},
     job_limits,
+    limits::uses,
     metrics::JobMetrics,
     place::Place,
+    provider::LEAST_FOR_STRANGERS,
     run::{Job, Surroundings, run_job},
-    settle, uses,
+    settle,
 };
 use crate::{
     clock::now_ms,
