@@ -9,6 +9,7 @@ use aitbc_protocol::{
     MicroCredits, NodeId, Signed,
     credit::{Backing, Balance, CreditFault, Settlement, back, unused_ms},
     job::JobState,
+    quote::Quote,
     receipt::Channel,
 };
 
@@ -52,13 +53,14 @@ impl Book {
         Ok(back(settled, exposure, left, needed)?)
     }
 
-    /// Takes what backs a job, and tells how many milliseconds of the strangers' allowance that was.
+    /// Takes what backs the job under `quote`, and tells how many milliseconds of the strangers' allowance that was.
     pub(super) fn charge(
         &mut self,
         client: NodeId,
-        needed: MicroCredits,
+        quote: &Quote,
         strangers: &Strangers,
     ) -> Result<u64, LedgerError> {
+        let needed = quote.max_total;
         match self.backing(client, needed, strangers)? {
             Backing::Own => Ok(0),
             Backing::Strangers => {
@@ -66,7 +68,7 @@ impl Book {
                 let none = || CreditFault { needed, own: MicroCredits::ZERO, strangers: MicroCredits::ZERO };
                 let taken = self.sums().strangers.take(strangers.budget, needed, now_ms);
                 let (after, took_ms) = taken.ok_or_else(none)?;
-                self.subnets.take(strangers, needed, now_ms);
+                self.subnets.take(strangers, quote, now_ms);
                 self.put_strangers(after);
                 Ok(took_ms)
             }
@@ -82,6 +84,7 @@ impl Book {
         let came_to = MicroCredits(job.record.paid.0.saturating_add(job.record.unpaid().0));
         let unused = unused_ms(job.record.strangers_ms, job.quote.max_total, came_to);
         self.put_strangers(self.sums().strangers.give_back(unused));
+        self.subnets.give_back(&job.quote, came_to);
     }
 
     /// Signs that `payer` has settled `amount` more, outside the network.

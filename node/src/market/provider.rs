@@ -32,7 +32,7 @@ impl Book {
         if self.quote_used(&quote.nonce)? || self.job(Side::Provider, &quote.nonce)?.is_some() {
             return Err(LedgerError::QuoteUsed);
         }
-        let strangers_ms = self.charge(client, quote.max_total, strangers)?;
+        let strangers_ms = self.charge(client, &quote, strangers)?;
         self.use_quote(quote.nonce, quote.expires_ms);
         let record = JobRecord {
             side: Side::Provider,

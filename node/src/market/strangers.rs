@@ -2,14 +2,17 @@
 
 use crate::network::subnet;
 use aitbc_protocol::{
-    MicroCredits, UnixMillis,
-    credit::{Allowance, SUBNET_SHARE},
+    MicroCredits, Nonce, UnixMillis,
+    credit::{Allowance, SUBNET_SHARE, unused_ms},
+    quote::Quote,
 };
 use std::{collections::HashMap, net::IpAddr};
 
 /// Subnets whose share of the strangers' allowance is remembered; more get nothing until one of them has its whole share
 /// again.
 const MAX_SUBNETS: usize = 4096;
+/// Jobs whose part of a share is remembered, far above the slots that there are.
+const MAX_TAKEN: usize = 4096;
 
 /// What clients that have settled nothing may owe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +43,11 @@ impl Origin {
 /// Shares of subnets in the strangers' allowance. They are kept in memory alone: a restart gives each subnet its share
 /// back, and never more than is left for all.
 #[derive(Debug, Default)]
-pub(super) struct Subnets(HashMap<Origin, Allowance>);
+pub(super) struct Subnets {
+    shares: HashMap<Origin, Allowance>,
+    /// Whose share a running job took so many milliseconds of.
+    taken: HashMap<Nonce, (Origin, u64)>,
+}
 
 impl Subnets {
     fn share(budget: MicroCredits) -> MicroCredits {
@@ -51,27 +58,39 @@ impl Subnets {
         let share = Self::share(strangers.budget);
         match strangers.from {
             None => strangers.budget,
-            Some(origin) => match self.0.get(&origin) {
+            Some(origin) => match self.shares.get(&origin) {
                 Some(allowance) => allowance.left(share, now_ms),
-                None if self.0.len() < MAX_SUBNETS => share,
+                None if self.shares.len() < MAX_SUBNETS => share,
                 None => MicroCredits::ZERO,
             },
         }
     }
 
-    pub(super) fn take(&mut self, strangers: &Strangers, amount: MicroCredits, now_ms: UnixMillis) {
+    /// Takes the most that the job under `quote` may cost.
+    pub(super) fn take(&mut self, strangers: &Strangers, quote: &Quote, now_ms: UnixMillis) {
         let Some(origin) = strangers.from else { return };
-        if self.0.len() >= MAX_SUBNETS {
+        if self.shares.len() >= MAX_SUBNETS {
             self.sweep(now_ms);
         }
-        let allowance = self.0.entry(origin).or_default();
-        if let Some((after, _)) = allowance.take(Self::share(strangers.budget), amount, now_ms) {
+        let allowance = self.shares.entry(origin).or_default();
+        if let Some((after, took_ms)) = allowance.take(Self::share(strangers.budget), quote.max_total, now_ms) {
             *allowance = after;
+            if self.taken.len() < MAX_TAKEN {
+                self.taken.insert(quote.nonce, (origin, took_ms));
+            }
+        }
+    }
+
+    /// Gives back what the job under `quote` took beyond what it came to.
+    pub(super) fn give_back(&mut self, quote: &Quote, came_to: MicroCredits) {
+        let Some((origin, took_ms)) = self.taken.remove(&quote.nonce) else { return };
+        if let Some(allowance) = self.shares.get_mut(&origin) {
+            *allowance = allowance.give_back(unused_ms(took_ms, quote.max_total, came_to));
         }
     }
 
     /// Forgets those that have their whole share.
     pub(super) fn sweep(&mut self, now_ms: UnixMillis) {
-        self.0.retain(|_, allowance| !allowance.is_whole(now_ms));
+        self.shares.retain(|_, allowance| !allowance.is_whole(now_ms));
     }
 }

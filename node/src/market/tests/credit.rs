@@ -156,6 +156,18 @@ fn a_subnet_takes_its_share_and_leaves_the_rest_to_others() {
 }
 
 #[test]
+fn a_subnet_gets_back_what_a_job_did_not_need() {
+    let mut pair = Pair::new();
+    let ip = "203.0.113.7".parse::<IpAddr>().expect("an address");
+    let home = Strangers { budget: MicroCredits(4 * most() + 8), from: Some(Origin::of(Some(ip))) };
+    pair.try_start(1, &home).expect("its subnet's share");
+    let running = refused(pair.try_start(2, &home)).strangers;
+    pair.finish_and_pay(1, 1);
+    let after = refused(pair.try_start(3, &home)).strangers;
+    assert!(after.0 + price_of(1) + 4 >= most() && after > running, "all but what it came to: {after}");
+}
+
+#[test]
 fn jobs_from_before_there_was_credit_keep_nobody_out() {
     let mut pair = Pair::new();
     pair.try_start(1, &FRIENDS).expect("within the budget");
