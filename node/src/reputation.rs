@@ -10,6 +10,7 @@
 //! All of it is in memory, bounded, and forgotten after a day or with the process; evidence of faults is kept in the store by
 //! who verified it. The rules are those of [`aitbc_protocol::qos`] and [`aitbc_protocol::evidence`].
 
+mod faults;
 mod presence;
 mod said;
 #[cfg(test)]
@@ -24,6 +25,8 @@ use aitbc_protocol::{
         weights,
     },
 };
+use faults::Faults;
+pub use faults::KnownFault;
 use presence::Presence;
 use said::{Said, Told};
 use serde::Serialize;
@@ -39,8 +42,6 @@ const MAX_JOBS: usize = 64;
 const MAX_VERIFIED: usize = 16;
 /// Slots after which an uptime says something: ten minutes.
 const LEAST_SLOTS: u16 = 5;
-/// Most nodes of which faults are known.
-const MAX_CONVICTED: usize = 4096;
 /// What a job costs where this node has had none, in micro-credits.
 const USUAL_JOB: u64 = 1_000;
 
@@ -100,18 +101,6 @@ pub struct Report {
     pub job: u64,
 }
 
-/// A fault that this node has verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct KnownFault {
-    /// What.
-    #[serde(flatten)]
-    pub slashed: Slashed,
-    /// When this node learnt of it.
-    pub learned_ms: UnixMillis,
-    /// Whether it costs anything now.
-    pub stands: bool,
-}
-
 #[derive(Debug, Default)]
 struct Own {
     jobs: VecDeque<Told>,
@@ -125,8 +114,7 @@ struct State {
     said: Said,
     presence: Presence,
     heard: Heard,
-    /// When this node learnt of which fault of whom.
-    faults: HashMap<NodeId, BTreeMap<Fault, UnixMillis>>,
+    faults: Faults,
 }
 
 #[derive(Debug)]
@@ -210,7 +198,7 @@ impl State {
         let Some(authors) = self.said.about(provider) else { return Vec::new() };
         let told: BTreeMap<NodeId, Testimony> = authors
             .iter()
-            .filter(|(author, _)| **author != me && self.standing(author, now_ms).next().is_none())
+            .filter(|(author, _)| **author != me && self.faults.standing(author, now_ms).next().is_none())
             .map(|(author, told)| {
                 let newest = told.back().and_then(|told| told.uptime);
                 let uptime = newest.map(|(heard, of)| Uptime { heard, of });
@@ -240,27 +228,13 @@ impl State {
             .map(|witness| Voice { weight: witness.weight, testimony: witness.testimony })
             .collect();
         let mut rating = rate(own, &voices, job, beside.power, beside.cost);
-        if let Some(left) = self.standing(&provider, now_ms).map(|(fault, _)| fault.penalty().score).min() {
+        if let Some(left) =
+            self.faults.standing(&provider, now_ms).map(|slashed| slashed.fault.penalty().score).min()
+        {
             rating = rating.reduced(left);
         }
         let heard = self.presence.uptime(&provider, now_ms);
-        Report { provider, rating, own, heard, witnesses, faults: self.faults(&provider, now_ms), job }
-    }
-
-    fn faults(&self, node: &NodeId, now_ms: UnixMillis) -> Vec<KnownFault> {
-        let known = self.faults.get(node).into_iter().flatten();
-        let known = known.map(|(fault, learned_ms)| {
-            let until_ms = learned_ms.saturating_add(fault.penalty().excluded_ms);
-            let slashed = Slashed { fault: *fault, until_ms };
-            KnownFault { slashed, learned_ms: *learned_ms, stands: until_ms > now_ms }
-        });
-        known.collect()
-    }
-
-    /// Faults that cost something now, and until when.
-    fn standing(&self, node: &NodeId, now_ms: UnixMillis) -> impl Iterator<Item = (Fault, UnixMillis)> {
-        let faults = self.faults(node, now_ms).into_iter().filter(|known| known.stands);
-        faults.map(|known| (known.slashed.fault, known.slashed.until_ms))
+        Report { provider, rating, own, heard, witnesses, faults: self.faults.of(&provider, now_ms), job }
     }
 }
 
@@ -350,7 +324,7 @@ impl Reputation {
     pub fn providers(&self) -> BTreeSet<NodeId> {
         let state = self.state();
         let known = state.own.keys().copied().chain(state.said.providers());
-        known.chain(state.faults.keys().copied()).collect()
+        known.chain(state.faults.nodes()).collect()
     }
 
     /// What is known of a provider, whose offer compares so with others.
@@ -372,32 +346,39 @@ impl Reputation {
     /// The fault that keeps `node` out the longest, as long as it stands.
     pub fn slashed(&self, node: &NodeId, now_ms: UnixMillis) -> Option<Slashed> {
         let state = self.state();
-        let slashed = state.standing(node, now_ms).max_by_key(|(_, until_ms)| *until_ms);
-        slashed.map(|(fault, until_ms)| Slashed { fault, until_ms })
+        state.faults.standing(node, now_ms).max_by_key(|slashed| slashed.until_ms)
     }
 
-    /// Whether this node has verified such a fault of `node`.
-    pub fn knows_fault(&self, node: &NodeId, fault: Fault) -> bool {
-        self.state().faults.get(node).is_some_and(|faults| faults.contains_key(&fault))
+    /// Whether evidence counts that such a node did this and signed it then; see [`Reputation::convict`].
+    pub fn would_convict(
+        &self,
+        node: &NodeId,
+        fault: Fault,
+        signed_ms: Option<UnixMillis>,
+        now_ms: UnixMillis,
+    ) -> bool {
+        self.state().faults.counts(node, fault, signed_ms, now_ms)
     }
 
-    /// Takes down a fault that this node has verified, of which it learnt at `learned_ms`; false where it was known, or there
-    /// is no room for one more.
-    pub fn convict(&self, node: NodeId, fault: Fault, learned_ms: UnixMillis) -> bool {
+    /// Takes down a fault that this node has verified, whose newest statement says to be of `signed_ms`. False where it is known
+    /// and stands, or is no other than the one that was known, or where there is no room for one more.
+    pub fn convict(
+        &self,
+        node: NodeId,
+        fault: Fault,
+        signed_ms: Option<UnixMillis>,
+        learned_ms: UnixMillis,
+    ) -> bool {
         let mut state = self.state();
-        if state.faults.len() >= MAX_CONVICTED && !state.faults.contains_key(&node) {
-            return false;
-        }
-        let faults = state.faults.entry(node).or_default();
-        let new = !faults.contains_key(&fault);
-        faults.entry(fault).or_insert(learned_ms);
-        new
+        let State { faults, own, heard, .. } = &mut *state;
+        let matters = |node: &NodeId| own.contains_key(node) || heard.settled.contains_key(node);
+        faults.convict(node, fault, signed_ms, learned_ms, matters)
     }
 
     /// The most that the attestation of `node` is worth for what it did; `None` where it did nothing.
     pub fn most_trust(&self, node: &NodeId, now_ms: UnixMillis) -> Option<Tier> {
         let state = self.state();
-        let tiers = state.standing(node, now_ms).map(|(fault, _)| fault.penalty().tier);
+        let tiers = state.faults.standing(node, now_ms).map(|slashed| slashed.fault.penalty().tier);
         tiers.min_by_key(|tier| tier.rank())
     }
 }

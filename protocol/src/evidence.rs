@@ -8,6 +8,7 @@
 //! all ([`Fault::penalty`]), and every node that has verified it applies it by itself.
 
 use crate::{
+    UnixMillis,
     attestation::Tier,
     envelope::Signed,
     gpu::challenge::exchange::Opened,
@@ -172,6 +173,22 @@ impl Evidence {
         }
     }
 
+    /// When the accused signed the newest of the statements, by its own word; `None` where none of them tells, as cheques do not
+    /// and answers to challenges do only by their slot.
+    pub fn signed_ms(&self) -> Result<Option<UnixMillis>, WireError> {
+        let signed_ms = match self {
+            Self::Offers(first, second) => {
+                first.read_unverified()?.issued_ms.max(second.read_unverified()?.issued_ms)
+            }
+            Self::Receipts(first, second) => {
+                first.read_unverified()?.admitted_ms.max(second.read_unverified()?.admitted_ms)
+            }
+            Self::Quote(quote) => quote.read_unverified()?.issued_ms,
+            Self::Cheques(..) | Self::Walk(_) => return Ok(None),
+        };
+        Ok(Some(signed_ms))
+    }
+
     /// Whether the statements show a fault; that their signatures hold is shown elsewhere.
     pub fn judge(&self) -> Result<Fault, NotEvidence> {
         match self {
@@ -209,7 +226,7 @@ pub struct Slashed {
     /// What it did.
     pub fault: Fault,
     /// Until when.
-    pub until_ms: crate::UnixMillis,
+    pub until_ms: UnixMillis,
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ mod tests {
         let (line, all) = shown(&reputation);
         assert!(line.contains("gold") && all.contains("gold, "), "{line}\n{all}");
         assert!(!all.contains("unrated"), "{all}");
-        reputation.convict(provider, Fault::Receipts, 1_000_000);
+        reputation.convict(provider, Fault::Receipts, None, 1_000_000);
         let (_, all) = shown(&reputation);
         let fault = all.lines().find(|line| line.starts_with("fault")).expect("it is told");
         assert!(

@@ -1,6 +1,6 @@
 use super::*;
 use aitbc_protocol::{
-    MicroCredits, Signed,
+    CLOCK_TOLERANCE_MS, MicroCredits, Signed,
     evidence::{Fault, Slashed},
     job::Finish,
     qos::{Tier, UNIT, Unrated},
@@ -117,14 +117,15 @@ fn a_fault_costs_jobs_score_and_trust_for_its_time() {
     }
     let beside = || Beside { power: Some(ONE), cost: Some(ONE) };
     assert_eq!(reputation.quality(provider, beside, NOW).score, Some(ONE));
-    assert!(reputation.convict(provider, Fault::Quote, NOW));
-    assert!(!reputation.convict(provider, Fault::Quote, NOW + 5), "it is known, and its time does not begin anew");
+    assert!(reputation.convict(provider, Fault::Quote, Some(NOW), NOW));
+    let again = reputation.convict(provider, Fault::Quote, Some(NOW + 5), NOW + 5);
+    assert!(!again, "it is known, and its time does not begin anew");
     let until_ms = NOW + Fault::Quote.penalty().excluded_ms;
     let quality = reputation.quality(provider, beside, NOW);
     assert_eq!(quality.slashed, Some(Slashed { fault: Fault::Quote, until_ms }));
     assert_eq!((quality.score, quality.tier), (Some(ONE / 2), Tier::Silver));
     assert_eq!(reputation.most_trust(&provider, NOW), Some(aitbc_protocol::attestation::Tier::Warning));
-    assert!(reputation.convict(provider, Fault::Receipts, NOW));
+    assert!(reputation.convict(provider, Fault::Receipts, Some(NOW), NOW));
     let quality = reputation.quality(provider, beside, NOW);
     assert_eq!(quality.slashed.unwrap().fault, Fault::Receipts, "what stands longest");
     assert_eq!(quality.score, Some(0));
@@ -133,7 +134,42 @@ fn a_fault_costs_jobs_score_and_trust_for_its_time() {
     assert_eq!(reputation.most_trust(&provider, later), None);
     let report = reputation.report(provider, beside(), later);
     assert_eq!(report.faults.iter().map(|known| known.stands).collect::<Vec<_>>(), [false, false]);
-    assert!(reputation.knows_fault(&provider, Fault::Quote) && !reputation.knows_fault(&node(2), Fault::Quote));
+}
+
+#[test]
+fn a_fault_costs_again_what_was_done_again_and_never_twice_what_was_done_once() {
+    let (reputation, provider) = (Reputation::new(node(9)), node(1));
+    let over = NOW + Fault::Quote.penalty().excluded_ms;
+    assert!(reputation.convict(provider, Fault::Quote, Some(NOW), NOW));
+    assert!(!reputation.convict(provider, Fault::Quote, Some(NOW), over), "the same once more");
+    let since = NOW + CLOCK_TOLERANCE_MS + 1;
+    assert!(!reputation.would_convict(&provider, Fault::Quote, Some(since), over - 1), "the first still stands");
+    assert!(reputation.would_convict(&provider, Fault::Quote, Some(since), over));
+    assert!(reputation.convict(provider, Fault::Quote, Some(since), over));
+    let until_ms = over + Fault::Quote.penalty().excluded_ms;
+    assert_eq!(reputation.slashed(&provider, over), Some(Slashed { fault: Fault::Quote, until_ms }));
+    // Statements without a date count once.
+    let over = NOW + Fault::Cheques.penalty().excluded_ms;
+    assert!(reputation.convict(provider, Fault::Cheques, None, NOW));
+    assert!(!reputation.convict(provider, Fault::Cheques, None, over));
+}
+
+#[test]
+fn whoever_accuses_thousands_of_its_own_keys_hides_no_other_fault() {
+    let (reputation, partner) = (Reputation::new(node(9)), node(1));
+    reputation.job(partner, job(1, 500, ONE), NOW);
+    assert!(reputation.convict(partner, Fault::Receipts, Some(NOW), NOW));
+    let invented = |n: u64| {
+        let mut id = [7; 32];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        NodeId(id)
+    };
+    for n in 0..faults::MAX_CONVICTED as u64 + 10 {
+        assert!(reputation.convict(invented(n), Fault::Offers, Some(NOW), NOW + n), "{n}");
+    }
+    assert!(reputation.slashed(&partner, NOW).is_some(), "this node had a job with it");
+    assert_eq!(reputation.slashed(&invented(0), NOW), None, "the first of the strangers gave way");
+    assert!(reputation.convict(node(2), Fault::Receipts, Some(NOW), NOW + 100_000));
 }
 
 #[test]
@@ -142,6 +178,6 @@ fn the_word_of_who_is_convicted_counts_for_nothing() {
     reputation.refresh(BTreeMap::from([(node(3), 50_000)]), NOW);
     assert!(tell(&reputation, 3, 1, 100, NOW));
     assert_eq!(reputation.report(node(1), Beside::default(), NOW).witnesses.len(), 1);
-    assert!(reputation.convict(node(3), Fault::Cheques, NOW));
+    assert!(reputation.convict(node(3), Fault::Cheques, None, NOW));
     assert!(reputation.report(node(1), Beside::default(), NOW).witnesses.is_empty());
 }

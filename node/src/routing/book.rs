@@ -10,11 +10,12 @@ use aitbc_crypto::SignatureError;
 use aitbc_protocol::{
     CLOCK_TOLERANCE_MS, NetworkId, NodeId, Signed, UnixMillis,
     envelope::Statement,
+    evidence::Fault,
     geo::{Cell, Location},
     offer::{Equivocation, GONE_AFTER_MS, Heartbeat, KnownOffer, Load, MAX_KNOWN, Offer, OfferFault, Statements},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
@@ -135,7 +136,8 @@ pub(super) struct Book {
     entries: BTreeMap<NodeId, Entry>,
     /// Where looking through them begins: elsewhere at each node, or all would turn to the same few first.
     first: NodeId,
-    equivocators: BTreeSet<NodeId>,
+    /// Who told people different things, and until when nothing of it is taken.
+    equivocators: BTreeMap<NodeId, UnixMillis>,
     /// Verifiers that this node counts on.
     heeded: HashSet<NodeId>,
     evidence: Vec<Equivocation>,
@@ -157,8 +159,12 @@ pub(super) struct Line {
 }
 
 impl Book {
-    /// An empty book of a node at `here`; `equivocators` were caught before and stay out.
-    pub(super) fn new(network: NetworkId, here: Location, equivocators: impl IntoIterator<Item = NodeId>) -> Self {
+    /// An empty book of a node at `here`; `equivocators` were caught before, and stay out until then.
+    pub(super) fn new(
+        network: NetworkId,
+        here: Location,
+        equivocators: impl IntoIterator<Item = (NodeId, UnixMillis)>,
+    ) -> Self {
         Self {
             network,
             here,
@@ -183,6 +189,11 @@ impl Book {
         Self { heeded: verifiers, ..self }
     }
 
+    /// Whether it told people different things, and the time for that is not over.
+    fn is_out(&self, provider: &NodeId, now_ms: UnixMillis) -> bool {
+        self.equivocators.get(provider).is_some_and(|until_ms| *until_ms > now_ms)
+    }
+
     /// Takes a verified offer; true where the live offers changed.
     pub(super) fn take(
         &mut self,
@@ -192,7 +203,7 @@ impl Book {
     ) -> Result<bool, Refused> {
         let VerifiedOffer { signed, offer } = verified;
         let provider = signed.signer();
-        if self.equivocators.contains(&provider) {
+        if self.is_out(&provider, now_ms) {
             return Err(OfferFault::Equivocation.into());
         }
         offer.check(now_ms)?;
@@ -230,8 +241,12 @@ impl Book {
                 let entry = self.entries.remove(&provider).expect("the entry was found above");
                 self.moved = true;
                 self.evidence.push(Equivocation { first: entry.signed, second: signed });
+                if self.equivocators.len() >= MAX_EQUIVOCATORS {
+                    self.equivocators.retain(|_, until_ms| *until_ms > now_ms);
+                }
                 if self.equivocators.len() < MAX_EQUIVOCATORS {
-                    self.equivocators.insert(provider);
+                    let until_ms = now_ms.saturating_add(Fault::Offers.penalty().excluded_ms);
+                    self.equivocators.insert(provider, until_ms);
                 }
                 Err(OfferFault::Equivocation.into())
             }

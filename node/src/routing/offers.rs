@@ -154,7 +154,9 @@ pub(super) fn start(
             witness.recall(record);
         }
         let caught = known.iter().filter(|record| record.evidence.fault() == Fault::Offers);
-        let caught: Vec<NodeId> = caught.map(|record| record.evidence.accused()).collect();
+        let out_ms = Fault::Offers.penalty().excluded_ms;
+        let caught: Vec<(NodeId, UnixMillis)> =
+            caught.map(|record| (record.evidence.accused(), record.learned_ms.saturating_add(out_ms))).collect();
         let (evidence, proofs) = mpsc::channel(EVIDENCE);
         let keeper = tokio::spawn(keep(parts.store, proofs));
         let actor = Actor {

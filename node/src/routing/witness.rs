@@ -52,7 +52,8 @@ impl Witness {
 
     /// Takes down what this node knows from before.
     pub(super) fn recall(&self, record: &EvidenceRecord) {
-        self.reputation.convict(record.evidence.accused(), record.evidence.fault(), record.learned_ms);
+        // It counted when this node learnt of it.
+        self.reputation.convict(record.evidence.accused(), record.evidence.fault(), None, record.learned_ms);
     }
 
     /// Judges evidence that somebody passed on. Nothing about who is not known here is looked at: `known` tells who is. Evidence
@@ -70,14 +71,13 @@ impl Witness {
             return Verdict::Ignore;
         }
         // What can be told without a signature costs nothing to look at.
-        if evidence.judge().is_err() {
-            return Verdict::Reject;
-        }
-        if self.reputation.knows_fault(&accused, evidence.fault()) || !self.evidence.allow(now_ms) {
+        let (Ok(fault), Ok(signed_ms)) = (evidence.judge(), evidence.signed_ms()) else { return Verdict::Reject };
+        let counts = self.reputation.would_convict(&accused, fault, signed_ms, now_ms);
+        if !counts || !self.evidence.allow(now_ms) {
             return Verdict::Ignore;
         }
         match verify(evidence, &self.network) {
-            Ok(fault) if self.reputation.convict(accused, fault, now_ms) => Verdict::Accept,
+            Ok(fault) if self.reputation.convict(accused, fault, signed_ms, now_ms) => Verdict::Accept,
             Ok(_) => Verdict::Ignore,
             Err(_) => Verdict::Reject,
         }
@@ -86,17 +86,18 @@ impl Witness {
     /// Takes evidence that this node found itself; true where it holds and is new. An answer to a challenge was recomputed by
     /// who asked for it.
     pub(super) fn found(&self, evidence: &Evidence, now_ms: UnixMillis) -> bool {
-        let fault = match evidence {
-            Evidence::Walk(_) => Fault::Walk,
+        let (fault, signed_ms) = match evidence {
+            // It was asked for just now.
+            Evidence::Walk(_) => (Fault::Walk, Some(now_ms)),
             others => match verify(others, &self.network) {
-                Ok(fault) => fault,
+                Ok(fault) => (fault, others.signed_ms().ok().flatten()),
                 Err(error) => {
                     tracing::debug!(peer = %evidence.accused().short(), %error, "what seemed to be evidence is none");
                     return false;
                 }
             },
         };
-        self.reputation.convict(evidence.accused(), fault, now_ms)
+        self.reputation.convict(evidence.accused(), fault, signed_ms, now_ms)
     }
 
     /// Judges an observation that came on the topic of `topic`. Nothing of a provider that is not known here is kept or passed on,
@@ -282,12 +283,12 @@ mod tests {
         ];
         for (name, evidence, verdict) in cases {
             assert_eq!(witness.hear_evidence(&evidence, known, NOW), verdict, "{name}");
-            assert!(!reputation.knows_fault(&accused, Fault::Cheques), "{name}");
+            assert_eq!(reputation.slashed(&accused, NOW), None, "{name}");
         }
         let good = Evidence::Cheques(cheque(2, 7), cheque(2, 8));
         assert_eq!(witness.hear_evidence(&good, known, NOW), Verdict::Accept);
         assert_eq!(witness.hear_evidence(&good, known, NOW), Verdict::Ignore, "again");
-        assert!(reputation.knows_fault(&accused, Fault::Cheques));
+        assert_eq!(reputation.slashed(&accused, NOW).map(|slashed| slashed.fault), Some(Fault::Cheques));
         assert!(!witness.found(&good, NOW) && witness.found(&Evidence::Cheques(cheque(4, 7), cheque(4, 8)), NOW));
         let walk = Evidence::Walk(Signed::from_parts(accused, [0; 64], Vec::new()));
         assert_eq!(witness.hear_evidence(&walk, known, NOW), Verdict::Reject, "that is for who asked");

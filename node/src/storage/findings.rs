@@ -26,16 +26,14 @@ pub(super) const MAX_ATTESTATIONS: usize = 1024;
 type KeptEvidence = (Vec<u8>, Option<EvidenceRecord>);
 
 impl Store {
-    /// Keeps evidence: the first of each node and fault. Where too much is kept, what was learnt of first goes.
+    /// Keeps evidence, the newest of each node and fault. Where too much is kept, what was learnt of first goes.
     pub fn put_evidence(&self, record: &EvidenceRecord) -> Result<(), StorageError> {
         let key = format::evidence_key(&record.evidence.accused(), record.evidence.fault());
-        if self.columns.get(Column::Evidence, &key)?.is_some() {
-            return Ok(());
-        }
+        let replaces = self.columns.get(Column::Evidence, &key)?.is_some();
         let mut kept = self.evidence_by_key()?;
         self.columns.ready()?;
         let mut edits = vec![Edit::Put(Column::Evidence, key, format::encode(record)?)];
-        if kept.len() >= MAX_EVIDENCE {
+        if kept.len() >= MAX_EVIDENCE && !replaces {
             // What cannot be read goes before all.
             kept.sort_by_key(|(_, record)| record.as_ref().map(|record| record.learned_ms));
             edits.extend(kept.into_iter().take(1).map(|(key, _)| Edit::Delete(Column::Evidence, key)));

@@ -320,12 +320,12 @@ fn offers(of: u16, sequence: u64, learned_ms: u64) -> EvidenceRecord {
 }
 
 #[test]
-fn one_proof_a_node_and_fault_is_kept_and_the_first() {
+fn one_proof_a_node_and_fault_is_kept_and_the_newest() {
     let (_directory, store) = open();
-    let first = offers(2, 1, 10);
-    store.put_evidence(&first).expect("room");
-    store.put_evidence(&offers(2, 2, 20)).expect("room");
-    assert_eq!(store.evidence().expect("readable"), [first]);
+    let second = offers(2, 2, 20);
+    store.put_evidence(&offers(2, 1, 10)).expect("room");
+    store.put_evidence(&second).expect("room");
+    assert_eq!(store.evidence().expect("readable"), [second]);
 }
 
 #[test]

@@ -145,6 +145,14 @@ fn a_quote_is_refuted_by_the_rule_alone() {
 }
 
 #[test]
+fn evidence_is_as_old_as_its_newest_statement() {
+    let older = quote(Adjustment::of(inputs(), MicroCredits(0)));
+    assert_eq!(Evidence::Quote(signed(1, &older)).signed_ms(), Ok(Some(NOW)));
+    let unreadable = Signed::from_parts(NodeId([1; 32]), [0; 64], Vec::new());
+    assert!(Evidence::Quote(unreadable).signed_ms().is_err());
+}
+
+#[test]
 fn every_fault_costs_money_trust_and_score() {
     for fault in [Fault::Offers, Fault::Receipts, Fault::Cheques, Fault::Quote, Fault::Walk] {
         let penalty = fault.penalty();

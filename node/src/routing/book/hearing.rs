@@ -87,7 +87,7 @@ impl Book {
         let provider = signed.signer();
         // An exact repeat was verified before.
         if self.entries.get(&provider).is_some_and(|entry| entry.signed == signed)
-            || self.equivocators.contains(&provider)
+            || self.is_out(&provider, now_ms)
         {
             return Heard::nothing(Verdict::Ignore);
         }
@@ -125,7 +125,7 @@ impl Book {
 
     fn hear_beat(&mut self, topic: Cell, signed: Signed<Heartbeat>, now_ms: UnixMillis) -> Heard {
         let provider = signed.signer();
-        if self.equivocators.contains(&provider) {
+        if self.is_out(&provider, now_ms) {
             return Heard::nothing(Verdict::Ignore);
         }
         let Ok(beat) = VerifiedBeat::open(signed, &self.network) else {

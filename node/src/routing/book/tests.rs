@@ -309,11 +309,14 @@ fn two_offers_with_one_number_are_kept_as_evidence() {
     assert_eq!(aitbc_crypto::open(&evidence[0].second, &network()).ok(), Some(second));
     assert_eq!(book.lines(NOW).count(), 0, "no candidate any more");
     let later = book.hear(home(), &gossip_offer(&key(2), &offer(11, NOW)), NOW);
-    assert_eq!((later.verdict, book.lines(NOW).count()), (Verdict::Ignore, 0), "nor ever again");
+    assert_eq!((later.verdict, book.lines(NOW).count()), (Verdict::Ignore, 0), "and for long none");
     assert!(book.take_evidence().is_empty(), "one proof is enough");
-    let mut restarted = Book::new(network(), paris(), [key(2).node_id()]);
+    let mut restarted = Book::new(network(), paris(), [(key(2).node_id(), NOW + 1_000)]);
     restarted.hear(home(), &gossip_offer(&key(2), &offer(12, NOW)), NOW);
     assert_eq!(restarted.lines(NOW).count(), 0, "over restarts too");
+    let over = NOW + 1_000;
+    restarted.hear(home(), &gossip_offer(&key(2), &offer(12, NOW)), over);
+    assert_eq!(restarted.lines(over).count(), 1, "until its time is over");
 }
 
 #[test]

@@ -183,7 +183,7 @@ async fn a_fault_that_was_shown_takes_what_is_held() {
     let deal = held(&node).await;
     let (ledger, provider, now) = (&node.shared.ledger, deal.provider_id(), now_ms());
     let (_, _, held) = ledger.held().await.expect("readable")[0];
-    assert!(node.shared.reputation.convict(provider, Fault::Quote, now));
+    assert!(node.shared.reputation.convict(provider, Fault::Quote, None, now));
     let mut state = state(&node);
     state.let_go(now).await;
     assert!(state.running.is_empty() && ledger.held().await.expect("readable").is_empty());
