@@ -41,6 +41,13 @@ pub enum Breach {
         /// What the terms allow.
         allowed_ms: u64,
     },
+    /// The client left before any piece had come, which was late by then.
+    NoToken {
+        /// How many milliseconds it had waited, as for [`Self::FirstToken`].
+        waited_ms: u64,
+        /// What the terms allow.
+        allowed_ms: u64,
+    },
     /// The rest of the answer took too long.
     Speed {
         /// How many milliseconds, without the client's own pauses.
@@ -85,17 +92,33 @@ fn back(took_ms: u64, allowed_ms: u64) -> Option<u32> {
     u32::try_from(u128::from(LEAST_BACK) + rising).map_or(Some(ONE), |share| Some(share.min(ONE)))
 }
 
-/// Whether the first piece was late, where it went out `sent_ms` after admission. A round trip that was priced counts as well,
-/// so that nobody is paid for being far.
-fn first_token(quote: &Quote, sent_ms: u64) -> Option<(u32, Breach)> {
+/// Whether the first piece was late, where it went out `sent_ms` after admission: what comes back, after how many milliseconds it
+/// came, and how many are allowed. A round trip that was priced counts as well, so that nobody is paid for being far; who prices
+/// none where it counts keeps no bound, so that nobody is paid for leaving it out.
+fn first_token(quote: &Quote, sent_ms: u64) -> Option<(u32, u64, u64)> {
     let allowed_ms = u64::from(quote.terms.penalty_from_ms);
     if allowed_ms == 0 {
         return None;
     }
     let inputs = quote.adjustment.inputs.as_ref().filter(|inputs| inputs.latency == LatencyClass::Realtime);
-    let far_ms = inputs.and_then(|inputs| inputs.round_trip_ms).unwrap_or(0);
-    let took_ms = sent_ms.saturating_add(u64::from(far_ms));
-    Some((back(took_ms, allowed_ms)?, Breach::FirstToken { took_ms, allowed_ms }))
+    let far_ms = inputs.map_or(0, |inputs| inputs.round_trip_ms.map_or(allowed_ms.saturating_add(1), u64::from));
+    let took_ms = sent_ms.saturating_add(far_ms);
+    Some((back(took_ms, allowed_ms)?, took_ms, allowed_ms))
+}
+
+/// Whether the first piece was late, by a receipt.
+fn late(quote: &Quote, receipt: &Receipt) -> Option<(u32, Breach)> {
+    let Timings { first_token_ms, total_ms, paused_ms, .. } = receipt.timings;
+    if receipt.completion_tokens > 0 || first_token_ms > 0 {
+        let (share, took_ms, allowed_ms) = first_token(quote, first_token_ms)?;
+        return Some((share, Breach::FirstToken { took_ms, allowed_ms }));
+    }
+    // Who leaves before the first piece has waited all the time, unless that was lost with the provider's memory.
+    if receipt.finish != Finish::Cancelled || receipt.output == OutputDigest::Lost {
+        return None;
+    }
+    let (share, waited_ms, allowed_ms) = first_token(quote, total_ms.saturating_sub(paused_ms))?;
+    Some((share, Breach::NoToken { waited_ms, allowed_ms }))
 }
 
 fn speed(quote: &Quote, timings: &Timings, tokens: u32) -> Option<(u32, Breach)> {
@@ -116,14 +139,12 @@ pub fn verdict(quote: &Quote, receipt: &Receipt) -> Verdict {
         (Finish::Failed, _) => Some((STOPPED_BACK, Breach::Stopped)),
         _ => None,
     };
-    let began = receipt.completion_tokens > 0 || receipt.timings.first_token_ms > 0;
-    let late = began.then(|| first_token(quote, receipt.timings.first_token_ms)).flatten();
     // Without an end that was seen, nothing tells how long the answer took.
     let slow = match receipt.output {
         OutputDigest::Lost => None,
         _ => speed(quote, &receipt.timings, receipt.completion_tokens),
     };
-    let worst = [ended, late, slow].into_iter().flatten().max_by_key(|(share, _)| *share);
+    let worst = [ended, late(quote, receipt), slow].into_iter().flatten().max_by_key(|(share, _)| *share);
     worst.map_or_else(Verdict::default, |(share, breach)| {
         let back = u128::from(receipt.total.0) * u128::from(share) / u128::from(ONE);
         // Not above the total, because no share is above one.
@@ -146,6 +167,9 @@ impl fmt::Display for Breach {
         match self {
             Self::FirstToken { took_ms, allowed_ms } => {
                 write!(formatter, "first token after {took_ms} ms, {allowed_ms} ms allowed")
+            }
+            Self::NoToken { waited_ms, allowed_ms } => {
+                write!(formatter, "no token in {waited_ms} ms, {allowed_ms} ms allowed for the first")
             }
             Self::Speed { took_ms, allowed_ms } => {
                 write!(formatter, "{took_ms} ms for the answer, {allowed_ms} ms allowed")

@@ -125,14 +125,32 @@ fn half_comes_back_at_once_and_all_of_it_at_four_times_what_is_allowed() {
 #[test]
 fn being_far_never_pays_with_realtime() {
     let kept = |round_trip_ms| {
-        let quote = quote(LatencyClass::Realtime, Some(round_trip_ms));
+        let quote = quote(LatencyClass::Realtime, round_trip_ms);
         let receipt = receipt(&quote, 10, first(50));
         receipt.total.0 - verdict(&quote, &receipt).penalty.0
     };
-    let near = kept(20);
-    for far in [100, 150, 200, 201, 300, 1_000] {
-        assert!(kept(far) < near, "{far} ms: {} of {near}", kept(far));
+    let near = kept(Some(20));
+    // Nor does it to say nothing of it.
+    for far in [Some(100), Some(150), Some(200), Some(201), Some(300), Some(1_000), None] {
+        assert!(kept(far) < near, "{far:?} ms: {} of {near}", kept(far));
     }
+}
+
+#[test]
+fn a_client_that_waits_in_vain_gets_back_as_much_as_one_that_is_answered_then() {
+    let quote = quote(LatencyClass::Standard, None);
+    let left = |total_ms, paused_ms| Receipt {
+        finish: Finish::Cancelled,
+        ..receipt(&quote, 0, Timings { total_ms, paused_ms, ..Timings::default() })
+    };
+    let judge = |receipt: &Receipt| verdict(&quote, receipt).breach;
+    assert_eq!(judge(&left(2_050, 0)), None, "it left in time");
+    assert_eq!(judge(&left(2_051, 0)), Some(Breach::NoToken { waited_ms: 2_051, allowed_ms: 2_050 }));
+    assert_eq!(judge(&left(9_000, 8_000)), None, "it was away");
+    let late = verdict(&quote, &left(5_125, 0)).penalty;
+    assert_eq!(late.0, left(5_125, 0).total.0 * 3 / 4);
+    let restarted = Receipt { output: OutputDigest::Lost, ..left(60_000, 0) };
+    assert_eq!(judge(&restarted), None, "how long it waited is not known any more");
 }
 
 #[test]

@@ -102,6 +102,10 @@ impl Run<'_> {
             let reason = "the receipt says another time of the first token than the provider did when it sent it";
             return self.refuse(Ended::BadReceipt(reason.to_owned())).await;
         }
+        if receipt.finish == Finish::Cancelled && self.goes_on() {
+            let reason = "the receipt says that this node left the job, which it did not: a provider that stops a job gives back a part";
+            return self.refuse(Ended::BadReceipt(reason.to_owned())).await;
+        }
         if !self.shows(&served, &signed, &receipt) {
             let reason = "what it signed for others to see is not about this job";
             return self.refuse(Ended::BadReceipt(reason.to_owned())).await;
@@ -145,6 +149,13 @@ impl Run<'_> {
         // The cheque for all of the receipt was signed when it was taken, whether it could be handed over or not.
         let paid = self.payments.paid().max(receipt.total);
         Closed { ended, settled, paid, most: paid }
+    }
+
+    /// Whether the provider has no reason to end the job as one that its client left: the path never broke, and no cheque is due
+    /// that may not have reached it.
+    fn goes_on(&self) -> bool {
+        let paying = self.payments.is_busy() || self.payments.is_broken();
+        !self.cancelled && !self.streams.is_resumed() && !paying
     }
 
     /// Whether what came with the receipt shows others that the job was: whoever withholds that would be told of by nobody

@@ -669,6 +669,24 @@ async fn leaving_cancels_and_pays_what_came() {
 }
 
 #[tokio::test]
+async fn a_provider_that_stops_cannot_say_that_its_client_left() {
+    let deal = plain();
+    let played = play(&deal, async |peer| {
+        peer.admit().await;
+        peer.generate(8).await;
+        let receipt = deal.receipt(8, peer.output(), Finish::Cancelled);
+        peer.finish(&deal.provider, &receipt).await;
+    })
+    .await;
+    assert!(
+        matches!(&played.report.ended, Ended::BadReceipt(reason) if reason.contains("this node left")),
+        "{:?}",
+        played.report.ended
+    );
+    assert_eq!(played.record.paid, MicroCredits::ZERO);
+}
+
+#[tokio::test]
 async fn a_slow_reader_slows_the_job_and_loses_nothing() {
     let deal = plain();
     let (updates, mut listener) = mpsc::channel(1);
