@@ -81,6 +81,9 @@ async fn a_provider_that_is_late_gives_money_back() {
     assert_eq!(given_back(&provider, &client).await, penalty);
     let shown = String::from_utf8(client.cli(&["status"]).await.stdout).expect("text");
     assert!(shown.contains(&format!("got back      {penalty} uc")), "{shown}");
+    for (node, peer) in [(&provider, &client), (&client, &provider)] {
+        exported(node, peer, penalty).await;
+    }
 
     // The file proves it to others.
     let id = receipt["id"].as_str().expect("an id");
@@ -89,6 +92,27 @@ async fn a_provider_that_is_late_gives_money_back() {
     let verified = client.cli(&["receipts", "verify", file.to_str().expect("UTF-8")]).await;
     let text = String::from_utf8_lossy(&verified.stdout).into_owned();
     assert!(verified.status.success() && text.contains("service: first token after"), "{text}");
+}
+
+/// The ledger as a file tells of what came back, and asks for as much as `ledger show` and `earnings` do.
+async fn exported(node: &Process, peer: &Process, penalty: u64) {
+    let peer = peer.id.to_string();
+    let file = String::from_utf8(node.cli(&["ledger", "export"]).await.stdout).expect("text");
+    let lines: Vec<Value> = file.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of_kind = |kind: &str| lines.iter().filter(|line| line["line"] == kind).cloned().collect::<Vec<Value>>();
+    let refunded: u64 = of_kind("job").iter().filter_map(|job| job["refunded"].as_u64()).sum();
+    let accounts = of_kind("account");
+    let account = accounts.iter().find(|account| account["peer"] == peer.as_str()).expect("an account");
+    assert_eq!((refunded, account["refunded"].as_u64()), (penalty, Some(penalty)), "{file}");
+    let shown = node.cli(&["--json", "ledger", "show", &peer]).await;
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    for name in ["promised", "settled", "refunded", "held", "forfeited", "open", "payable"] {
+        assert_eq!(account[name], shown["accounts"][0][name], "{name}: {account}");
+    }
+    let earnings = node.cli(&["--json", "earnings"]).await;
+    let earnings: Value = serde_json::from_slice(&earnings.stdout).expect("JSON");
+    let side = if account["direction"] == "earned" { "sold" } else { "bought" };
+    assert_eq!(earnings[side]["refunded"], penalty, "{earnings}");
 }
 
 /// The file of the client's receipt that gives `penalty` back, verified offline, in words.

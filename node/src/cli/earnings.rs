@@ -26,8 +26,19 @@ fn people(document: &Value) {
         return;
     }
     println!(
-        "{:10}  {:24} {:>6} {:>9} {:>14} {:>12} {:>12} | {:>6} {:>9} {:>14}",
-        "day (UTC)", "model", "sold", "tokens", "earned", "unpaid", "electricity", "bought", "tokens", "spent"
+        "{:10}  {:24} {:>6} {:>9} {:>14} {:>12} {:>12} {:>12} | {:>6} {:>9} {:>14} {:>12}",
+        "day (UTC)",
+        "model",
+        "sold",
+        "tokens",
+        "earned",
+        "given back",
+        "unpaid",
+        "electricity",
+        "bought",
+        "tokens",
+        "spent",
+        "got back"
     );
     for row in rows {
         let day = output::utc(row["day_ms"].as_u64().unwrap_or_default());
@@ -42,13 +53,15 @@ fn line(day: &str, model: &str, of: &Value) {
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let electricity = sold["electricity"].as_u64().map_or_else(|| "-".to_owned(), output::credits);
     println!(
-        "{day:10}  {model:24} {:>6} {:>9} {:>14} {:>12} {electricity:>12} | {:>6} {:>9} {:>14}",
+        "{day:10}  {model:24} {:>6} {:>9} {:>14} {:>12} {:>12} {electricity:>12} | {:>6} {:>9} {:>14} {:>12}",
         number(&sold["jobs"]),
         number(&sold["tokens"]),
         output::credits(number(&sold["paid"])),
+        output::credits(number(&sold["refunded"])),
         output::credits(number(&sold["unpaid"])),
         number(&bought["jobs"]),
         number(&bought["tokens"]),
         output::credits(number(&bought["paid"])),
+        output::credits(number(&bought["refunded"])),
     );
 }

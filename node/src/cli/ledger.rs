@@ -145,7 +145,10 @@ async fn show(global: &Global, peer: NodeId, limit: usize) -> Outcome {
                     amount(&account["forfeited"])
                 );
             }
-            println!("open      {} credits promised and not settled", amount(&account["open"]));
+            println!(
+                "open      {} credits promised, and neither settled, given back nor lost",
+                amount(&account["open"])
+            );
             match account["held_until_ms"].as_u64() {
                 Some(until) => println!(
                     "to settle {} credits now; {} are held until {}, unless a fault is shown",

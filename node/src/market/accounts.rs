@@ -65,9 +65,9 @@ pub struct Accounts {
     pub accounts: Vec<Account>,
     /// Accounts beyond them.
     pub left_off: usize,
-    /// Over all accounts: what others have promised and not settled.
+    /// Over all accounts: what is open to this node.
     pub open_to_us: MicroCredits,
-    /// Over all accounts: what this node has promised and not settled.
+    /// Over all accounts: what is open to others.
     pub open_to_others: MicroCredits,
 }
 

@@ -23,6 +23,8 @@ pub struct Traded {
     pub tokens: u64,
     /// Paid for them by cheque.
     pub paid: MicroCredits,
+    /// Given back of that by receipts, for service levels that were not kept.
+    pub refunded: MicroCredits,
     /// Billed and not paid.
     pub unpaid: MicroCredits,
     /// What the electricity for those tokens cost the provider, as its quotes state it; `null` where no quote does.
@@ -66,6 +68,7 @@ impl Summing {
         sum.jobs += more.jobs;
         sum.tokens = sum.tokens.saturating_add(more.tokens);
         sum.paid = MicroCredits(sum.paid.0.saturating_add(more.paid.0));
+        sum.refunded = MicroCredits(sum.refunded.0.saturating_add(more.refunded.0));
         sum.unpaid = MicroCredits(sum.unpaid.0.saturating_add(more.unpaid.0));
         if let Some(more) = other.electricity {
             self.electricity = Some(self.electricity.unwrap_or_default().saturating_add(more));
@@ -89,7 +92,8 @@ fn summing(record: &JobRecord) -> Option<Summing> {
         record.quote.read_unverified().map(|quote| quote.adjustment.electricity).unwrap_or_default();
     let electricity = (per_thousand > MicroCredits::ZERO && record.side == Side::Provider)
         .then(|| u128::from(per_thousand.0) * u128::from(record.tokens));
-    let traded = Traded { jobs: 1, tokens: record.tokens.into(), paid: record.paid, unpaid, electricity: None };
+    let JobRecord { paid, refunded, .. } = *record;
+    let traded = Traded { jobs: 1, tokens: record.tokens.into(), paid, refunded, unpaid, electricity: None };
     Some(Summing { traded, electricity })
 }
 

@@ -1,6 +1,6 @@
 //! The ledger as a file: written page by page, and verified with nothing else at hand.
 
-use super::{Ledger, LedgerError, accounts::direction, earnings::PAGE};
+use super::{Ledger, LedgerError, accounts::direction, credit::balance_of, earnings::PAGE};
 use crate::{
     clock,
     storage::{Cursor, JobRecord, Side, StorageError, Store},
@@ -8,6 +8,7 @@ use crate::{
 use aitbc_protocol::{
     Digest, MicroCredits, NodeId, Signed, Statement, UnixMillis,
     checks::Check,
+    credit::Balance,
     ledger::{
         Direction, LEDGER_SCHEMA, LedgerAccount, LedgerExport, LedgerHeader, LedgerJob, LedgerLine, LedgerSums,
         MAX_LEDGER_LINE,
@@ -139,6 +140,7 @@ fn job_line(record: &JobRecord) -> Result<LedgerJob, StorageError> {
         finish: record.finish,
         tokens: record.tokens,
         paid: record.paid,
+        refunded: record.refunded,
         unpaid: record.unpaid(),
         created_ms: record.created_ms,
         failure: record.failure.clone(),
@@ -161,14 +163,20 @@ fn account_line(
         older if older < cheque.sequence => cheque.held,
         _ => cheque.held.min(channel.held.amount),
     });
+    let promised = newest.as_ref().map_or(channel.cumulative, |(cheque, _)| cheque.cumulative);
     let settlement = store.settlement(side, peer)?;
+    let settled = settlement.as_ref().map(|record| record.settled).unwrap_or_default();
+    let balance = Balance { promised, held, ..balance_of(channel, settled) };
     Ok(LedgerAccount {
         direction: direction(side),
         peer: *peer,
-        promised: newest.as_ref().map_or(channel.cumulative, |(cheque, _)| cheque.cumulative),
-        settled: settlement.as_ref().map(|record| record.settled).unwrap_or_default(),
-        held,
-        forfeited: channel.forfeited,
+        promised: balance.promised,
+        settled: balance.settled,
+        refunded: balance.refunded,
+        held: balance.held,
+        forfeited: balance.forfeited,
+        open: balance.open(),
+        payable: balance.payable(),
         cheque: newest.map(|(_, signed)| signed),
         settlement: settlement.map(|record| record.settlement),
     })
@@ -211,7 +219,11 @@ struct Reading {
     sums: LedgerSums,
     accounts: u64,
     unproven: u64,
+    /// What the accounts say that the node gave back, and got back.
+    refunds_given: MicroCredits,
+    refunds_received: MicroCredits,
     fault: Option<String>,
+    job_fault: Option<String>,
     account_fault: Option<String>,
     end: Option<Signed<LedgerExport>>,
 }
@@ -234,6 +246,9 @@ impl Reading {
         match (line, &self.header) {
             (LedgerLine::Ledger(header), None) if self.lines == 0 => self.header = Some(header),
             (LedgerLine::Job(job), Some(header)) if job.created_ms >= header.since_ms && self.accounts == 0 => {
+                if let Some(fault) = job_fault(&job) {
+                    self.job_fault.get_or_insert(format!("line {number}: {fault}"));
+                }
                 match self.sums.with(&job) {
                     Some(sums) => self.sums = sums,
                     None => self.fault = Some(format!("line {number}: the sums do not fit 64 bits")),
@@ -244,6 +259,14 @@ impl Reading {
                 self.unproven += u64::from(account.cheque.is_none() && account.promised > MicroCredits::ZERO);
                 if let Some(fault) = account_fault(&account, header) {
                     self.account_fault.get_or_insert(format!("line {number}: {fault}"));
+                }
+                let refunds = match account.direction {
+                    Direction::Earned => &mut self.refunds_given,
+                    Direction::Spent => &mut self.refunds_received,
+                };
+                match refunds.checked_add(account.refunded) {
+                    Some(sum) => *refunds = sum,
+                    None => self.fault = Some(format!("line {number}: the sums do not fit 64 bits")),
                 }
             }
             (LedgerLine::Signature { statement }, Some(_)) => {
@@ -259,10 +282,14 @@ impl Reading {
 
     fn verified(self, goes_on: bool) -> Verified {
         let schema = self.header.as_ref().map_or("none", |header| header.schema.as_str());
-        let mut checks = vec![Check::of("schema", Some(schema == LEDGER_SCHEMA), schema)];
+        let known = schema == LEDGER_SCHEMA;
+        let told = if known { schema.to_owned() } else { format!("{schema}, where {LEDGER_SCHEMA} is read") };
+        let mut checks = vec![Check::of("schema", Some(known), told)];
         let fault = self.fault.or_else(|| goes_on.then(|| "there is more after the signature".to_owned()));
         let read = fault.clone().unwrap_or_else(|| format!("{} read", self.lines));
         checks.push(Check::of("lines", Some(fault.is_none()), read));
+        let jobs = self.job_fault.clone().unwrap_or_else(|| format!("{} jobs", self.sums.jobs));
+        checks.push(Check::of("jobs", Some(self.job_fault.is_none()), jobs));
         let mut statement = None;
         match (&self.header, &self.end) {
             (Some(header), Some(signed)) => match opened(signed, header, header.node) {
@@ -274,7 +301,10 @@ impl Reading {
                         && export.lines == self.lines
                         && export.since_ms == header.since_ms;
                     checks.push(Check::of("content", Some(same), format!("digest {digest}")));
-                    let sums = format!("{} earned, {} spent", self.sums.earned, self.sums.spent);
+                    let LedgerSums { earned, refunds_given, spent, refunds_received, .. } = self.sums;
+                    let sums = format!(
+                        "{earned} earned and {refunds_given} given back, {spent} spent and {refunds_received} got back"
+                    );
                     checks.push(Check::of("sums", Some(export.sums == self.sums), sums));
                     statement = Some(export);
                 }
@@ -282,11 +312,17 @@ impl Reading {
             },
             _ => checks.push(Check::of("signature", Some(false), "there is none: the file is cut off")),
         }
-        let accounts = self
+        // Accounts are read after the jobs and count those from before the file as well: more than the jobs give back is
+        // no fault, less is.
+        let less =
+            self.refunds_given < self.sums.refunds_given || self.refunds_received < self.sums.refunds_received;
+        let account_fault = self
             .account_fault
+            .or_else(|| less.then(|| "less is given back than the jobs of the file give back".to_owned()));
+        let accounts = account_fault
             .clone()
             .unwrap_or_else(|| format!("{} accounts, {} without a cheque to show", self.accounts, self.unproven));
-        checks.push(Check::of("accounts", Some(self.account_fault.is_none()), accounts));
+        checks.push(Check::of("accounts", Some(account_fault.is_none()), accounts));
         Verified { header: self.header, statement, unproven: self.unproven, checks }
     }
 }
@@ -307,8 +343,16 @@ fn opened<T: Statement>(signed: &Signed<T>, header: &LedgerHeader, signer: NodeI
     Ok(aitbc_crypto::open(signed, &header.network)?)
 }
 
+/// What does not hold of a job: no more is given back than was paid, and nothing without the receipt that says so.
+fn job_fault(job: &LedgerJob) -> Option<&'static str> {
+    if job.refunded > job.paid {
+        return Some("more is given back than was paid");
+    }
+    (job.refunded > MicroCredits::ZERO && job.receipt.is_none()).then_some("no receipt gives anything back")
+}
+
 /// What does not hold of an account: its cheque is the payer's, made out to the payee, its settlement the other way round,
-/// and both say the sums of the account.
+/// and both say the sums of the account. What is open follows from these.
 fn account_fault(account: &LedgerAccount, header: &LedgerHeader) -> Option<String> {
     let (payer, payee) = match account.direction {
         Direction::Earned => (account.peer, header.node),
@@ -316,6 +360,13 @@ fn account_fault(account: &LedgerAccount, header: &LedgerHeader) -> Option<Strin
     };
     if account.settled > account.promised {
         return Some("more is settled than promised".to_owned());
+    }
+    if account.refunded.max(account.forfeited) > account.promised {
+        return Some("more is given back or lost than promised".to_owned());
+    }
+    let balance = account.balance();
+    if (account.open, account.payable) != (balance.open(), balance.payable()) {
+        return Some("what is open does not follow from the sums".to_owned());
     }
     if let Some(signed) = &account.cheque {
         match opened(signed, header, payer) {

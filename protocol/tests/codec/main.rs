@@ -283,9 +283,11 @@ prop_compose! {
 prop_compose! {
     fn ledger_export()(
         lines: u64, digest in digest(), since_ms: u64, issued_ms: u64, jobs: u64, earned: u64, spent: u64, unpaid: u64,
+        (refunds_given, refunds_received) in any::<(u64, u64)>(),
     ) -> LedgerExport {
         let sums = LedgerSums {
             jobs, earned: MicroCredits(earned), spent: MicroCredits(spent), unpaid: MicroCredits(unpaid),
+            refunds_given: MicroCredits(refunds_given), refunds_received: MicroCredits(refunds_received),
         };
         LedgerExport { lines, digest, since_ms, issued_ms, sums }
     }

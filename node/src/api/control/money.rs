@@ -27,9 +27,9 @@ pub(super) struct AccountList {
     accounts: Vec<Account>,
     /// Accounts beyond the limit.
     left_off: usize,
-    /// Promised to this node and not settled, over all accounts.
+    /// Open to this node, over all accounts.
     open_to_us: MicroCredits,
-    /// Promised by this node and not settled, over all accounts.
+    /// Open to others, over all accounts.
     open_to_others: MicroCredits,
 }
 

@@ -8,7 +8,7 @@ use aitbc_protocol::{
 use std::io;
 
 /// The first row.
-const HEADER: [&str; 16] = [
+const HEADER: [&str; 18] = [
     "began_utc",
     "direction",
     "peer",
@@ -21,6 +21,8 @@ const HEADER: [&str; 16] = [
     "tokens",
     "paid_microcredits",
     "paid_credits",
+    "refunded_microcredits",
+    "refunded_credits",
     "unpaid_microcredits",
     "unpaid_credits",
     "began_ms",
@@ -57,6 +59,8 @@ impl<W: io::Write> Table<W> {
             job.tokens.to_string(),
             job.paid.0.to_string(),
             output::credits(job.paid.0),
+            job.refunded.0.to_string(),
+            output::credits(job.refunded.0),
             job.unpaid.0.to_string(),
             output::credits(job.unpaid.0),
             job.created_ms.to_string(),
@@ -111,6 +115,7 @@ mod tests {
             finish: Some(Finish::Cancelled),
             tokens: 7,
             paid: MicroCredits(1_234_567),
+            refunded: MicroCredits(617_283),
             unpaid: MicroCredits(5),
             created_ms: 1_793_491_200_000,
             failure: failure.map(Line::lossy),
@@ -131,9 +136,10 @@ mod tests {
         assert_eq!(reader.headers().expect("a header").iter().collect::<Vec<_>>(), HEADER);
         let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a whole row")).collect();
         assert_eq!(&rows[0][6], "'=cmd|' /C calc'!A0");
-        assert_eq!(&rows[1][15], "' @SUM(1)");
+        assert_eq!(&rows[1][17], "' @SUM(1)");
         assert_eq!((&rows[1][0], &rows[1][7], &rows[1][8]), ("2026-11-01 00:00:00", "failed", "cancelled"));
-        assert_eq!((&rows[1][10], &rows[1][11], &rows[1][13]), ("1234567", "1.234567", "0.000005"));
+        assert_eq!((&rows[1][10], &rows[1][11], &rows[1][15]), ("1234567", "1.234567", "0.000005"));
+        assert_eq!((&rows[1][12], &rows[1][13]), ("617283", "0.617283"));
         for field in rows.iter().flat_map(csv::StringRecord::iter) {
             assert!(!field.trim_start().starts_with(['=', '+', '-', '@']), "{field}");
         }
