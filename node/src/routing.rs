@@ -225,8 +225,8 @@ impl Routing {
     }
 
     /// How `offer`, this node's own, stands beside those of the others in its cell, with so much to do.
-    pub fn competition(&self, offer: &Offer, load: Load) -> Comparison {
-        competition::competition(&self.0, offer, load)
+    pub async fn competition(&self, offer: &Offer, load: Load) -> Comparison {
+        competition::competition(&self.0, offer, load).await
     }
 
     /// The median of what other providers in `cell` use of their slots, in millionths; `None` where too few are heard.

@@ -1,26 +1,39 @@
 //! Where a provider stands among those of its cell, and which one change would win it the most of the work that they have: pure.
 //!
 //! It ranks as clients do, for the usual job and from within the cell. What counts as work are the jobs that the others say
-//! they run now, spread evenly over their models, because heartbeats do not tell models apart.
+//! they run now, spread evenly over their models, because heartbeats do not tell models apart. Every change is tried by ranking
+//! anew ([`crate::routing::rank`]): what that rule does not weigh wins nothing here.
+//!
+//! ```text
+//! me, others --pairs: a job of theirs, both ranked for it--> lost: what it would have needed
+//!                                                        --> gains: the same after a change, less what comes now
+//!                                                        --> rows: both side by side, a row a dimension
+//! ```
+
+mod change;
+mod pair;
+mod reach;
+mod row;
+
+pub use change::Change;
+pub use reach::Reach;
+pub use row::{Dimension, Figure, Row, Verdict};
 
 use crate::{
     attestation::Tier,
     identity::NodeId,
     job::ModelName,
-    money::MicroCredits,
     offer::{Load, ModelOffer},
-    price::{LatencyClass, TokenPrice},
-    routing::{Candidate, Policy, USUAL_ANSWER, Work, preference::Preference, query::Conditions, rank},
+    qos::Quality,
 };
+use pair::Pair;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt};
+use std::{cmp::Reverse, collections::BTreeSet};
 
-/// Tokens of the prompt of the job that all are compared by; its answer has [`USUAL_ANSWER`] tokens.
+/// Tokens of the prompt of the job that all are compared by; its answer has [`crate::routing::USUAL_ANSWER`] tokens.
 pub const USUAL_PROMPT: u32 = 256;
-/// Cuts of all prices that are tried, in percent, the smallest first.
-const CUTS: [u64; 4] = [10, 25, 50, 75];
 
-/// A provider as its neighbours see it.
+/// A provider as its neighbours see it. What only one client knows, such as its own failed jobs, is left out.
 #[derive(Clone, Debug)]
 pub struct Contender<'a> {
     /// Who.
@@ -33,6 +46,20 @@ pub struct Contender<'a> {
     pub load: Load,
     /// What it has shown of its hardware.
     pub tier: Tier,
+    /// What its last day is worth.
+    pub quality: Quality,
+    /// How others come to it; `None` where its offer tells no address.
+    pub reach: Option<Reach>,
+    /// Round trip that a client of the cell measures, in milliseconds; through the relay where there is no other way.
+    pub round_trip_ms: Option<f64>,
+    /// Round trip by coordinates, in milliseconds: that of a path without a relay.
+    pub estimated_ms: Option<f64>,
+}
+
+impl Contender<'_> {
+    fn jobs(&self) -> u32 {
+        self.load.running.saturating_add(self.load.queued)
+    }
 }
 
 /// What a job at a neighbour would have needed to come here instead.
@@ -47,8 +74,18 @@ pub enum Lack {
     Slots,
     /// A lower price.
     Price,
+    /// A better score of the last day.
+    Service,
+    /// A path without a relay.
+    Reach,
+    /// A shorter round trip.
+    RoundTrip,
     /// A faster answer.
     Speed,
+    /// Hardware against which nothing speaks.
+    Trust,
+    /// No fault that stands against it.
+    Fault,
 }
 
 /// Work of neighbours, in thousandths of a job, by what it would have needed.
@@ -58,41 +95,6 @@ pub struct Lost {
     pub lack: Lack,
     /// Thousandths of a job.
     pub millijobs: u64,
-}
-
-/// One thing that the owner can change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Change {
-    /// Lower all prices.
-    Price {
-        /// By how many percent.
-        percent: u64,
-    },
-    /// Serve another model.
-    Serve {
-        /// Which.
-        model: ModelName,
-    },
-    /// Take more jobs at a time.
-    Slots {
-        /// How many.
-        slots: u32,
-    },
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Price { percent } => {
-                write!(formatter, "lower your prices by {percent} % (`provide.price`, `provide.prices`)")
-            }
-            Self::Serve { model } => {
-                write!(formatter, "serve {model} as well (`aitbc models pull {model}`, then `provide.models`)")
-            }
-            Self::Slots { slots } => write!(formatter, "take {slots} jobs at a time (`provide.slots`)"),
-        }
-    }
 }
 
 /// A change and the work that it would win of what the neighbours have now.
@@ -111,164 +113,87 @@ pub struct Comparison {
     pub neighbours: u32,
     /// Jobs that they run or have waiting.
     pub jobs: u32,
+    /// This provider beside those who have them; a row for each of [`Dimension::ALL`].
+    #[serde(default)]
+    pub rows: Vec<Row>,
     /// Those jobs by what they would have needed to come here, most first.
     pub lost: Vec<Lost>,
-    /// Changes that would win some of them, the one that wins the most first, the smaller one of equals.
+    /// Changes that would win some of them, the one that wins the most first; of equals the one that costs the owner less.
     pub gains: Vec<Gain>,
+    /// What a better attestation would win of the jobs of those who have it, if all their clients asked for as much. Trust
+    /// rules out and does not rank, and nothing tells what clients asked for: so it is at most so many.
+    #[serde(default)]
+    pub gains_of_trust: Vec<Gain>,
     /// Neighbours with work whose hardware is better attested: clients who ask for trust go there.
     pub better_attested: u32,
 }
 
-/// What this provider would be after a change. `None` where the change changes nothing.
-fn changed(me: &Contender<'_>, change: &Change, others: &[Contender<'_>]) -> Option<(Vec<ModelOffer>, u32)> {
-    let mut models = me.models.to_vec();
-    match change {
-        Change::Price { percent } => {
-            let cut = |price: MicroCredits| {
-                MicroCredits(price.0 - price.0 / 100 * percent - price.0 % 100 * percent / 100)
-            };
-            for model in &mut models {
-                let TokenPrice { prompt, completion } = model.price;
-                model.price = TokenPrice { prompt: cut(prompt), completion: cut(completion) };
-            }
-            Some((models, me.slots))
-        }
-        Change::Serve { model } => {
-            // At the speed that is usual here, for its price: that of the other with the median speed.
-            let mut there: Vec<&ModelOffer> =
-                others.iter().flat_map(|other| other.models).filter(|offer| offer.model == *model).collect();
-            there.sort_by_key(|offer| offer.speed);
-            let usual = *there.get(there.len() / 2)?;
-            models.push(usual.clone());
-            Some((models, me.slots))
-        }
-        Change::Slots { slots } => (*slots > me.slots).then_some((models, *slots)),
-    }
+/// The neighbours' work: whose, for what, in thousandths of a job.
+fn work<'b, 'a>(others: &'b [Contender<'a>]) -> impl Iterator<Item = (&'b Contender<'a>, &'a ModelOffer, u64)> {
+    others.iter().flat_map(|other| {
+        let jobs = (u64::from(other.load.running) + u64::from(other.load.queued)) * 1_000;
+        let each = jobs.checked_div(other.models.len() as u64).unwrap_or_default();
+        let models = if each > 0 { other.models } else { &[] };
+        models.iter().map(move |wanted| (other, wanted, each))
+    })
 }
 
-fn policy(model: &ModelName, of: &ModelOffer) -> Policy {
-    Policy {
-        model: model.clone(),
-        preference: Preference::Balanced,
-        weights: None,
-        work: if of.private.is_some() { Work::Private } else { Work::Ordinary },
-        prompt_tokens: USUAL_PROMPT,
-        completion_tokens: USUAL_ANSWER,
-        latency_budget_ms: f64::INFINITY,
-        latency: LatencyClass::Standard,
-        ceiling: None,
-        allow_declared: true,
-        min_trust: Tier::Contraindicated,
-        least_shown: 0,
-        physical: false,
-        exclude: Vec::new(),
-        named: false,
-        conditions: Conditions::default(),
-    }
-}
-
-fn candidate<'a>(of: &Contender<'_>, offer: &'a ModelOffer, slots: u32, load: Load) -> Candidate<'a> {
-    Candidate {
-        provider: of.provider,
-        offer,
-        slots,
-        load,
-        tier: of.tier,
-        distance_km: 0.0,
-        round_trip_ms: None,
-        estimated_ms: None,
-        offline_ms: None,
-        failures: 0.0,
-        speed_seen: None,
-        prefill_seen: None,
-        lateness: 0.0,
-        quality: crate::qos::Quality::default(),
-        rests_ms: None,
-        shown_bytes: 0,
-    }
-}
-
-/// What keeps a job for `wanted` at `other` from coming to `me` with these models and slots.
-fn lack(
-    me: &Contender<'_>,
-    models: &[ModelOffer],
-    slots: u32,
-    other: &Contender<'_>,
-    wanted: &ModelOffer,
-) -> Lack {
-    let Some(mine) = models.iter().find(|offer| offer.model == wanted.model) else { return Lack::Model };
-    // The job asked about is one of those that the other has.
-    let load = Load { running: other.load.running.saturating_sub(1), ..other.load };
-    let here = candidate(me, mine, slots, me.load);
-    let there = candidate(other, wanted, other.slots, load);
-    let ranked = rank(&[here, there], &policy(&wanted.model, wanted));
-    let of = |index| ranked.iter().find(|ranked| ranked.index == index);
-    let (Some(here), Some(there)) = (of(0), of(1)) else { return Lack::Speed };
-    if here.cost <= there.cost {
-        Lack::Nothing
-    } else if here.excluded.is_some() {
-        Lack::Model
-    } else if here.reasons.queue_ms > there.reasons.queue_ms && here.reasons.queue_ms >= here.cost - there.cost {
-        Lack::Slots
-    } else if here.reasons.price > there.reasons.price {
-        Lack::Price
-    } else {
-        Lack::Speed
-    }
-}
-
-/// The neighbours' work by what it would need to come to `me` with these models and slots.
-fn lost(me: &Contender<'_>, models: &[ModelOffer], slots: u32, others: &[Contender<'_>]) -> Vec<Lost> {
+/// The neighbours' work by what it would need to come to `me`.
+fn lost(me: &Contender<'_>, others: &[Contender<'_>]) -> Vec<Lost> {
     let mut lost: Vec<Lost> = Vec::new();
-    for other in others {
-        let jobs = u64::from(other.load.running) + u64::from(other.load.queued);
-        let Some(each) = (jobs * 1_000).checked_div(other.models.len() as u64).filter(|each| *each > 0) else {
-            continue;
-        };
-        for wanted in other.models {
-            let lack = lack(me, models, slots, other, wanted);
-            match lost.iter_mut().find(|lost| lost.lack == lack) {
-                Some(lost) => lost.millijobs = lost.millijobs.saturating_add(each),
-                None => lost.push(Lost { lack, millijobs: each }),
-            }
+    for (other, wanted, millijobs) in work(others) {
+        let lack = Pair::of(me, other, wanted, Tier::None).map_or(Lack::Model, |pair| pair.lack());
+        match lost.iter_mut().find(|lost| lost.lack == lack) {
+            Some(lost) => lost.millijobs = lost.millijobs.saturating_add(millijobs),
+            None => lost.push(Lost { lack, millijobs }),
         }
     }
-    lost.sort_by_key(|lost| (std::cmp::Reverse(lost.millijobs), lost.lack));
+    lost.sort_by_key(|lost| (Reverse(lost.millijobs), lost.lack));
     lost
+}
+
+/// How much of the neighbours' work for clients who ask for `least` would come to `me`, in thousandths of a job.
+fn won(me: &Contender<'_>, others: &[Contender<'_>], least: Tier) -> u64 {
+    let wins = |other, wanted| Pair::of(me, other, wanted, least).is_some_and(|pair| pair.is_won());
+    // Who has less than they ask for does not have their jobs.
+    let theirs = work(others).filter(|(other, ..)| least == Tier::None || other.tier.rank() >= least.rank());
+    theirs.filter(|(other, wanted, _)| wins(other, wanted)).fold(0, |sum, (.., each)| sum.saturating_add(each))
+}
+
+/// What a change would win of the work for clients who ask for `least`; `None` where it is nothing.
+fn gain(me: &Contender<'_>, others: &[Contender<'_>], change: Change, least: Tier) -> Option<Gain> {
+    let (models, after) = change.applied(me, others)?;
+    let after = won(&Contender { models: &models, ..after }, others, least);
+    let millijobs = after.saturating_sub(won(me, others, least));
+    (millijobs > 0).then_some(Gain { change, millijobs })
 }
 
 /// Where `me` stands among `others` of its cell.
 pub fn compare(me: &Contender<'_>, others: &[Contender<'_>]) -> Comparison {
-    let won = |models: &[ModelOffer], slots| {
-        let lost = lost(me, models, slots, others);
-        lost.iter().filter(|lost| lost.lack == Lack::Nothing).map(|lost| lost.millijobs).sum::<u64>()
-    };
-    let now = won(me.models, me.slots);
-    let mine: BTreeSet<&ModelName> = me.models.iter().map(|offer| &offer.model).collect();
-    let theirs: BTreeSet<&ModelName> =
-        others.iter().flat_map(|other| other.models).map(|offer| &offer.model).collect();
-    let busy = me.load.running.saturating_add(me.load.queued);
-    let changes = CUTS
-        .map(|percent| Change::Price { percent })
-        .into_iter()
-        .chain(std::iter::once(Change::Slots { slots: busy.saturating_add(1) }))
-        .chain(theirs.difference(&mine).map(|model| Change::Serve { model: (*model).clone() }));
-    let mut gains: Vec<Gain> = changes
-        .filter_map(|change| {
-            let (models, slots) = changed(me, &change, others)?;
-            let millijobs = won(&models, slots).saturating_sub(now);
-            (millijobs > 0).then_some(Gain { change, millijobs })
-        })
-        .collect();
-    // Stable: of equal gains the smaller cut stays first.
-    gains.sort_by_key(|gain| std::cmp::Reverse(gain.millijobs));
-    let jobs = |other: &Contender<'_>| other.load.running.saturating_add(other.load.queued);
-    let better = others.iter().filter(|other| jobs(other) > 0 && other.tier.rank() > me.tier.rank()).count();
+    let mut gains: Vec<Gain> =
+        change::all(me, others).into_iter().filter_map(|change| gain(me, others, change, Tier::None)).collect();
+    // Stable: of equal gains the one stays first that is tried first.
+    gains.sort_by_key(|gain| Reverse(gain.millijobs));
+    let attested = [Tier::Warning, Tier::Affirming].map(|tier| gain(me, others, Change::Attest { tier }, tier));
+    let mut gains_of_trust: Vec<Gain> = attested.into_iter().flatten().collect();
+    gains_of_trust.sort_by_key(|gain| Reverse(gain.millijobs));
+    let better = others.iter().filter(|other| other.jobs() > 0 && other.tier.rank() > me.tier.rank()).count();
     Comparison {
         neighbours: u32::try_from(others.len()).unwrap_or(u32::MAX),
-        jobs: others.iter().map(jobs).fold(0, u32::saturating_add),
-        lost: lost(me, me.models, me.slots, others),
+        jobs: others.iter().map(Contender::jobs).fold(0, u32::saturating_add),
+        rows: row::rows(me, others),
+        lost: lost(me, others),
         gains,
+        gains_of_trust,
         better_attested: u32::try_from(better).unwrap_or(u32::MAX),
     }
 }
+
+/// The models of the others that this provider does not serve.
+fn missing<'a>(me: &Contender<'_>, others: &[Contender<'a>]) -> BTreeSet<&'a ModelName> {
+    let theirs = others.iter().flat_map(|other| other.models).map(|offer| &offer.model);
+    theirs.filter(|model| me.models.iter().all(|offer| offer.model != **model)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,10 @@
 use aitbc_protocol::{
     Digest, MicroCredits, NodeId,
     attestation::Tier,
-    competition::{Change, Contender, Gain, Lack, Lost, compare},
+    competition::{Change, Contender, Gain, Lack, Lost, Reach, compare},
     offer::{Device, DeviceKind, Engine, Load, ModelOffer},
     price::TokenPrice,
+    qos::Quality,
     text::Line,
 };
 use proptest::prelude::*;
@@ -27,7 +28,17 @@ fn offer(model: &str, price: u64, speed: u32) -> ModelOffer {
 
 fn contender(number: u8, models: &[ModelOffer], running: u32) -> Contender<'_> {
     let load = Load { running, queued: 0 };
-    Contender { provider: NodeId([number; 32]), models, slots: 4, load, tier: Tier::None }
+    Contender {
+        provider: NodeId([number; 32]),
+        models,
+        slots: 4,
+        load,
+        tier: Tier::None,
+        quality: Quality::default(),
+        reach: Some(Reach::Direct),
+        round_trip_ms: None,
+        estimated_ms: None,
+    }
 }
 
 #[test]
@@ -58,7 +69,8 @@ fn a_full_provider_needs_slots_and_a_slow_one_speed() {
     let slow = [offer("a", 4_000, 5_000)];
     let told = compare(&contender(1, &slow, 0), &[contender(2, &theirs, 2)]);
     assert_eq!(told.lost[0].lack, Lack::Speed);
-    assert_eq!(told.gains, [], "no setting makes a card faster");
+    let usual = Change::Speed { model: Line::lossy("a"), speed: 50_000 };
+    assert_eq!(told.gains, [Gain { change: usual, millijobs: 2_000 }], "no setting makes a card faster");
 }
 
 #[test]
@@ -93,7 +105,8 @@ proptest! {
         let told = compare(&contender(1, &mine, running), &contenders);
         let all: u64 = others.iter().map(|(.., running, queued)| (u64::from(*running) + u64::from(*queued)) * 1_000).sum();
         prop_assert!(told.lost.iter().map(|lost| lost.millijobs).sum::<u64>() <= all);
-        prop_assert!(told.gains.iter().all(|gain| gain.millijobs <= all));
+        prop_assert!(told.gains.iter().chain(&told.gains_of_trust).all(|gain| gain.millijobs <= all));
+        prop_assert!(told.rows.iter().all(|row| row.better + row.worse <= all));
         prop_assert!(told.gains.is_sorted_by_key(|gain| std::cmp::Reverse(gain.millijobs)));
     }
 }

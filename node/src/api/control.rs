@@ -167,7 +167,10 @@ async fn competition(State(state): State<ApiState>) -> Result<Json<Competition>,
     };
     let snapshot = jobs.snapshot();
     let load = *jobs.load().borrow();
-    let comparison = snapshot.offer.as_ref().map(|offer| parts.routing.competition(offer, load));
+    let comparison = match &snapshot.offer {
+        Some(offer) => Some(parts.routing.competition(offer, load).await),
+        None => None,
+    };
     Ok(Json(Competition {
         schema: "aitbc.competition/1",
         cell: snapshot.offer.as_ref().map(|offer| offer.cell),

@@ -137,6 +137,14 @@ impl RoundTrips {
         let least_ms = least_round_trip_ms(found.distance_km);
         self.estimated_ms(found).map_or(least_ms * USUAL_DETOUR + USUAL_LINES_MS, |ms| ms.max(least_ms))
     }
+
+    /// Those whose round trip was not measured, whoever is expected to be nearest first.
+    fn strangers<'a>(&self, found: &'a [Found]) -> Vec<&'a Found> {
+        let strangers = found.iter().filter(|found| !self.measured.contains_key(&found.known.provider));
+        let mut strangers: Vec<(f64, &Found)> = strangers.map(|found| (self.expected_ms(found), found)).collect();
+        strangers.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        strangers.into_iter().map(|(_, found)| found).collect()
+    }
 }
 
 /// Connects to the few that are expected to be nearest, so that the ranking goes by measured round trips. Returns what was
@@ -145,13 +153,9 @@ pub(super) async fn measure(shared: &Shared, found: &[Found]) -> (RoundTrips, Ve
     let peers = shared.network.peers().borrow().clone();
     let measured = peers.iter().filter_map(|peer| Some((peer.peer, peer.round_trip_ms?))).collect();
     let mut round_trips = RoundTrips { measured, own: Some(shared.coordinates.own()) };
-    let (known, strangers): (Vec<&Found>, Vec<&Found>) =
-        found.iter().partition(|found| round_trips.measured.contains_key(&found.known.provider));
-    let mut strangers: Vec<(f64, &Found)> =
-        strangers.into_iter().map(|found| (round_trips.expected_ms(found), found)).collect();
-    strangers.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-    let left = MEASURED.saturating_sub(known.len());
-    let connects = strangers.into_iter().take(left).map(|(_, found)| async {
+    let strangers = round_trips.strangers(found);
+    let known = found.len() - strangers.len();
+    let connects = strangers.into_iter().take(MEASURED.saturating_sub(known)).map(|found| async {
         let provider = found.known.provider;
         (provider, timeout(MEASURE_PATIENCE, shared.network.connect(provider, found.addresses())).await)
     });
@@ -357,34 +361,4 @@ fn suggestion(model: &ModelName, searched: &Searched) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::routing::fixtures::{config, key, spec};
-
-    #[test]
-    fn quotes_above_the_ceiling_are_told_as_such_and_only_where_nothing_else_is_in_the_way() {
-        let wishes = Wishes { max_price: Some(MicroCredits(100)), ..Wishes::default() };
-        let policy = policy(&config(), &spec(), &wishes, None, Vec::new());
-        let searched = Searched {
-            found: Vec::new(),
-            other_models: std::collections::HashSet::new(),
-            end: SearchEnd::Everything,
-            lookups: 1,
-        };
-        let (one, two) = (key(2).node_id(), key(3).node_id());
-        let declined = [(one, "too dear".to_owned()), (two, "full".to_owned())];
-        let dear = [(one, MicroCredits(120))];
-        let failure = nobody(&policy.model, &policy, &searched, &[], &declined[..1], &dear);
-        let JobFailure::TooExpensive { message, ruled_out } = failure else { panic!("{failure:?}") };
-        assert_eq!(ruled_out.iter().map(|row| row.by.as_str()).collect::<Vec<_>>(), ["price"]);
-        assert!(message.contains("0.000120") && message.contains("0.000100"), "{message}");
-        let failure = nobody(&policy.model, &policy, &searched, &[], &declined, &dear);
-        let text = failure.to_string();
-        assert!(text.contains("too dear") && text.contains("full"), "{text}");
-        let mut short = failure.clone();
-        assert_eq!(short.take_ruled_out().len(), 2);
-        assert!(text.starts_with(&short.to_string()) && !short.to_string().contains("full"), "{short}");
-        let JobFailure::NoProvider { ruled_out, .. } = failure else { panic!("{failure:?}") };
-        assert_eq!(ruled_out.iter().map(|row| row.by.as_str()).collect::<Vec<_>>(), ["price", "declined"]);
-    }
-}
+mod tests;

@@ -69,8 +69,15 @@ fn samples(peers: &[PeerInfo], known: &OffersSnapshot, least_ms: impl Fn(&Cell) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::fixtures;
-    use aitbc_protocol::offer::{Load, Offer};
+    use crate::{
+        clock::now_ms,
+        routing::{Sought, book::VerifiedOffer, fetch::FetchedOffer, find, fixtures},
+    };
+    use aitbc_protocol::{
+        offer::{Load, Offer},
+        routing::RoundTripBy,
+    };
+    use tokio::sync::mpsc;
 
     fn peer(number: u8, path: PathKind, round_trip_ms: Option<f64>) -> PeerInfo {
         PeerInfo {
@@ -116,6 +123,30 @@ mod tests {
         let round_trips: Vec<f64> = samples.iter().map(|sample| sample.round_trip_ms).collect();
         assert_eq!(round_trips, [50.0, 60.0]);
         assert_eq!((Some(samples[0].theirs), samples[0].least_ms), (there, 7.0));
+    }
+
+    #[tokio::test]
+    async fn strangers_are_estimated_from_here_and_not_from_elsewhere() {
+        let node = fixtures::Node::start().await;
+        let there = Coordinate::new((0, 0), 1_000, 100).expect("within bounds");
+        for _ in 0..200 {
+            let sample = Sample { theirs: there, round_trip_ms: 70.0, least_ms: 0.0 };
+            node.shared.coordinates.learn(&[sample]);
+        }
+        let offer = Offer { coordinate: Some(there), ..fixtures::offer(1, now_ms()) };
+        let signed = aitbc_crypto::seal(&fixtures::key(2), &fixtures::network(), &offer).expect("a small offer");
+        let offer = VerifiedOffer::open(signed, &fixtures::network()).expect("signed");
+        node.shared.book.learn(FetchedOffer { offer, beat: None }).await.expect("a good offer");
+        let mut known = node.shared.book.watch();
+        known.wait_for(|known| !known.offers.is_empty()).await.expect("the book is open");
+        for (location, by) in [(None, RoundTripBy::Coordinates), (Some(fixtures::paris()), RoundTripBy::Distance)]
+        {
+            let (sender, _receiver) = mpsc::channel(16);
+            let ranking = find::find(&node.shared, Sought { location, ..Sought::default() }, &sender).await;
+            let [line] = &ranking[..] else { panic!("{ranking:?}") };
+            assert_eq!(line.reasons.round_trip_by, by, "from {location:?}: {line:?}");
+            assert_eq!(line.reasons.round_trip_ms > 60.0, by == RoundTripBy::Coordinates, "{line:?}");
+        }
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Deal {
     }
 }
 
-/// The client side of a node that knows nobody, none of its tasks running but the network's.
+/// The client side of a node that knows nobody, none of its tasks running but the network's and the book's.
 pub(super) struct Node {
     pub(super) shared: Arc<Shared>,
     _directory: tempfile::TempDir,
@@ -263,7 +263,8 @@ impl Node {
             accusations: tokio::sync::mpsc::channel(1).1,
             metrics: metrics.clone(),
         };
-        let (book, _actor) = offers::start(parts, stop.clone());
+        let (book, actor) = offers::start(parts, stop.clone());
+        tokio::spawn(actor);
         let shared = Shared {
             config: config(),
             key,

@@ -95,6 +95,17 @@ impl Tier {
         }
     }
 
+    /// The least score that is called so, in millionths; `None` where there is no score.
+    pub const fn least(self) -> Option<u32> {
+        match self {
+            Self::Unrated => None,
+            Self::Bronze => Some(0),
+            Self::Silver => Some(500_000),
+            Self::Gold => Some(750_000),
+            Self::Platinum => Some(900_000),
+        }
+    }
+
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -267,3 +267,12 @@ proptest! {
         prop_assert!(power_efficiency(dearer, &others, true) >= power_efficiency(own, &others, true));
     }
 }
+
+#[test]
+fn every_tier_begins_at_its_least_score() {
+    for tier in Tier::ALL {
+        assert!(tier.least().is_none_or(|least| Tier::of(least) == tier), "{tier}");
+        let below = tier.least().and_then(|least| least.checked_sub(1));
+        assert!(below.is_none_or(|below| Tier::of(below) < tier), "{tier}");
+    }
+}

@@ -164,7 +164,10 @@ impl Content {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Place, Standing},
+        *,
+    };
     use crate::jobs::tests::{config, engine_model};
     use aitbc_protocol::{
         MicroCredits,
@@ -172,6 +175,7 @@ mod tests {
         offer::OFFER_LIFETIME_MS,
         price::TokenPrice,
     };
+    use std::sync::Arc;
 
     fn engine(state: EngineState) -> EngineStatus {
         EngineStatus {
@@ -267,6 +271,24 @@ mod tests {
         assert_eq!(offer.coordinate, Some(Coordinate::default()));
         assert_eq!(offer.models[0].price, own);
         assert_eq!(offer.addresses.len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn a_coordinate_that_is_no_news_waits_for_the_next_offer() {
+        let content = gather(&config(), &[], &[engine(EngineState::Ready)], &[address()], &free()).unwrap();
+        let nowhere = Place::default().tell();
+        let told = |east, error| Coordinate::new((east, 0), 1_000, error).expect("within bounds");
+        let standing = |coordinate| {
+            let offer = content.clone().into_offer(&config(), 1, 1_000, OFFER_LIFETIME_MS, coordinate);
+            Standing { content: content.clone(), offer: Arc::new(offer) }
+        };
+        let (unknown, known) = (standing(nowhere), standing(told(0, 300)));
+        assert!(!unknown.differs(&content, &nowhere));
+        assert!(unknown.differs(&content, &told(0, 300)), "it begins to be of use");
+        assert!(!known.differs(&content, &told(90_000, 100)), "it moved, and becomes surer");
+        let line = Some(Bandwidth { up: 1, down: 2, measured_ms: 3 });
+        let other = content.clone().with_findings(&[], &Vouched::default(), line);
+        assert!(known.differs(&other, &told(0, 300)), "something else changed");
     }
 
     #[test]
