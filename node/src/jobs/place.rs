@@ -8,8 +8,11 @@ use aitbc_protocol::{
     offer::{Device, DeviceKind},
     price::{Inputs, LatencyClass, hour_of_day},
 };
-use std::{fmt, net::IpAddr, sync::Arc};
-use tokio::sync::watch;
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::timeout};
+
+/// How long a price waits for the first round trip to its client, which takes two after the connection.
+const FIRST_ROUND_TRIP: Duration = Duration::from_secs(1);
 
 /// Tells the median of what other providers of this node's cell use of themselves, in millionths; `None` where too few are
 /// heard.
@@ -87,11 +90,25 @@ impl Place {
     }
 
     fn round_trip_ms(&self, client: &NodeId) -> Option<u32> {
-        let peers = self.peers.borrow();
-        let peer = peers.iter().find(|peer| peer.peer == *client)?;
-        // Rounded down; what is beyond all bounds stays so.
-        peer.mean_round_trip_ms.filter(|time| time.is_finite()).map(|time| time as u32)
+        round_trip_ms(&self.peers.borrow(), client)
     }
+
+    /// Waits a little until the round trip to a client that has just come is measured, where the price counts it: whoever prices
+    /// none gives half of it back.
+    pub(super) async fn measure(&self, client: &NodeId, latency: LatencyClass) {
+        if latency == LatencyClass::Realtime {
+            let mut peers = self.peers.clone();
+            let known = peers.wait_for(|peers| round_trip_ms(peers, client).is_some());
+            // Without one the price says so.
+            let _ = timeout(FIRST_ROUND_TRIP, known).await;
+        }
+    }
+}
+
+fn round_trip_ms(peers: &[PeerInfo], client: &NodeId) -> Option<u32> {
+    let peer = peers.iter().find(|peer| peer.peer == *client)?;
+    // Rounded down; what is beyond all bounds stays so.
+    peer.mean_round_trip_ms.filter(|time| time.is_finite()).map(|time| time as u32)
 }
 
 /// How far this machine's clock is ahead of UTC.
@@ -119,15 +136,8 @@ mod tests {
         place.inputs(desk, model, &wanted, 19 * 3_600_000)
     }
 
-    #[test]
-    fn inputs_are_what_is_measured_and_nothing_where_it_is_not() {
-        let desk = Desk::new(4);
-        let alone = inputs(&place(vec![], None), &desk, &engine_model());
-        assert_eq!((alone.round_trip_ms, alone.cell_utilisation, alone.capability), (None, None, None));
-        assert_eq!((alone.queue, alone.utilisation, alone.hour), (0, 0, 19));
-        assert_eq!((alone.latency, alone.context_used, alone.context), (WANTED, 210, engine_model().context));
-
-        let peer = |peer, round_trip_ms| PeerInfo {
+    fn peer(peer: NodeId, round_trip_ms: Option<f64>) -> PeerInfo {
+        PeerInfo {
             peer,
             address: String::new(),
             path: PathKind::Direct,
@@ -138,7 +148,36 @@ mod tests {
             agent: String::new(),
             score: 0.0,
             paths: vec![],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_realtime_price_waits_for_the_first_round_trip_and_for_no_more() {
+        let client = client_key().node_id();
+        let (told, peers) = watch::channel(Arc::new(vec![peer(client, None)]));
+        let place = Place { peers, ..place(vec![], None) };
+        let before = tokio::time::Instant::now();
+        place.measure(&client, LatencyClass::Standard).await;
+        assert_eq!(before.elapsed(), Duration::ZERO, "no other price counts it");
+        let tell = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            told.send_replace(Arc::new(vec![peer(client, Some(20.0))]));
         };
+        tokio::join!(place.measure(&client, LatencyClass::Realtime), tell);
+        assert_eq!(before.elapsed(), Duration::from_millis(60));
+        assert_eq!(inputs(&place, &Desk::new(4), &engine_model()).round_trip_ms, Some(20));
+        place.measure(&NodeId([9; 32]), LatencyClass::Realtime).await;
+        assert_eq!(before.elapsed(), Duration::from_millis(60) + FIRST_ROUND_TRIP);
+    }
+
+    #[test]
+    fn inputs_are_what_is_measured_and_nothing_where_it_is_not() {
+        let desk = Desk::new(4);
+        let alone = inputs(&place(vec![], None), &desk, &engine_model());
+        assert_eq!((alone.round_trip_ms, alone.cell_utilisation, alone.capability), (None, None, None));
+        assert_eq!((alone.queue, alone.utilisation, alone.hour), (0, 0, 19));
+        assert_eq!((alone.latency, alone.context_used, alone.context), (WANTED, 210, engine_model().context));
+
         let client = client_key().node_id();
         let others = vec![peer(NodeId([9; 32]), Some(1.0)), peer(client, Some(99.9))];
         let mut gpu = engine_model();

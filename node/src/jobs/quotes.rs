@@ -182,7 +182,9 @@ impl Provider {
             // By the tokenizer of the weights that are quoted: the name alone may mean several.
             self.engine.count_tokens(&with_weights(spec.clone(), model.weights)).await
         };
-        let counted = timeout(ENGINE_ANSWER, count).await.map_err(|_| {
+        let latency = verified.request.latency;
+        let (counted, ()) = tokio::join!(timeout(ENGINE_ANSWER, count), self.place.measure(&client, latency));
+        let counted = counted.map_err(|_| {
             Rejection::EngineUnavailable(Line::lossy("the engine is too busy to count the prompt's tokens"))
         })?;
         let counted = counted.map_err(|error| self.rejection(error))?;
@@ -192,7 +194,7 @@ impl Provider {
         fits(Demand { tokens: context_used, context: model.context })?;
         let power = Arc::clone(&self.power.borrow());
         let price = self.config.price_of(model, &power);
-        let wanted = Wanted { client, latency: verified.request.latency, context_used };
+        let wanted = Wanted { client, latency, context_used };
         let issued_ms = now_ms();
         let inputs = self.place.inputs(&self.desk, model, &wanted, issued_ms);
         let adjustment = Adjustment::of(inputs, electricity_of(model, &power));
