@@ -163,6 +163,10 @@ fn testify<'a>(
     }
 }
 
+fn deals(own: &HashMap<NodeId, Own>, heard: &Heard, node: &NodeId) -> bool {
+    own.contains_key(node) || heard.settled.contains_key(node)
+}
+
 impl State {
     fn own(&mut self, provider: NodeId, now_ms: UnixMillis) -> &mut Own {
         if self.own.len() >= MAX_PROVIDERS && !self.own.contains_key(&provider) {
@@ -371,8 +375,13 @@ impl Reputation {
     ) -> bool {
         let mut state = self.state();
         let State { faults, own, heard, .. } = &mut *state;
-        let matters = |node: &NodeId| own.contains_key(node) || heard.settled.contains_key(node);
-        faults.convict(node, fault, signed_ms, learned_ms, matters)
+        faults.convict(node, fault, signed_ms, learned_ms, |node| deals(own, heard, node))
+    }
+
+    /// Whether this node had a job with `node` in the last day, or has ever settled with it.
+    pub fn deals_with(&self, node: &NodeId) -> bool {
+        let state = self.state();
+        deals(&state.own, &state.heard, node)
     }
 
     /// The most that the attestation of `node` is worth for what it did; `None` where it did nothing.

@@ -149,7 +149,7 @@ pub(super) fn start(
     let (publish, snapshot) = watch::channel(Arc::default());
     let actor = async move {
         let known = load_evidence(parts.store.clone()).await;
-        let witness = Witness::new(parts.id.clone(), parts.reputation, now_ms());
+        let witness = Witness::new(parts.id.clone(), parts.reputation.clone(), now_ms());
         for record in &known {
             witness.recall(record);
         }
@@ -158,7 +158,7 @@ pub(super) fn start(
         let caught: Vec<(NodeId, UnixMillis)> =
             caught.map(|record| (record.evidence.accused(), record.learned_ms.saturating_add(out_ms))).collect();
         let (evidence, proofs) = mpsc::channel(EVIDENCE);
-        let keeper = tokio::spawn(keep(parts.store, proofs));
+        let keeper = tokio::spawn(keep(parts.store, parts.reputation, proofs));
         let actor = Actor {
             book: Book::new(parts.id.clone(), parts.here, caught)
                 .heeding(parts.trust.heeded())
@@ -475,10 +475,10 @@ impl Actor {
 }
 
 /// Stores proofs one after the other, off the runtime, until nobody sends any more.
-async fn keep(store: Store, mut proofs: mpsc::Receiver<EvidenceRecord>) {
+async fn keep(store: Store, reputation: Reputation, mut proofs: mpsc::Receiver<EvidenceRecord>) {
     while let Some(record) = proofs.recv().await {
-        let (store, accused) = (store.clone(), record.evidence.accused());
-        let stored = blocking::run(move || store.put_evidence(&record)).await;
+        let (store, reputation, accused) = (store.clone(), reputation.clone(), record.evidence.accused());
+        let stored = blocking::run(move || store.put_evidence(&record, |node| reputation.deals_with(node))).await;
         let failure = match stored {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error.to_string(),

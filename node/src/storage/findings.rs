@@ -6,7 +6,8 @@ use super::{
     format,
 };
 use aitbc_protocol::{
-    NodeId, Signed, attestation::exchange::Issued, gpu::challenge::exchange::Shown, offer::Equivocation,
+    NodeId, Signed, attestation::exchange::Issued, evidence::Fault, gpu::challenge::exchange::Shown,
+    offer::Equivocation,
 };
 
 /// Pieces of evidence kept, one a node and fault; those learnt of first give way. Some megabytes.
@@ -26,16 +27,27 @@ pub(super) const MAX_ATTESTATIONS: usize = 1024;
 type KeptEvidence = (Vec<u8>, Option<EvidenceRecord>);
 
 impl Store {
-    /// Keeps evidence, the newest of each node and fault. Where too much is kept, what was learnt of first goes.
-    pub fn put_evidence(&self, record: &EvidenceRecord) -> Result<(), StorageError> {
-        let key = format::evidence_key(&record.evidence.accused(), record.evidence.fault());
+    /// Keeps evidence, the newest of each node and fault. Where too much is kept, that of somebody who does not matter goes before
+    /// others, and of those what was learnt of first.
+    pub fn put_evidence(
+        &self,
+        record: &EvidenceRecord,
+        matters: impl Fn(&NodeId) -> bool,
+    ) -> Result<(), StorageError> {
+        let accused = record.evidence.accused();
+        let key = format::evidence_key(&accused, record.evidence.fault());
         let replaces = self.columns.get(Column::Evidence, &key)?.is_some();
         let mut kept = self.evidence_by_key()?;
         self.columns.ready()?;
         let mut edits = vec![Edit::Put(Column::Evidence, key, format::encode(record)?)];
+        if record.evidence.fault() == Fault::Offers {
+            edits.push(Edit::Delete(Column::Evidence, accused.0.to_vec()));
+        }
         if kept.len() >= MAX_EVIDENCE && !replaces {
             // What cannot be read goes before all.
-            kept.sort_by_key(|(_, record)| record.as_ref().map(|record| record.learned_ms));
+            kept.sort_by_key(|(_, record)| {
+                record.as_ref().map(|record| (matters(&record.evidence.accused()), record.learned_ms))
+            });
             edits.extend(kept.into_iter().take(1).map(|(key, _)| Edit::Delete(Column::Evidence, key)));
         }
         self.columns.write(edits, Durability::Synced)

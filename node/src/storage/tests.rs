@@ -1,4 +1,6 @@
 mod attestation;
+mod bytes;
+mod evidence;
 
 use super::{findings::MAX_EVIDENCE, *};
 use aitbc_crypto::{SecretKey, seal};
@@ -290,69 +292,6 @@ fn sequence_numbers_only_grow() {
     assert_eq!(store.next_offer_sequence(9_000).expect("room"), 9_000);
 }
 
-fn offer(sequence: u64) -> Offer {
-    Offer {
-        sequence,
-        issued_ms: 1,
-        expires_ms: 2,
-        cell: "u09t".parse::<Cell>().expect("a valid cell"),
-        addresses: Vec::new(),
-        devices: Vec::new(),
-        models: Vec::new(),
-        slots: 1,
-        attested: Vec::new(),
-        policies: Vec::new(),
-        shown: Vec::new(),
-        bandwidth: None,
-        coordinate: None,
-        agent: Line::lossy("aitbc"),
-    }
-}
-
-fn offers(of: u16, sequence: u64, learned_ms: u64) -> EvidenceRecord {
-    let mut seed = [0; 32];
-    seed[..2].copy_from_slice(&of.to_le_bytes());
-    let signed = |agent: &str| {
-        let offer = Offer { agent: Line::lossy(agent), ..offer(sequence) };
-        seal(&SecretKey::from_bytes(&seed), &network(), &offer).expect("a small offer")
-    };
-    EvidenceRecord { evidence: Evidence::Offers(signed("one"), signed("other")), learned_ms }
-}
-
-#[test]
-fn one_proof_a_node_and_fault_is_kept_and_the_newest() {
-    let (_directory, store) = open();
-    let second = offers(2, 2, 20);
-    store.put_evidence(&offers(2, 1, 10)).expect("room");
-    store.put_evidence(&second).expect("room");
-    assert_eq!(store.evidence().expect("readable"), [second]);
-}
-
-#[test]
-fn evidence_has_an_end_and_what_was_learnt_first_goes() {
-    let (_directory, store) = open();
-    let broken = Edit::Put(Column::Evidence, vec![0; 33], vec![9]);
-    store.columns.write(vec![broken], Durability::Relaxed).expect("room");
-    for n in 0..MAX_EVIDENCE as u16 + 3 {
-        store.put_evidence(&offers(n, 1, u64::from(n))).expect("room");
-    }
-    let kept = store.evidence().expect("readable");
-    assert_eq!(kept.len(), MAX_EVIDENCE);
-    assert!(kept.iter().all(|record| record.learned_ms >= 3));
-}
-
-#[test]
-fn equivocations_of_older_nodes_are_evidence() {
-    let (_directory, store) = open();
-    let EvidenceRecord { evidence: Evidence::Offers(first, second), .. } = offers(7, 1, 0) else { unreachable!() };
-    let older = Equivocation { first, second };
-    let bytes = format::encode(&older).expect("fits");
-    let edit = Edit::Put(Column::Evidence, older.first.signer().0.to_vec(), bytes);
-    store.columns.write(vec![edit], Durability::Synced).expect("room");
-    let read = store.evidence().expect("readable");
-    assert_eq!(read, [EvidenceRecord { evidence: older.into(), learned_ms: 1 }]);
-}
-
 #[test]
 fn a_database_in_use_is_told() {
     let (directory, store) = open();
@@ -382,103 +321,6 @@ fn a_newer_format_and_a_broken_record_are_told() {
     assert!(
         matches!(newer, Err(StorageError::Format { found, known: format::FORMAT }) if found == format::FORMAT + 1)
     );
-}
-
-/// A change of these bytes is a change of the format: it needs a new number and an upgrade, unless it only adds a
-/// field with a default.
-#[test]
-fn the_byte_format_is_what_it_was() {
-    let mut lines = Vec::new();
-    let mut show = |what: &str, bytes: &[u8]| {
-        lines.push(format!("{what}:"));
-        lines.extend(bytes.chunks(50).map(hex::encode));
-    };
-    let job = format::job_key(Side::Client, &nonce(1));
-    show("job", &job);
-    show("provider's job", &format::job_key(Side::Provider, &nonce(1)));
-    show("job by time", &format::time_key(2, &job));
-    show("job by id", &format::id_key(&JobId([3; 16]), &job));
-    show("job by receipt", &format::receipt_key(&Digest([4; 32]), &job));
-    if let Edit::Put(_, key, value) = format::peer_edit(&with_receipt(1), &job) {
-        show("job by peer", &key);
-        show("sums by peer", &value);
-    }
-    show("channel", &format::channel_key(Side::Client, &NodeId([5; 32])));
-    let encoded = |record: Result<Vec<u8>, StorageError>| record.expect("a small record");
-    let channel = Channel {
-        sequence: 1,
-        cumulative: MicroCredits(1_000_000),
-        allocated: MicroCredits(2),
-        ..Channel::default()
-    };
-    show("channel record", &encoded(format::encode(&channel)));
-    show("sums record", &encoded(format::encode(&Sums { earned: MicroCredits(300), ..Sums::default() })));
-    show("job record", &encoded(format::encode(&with_receipt(1))));
-    insta::assert_snapshot!(lines.join("\n"), @"
-    job:
-    6300000000000000010000000000000000
-    provider's job:
-    7000000000000000010000000000000000
-    job by time:
-    00000000000000026300000000000000010000000000000000
-    job by id:
-    030303030303030303030303030303036300000000000000010000000000000000
-    job by receipt:
-    04040404040404040404040404040404040404040404040404040404040404046300000000000000010000000000000000
-    job by peer:
-    708a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c00000000000003e9630000000000000001
-    0000000000000000
-    sums by peer:
-    00000000000000010000000000000149
-    channel:
-    630505050505050505050505050505050505050505050505050505050505050505
-    channel record:
-    01a66873657175656e6365016a63756d756c61746976651a000f424069616c6c6f63617465640268726566756e6465640064
-    68656c64a266616d6f756e7400666475655f6d730069666f7266656974656400
-    sums record:
-    01a6666561726e656419012c657370656e74006a676976656e5f6261636b0068676f745f6261636b006d6a6f62735f70726f
-    7669646564006b6a6f62735f626f7567687400
-    job record:
-    01b264736964656870726f7669646572647065657258208a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf37488
-    01b40f6f5c6961646472657373657381772f6970342f3132372e302e302e312f7463702f34313031636a6f62500707070707
-    07070707070707070707076571756f74655903568139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9
-    b39492734dfa8c6f91eb9c133e9a9c6635a013d2e49bacf9b5bbaef3ac4f9fa37d0c6e6d86d6383b7403e1fc26f590fef518
-    2deb7b26b1cd3b5d4c4eb5c2a5e8b006b1656e6f6e6365500000000000000001000000000000000066636c69656e7458208a
-    88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c636a6f62500707070707070707070707070707
-    0707677265717565737458200404040404040404040404040404040404040404040404040404040404040404656d6f64656c
-    6c736d6f6c6c6d323a3133356d67776569676874735820050505050505050505050505050505050505050505050505050505
-    05050505056d70726f6d70745f746f6b656e730a756d61785f636f6d706c6574696f6e5f746f6b656e7319012c6570726963
-    65a26670726f6d707419012c6a636f6d706c6574696f6e1906a46a61646a7573746d656e74a366696e70757473aa676c6174
-    656e637964666173746a6361706162696c6974791a000975e06d726f756e645f747269705f6d73f6657175657565036b7574
-    696c69736174696f6e1a000b71b07063656c6c5f7574696c69736174696f6ef664686f757213727574635f6f66667365745f
-    6d696e75746573006c636f6e746578745f7573656419013667636f6e7465787419080067666163746f727387a2646b696e64
-    676c6174656e63796370706d1a001e8480a2646b696e646a6361706162696c6974796370706d1a00102ca0a2646b696e6468
-    64697374616e63656370706d1a000f4240a2646b696e646571756575656370706d1a000f7cd8a2646b696e646b7574696c69
-    736174696f6e6370706d1a0010c8e0a2646b696e6464686f75726370706d1a00124f80a2646b696e646a636f6d706c657869
-    74796370706d1a000fd6116b656c656374726963697479190190657465726d73a36e66697273745f746f6b656e5f6d73187f
-    6f70656e616c74795f66726f6d5f6d731901fe657370656564191388656175646974a3647261746519c3506468656c641976
-    34666475655f6d731a05265fe8696d61785f746f74616c1905e96677696e646f771840686465636c61726564f46969737375
-    65645f6d731903e86a657870697265735f6d731a000497c8656d6f64656c6c736d6f6c6c6d323a3133356d65737461746569
-    64656c6976657265646666696e697368f6676661696c757265f666746f6b656e73184064706169640166636865717565f667
-    7265636569707459028a8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394386a1cce02e66580
-    95ef76d801c2ee9ced32f2d993e5f8a78b0c4b6cd3d402a5ffd0d241031888b8273fc7ba1f37fcd1a95aa9d303d6f899191d
-    e2c174e06701b4636a6f62500707070707070707070707070707070766636c69656e7458208a88e3dd7409f195fd52db2d3c
-    ba5d72ca6709bf1d94121bf3748801b40f6f5c6571756f746550000000000000000100000000000000006772657175657374
-    58200404040404040404040404040404040404040404040404040404040404040404656d6f64656c6c736d6f6c6c6d323a31
-    33356d67776569676874735820050505050505050505050505050505050505050505050505050505050505050566656e6769
-    6e65a2646e616d65696c6c616d612e6370706776657273696f6e6262316c7175616e7469736174696f6e6451345f31666465
-    76696365a3646b696e6463637075646e616d656561206370756c6d656d6f72795f6279746573016873616d706c696e67a36b
-    74656d7065726174757265fa3f00000065746f705f70fa3f8000006473656564036d70726f6d70745f746f6b656e730a7163
-    6f6d706c6574696f6e5f746f6b656e731840666f7574707574a166746f6b656e735820060606060606060606060606060606
-    0606060606060606060606060606060606686465636c61726564f46666696e6973686473746f70657072696365a26670726f
-    6d707419012c6a636f6d706c6574696f6e1906a465746f74616c19014a6770656e616c7479006b61646d69747465645f6d73
-    1903e86774696d696e6773a4697175657565645f6d73006e66697273745f746f6b656e5f6d730068746f74616c5f6d730069
-    7061757365645f6d73006772656675736564f468726566756e6465640069657865637574696f6ea466656e67696e65a2646e
-    616d65696c6c616d612e6370706776657273696f6e6262316c7175616e7469736174696f6e6451345f3166646576696365a3
-    646b696e6463637075646e616d656561206370756c6d656d6f72795f6279746573016873616d706c696e67a36b74656d7065
-    726174757265fa3f00000065746f705f70fa3f8000006473656564036a637265617465645f6d731903e96a75706461746564
-    5f6d731907d0
-    ");
 }
 
 fn spawn_child(test: &str, directory: &Path) -> Command {
