@@ -136,20 +136,17 @@ mod platform {
 
     pub(super) fn enter(load: &Load) -> Vec<String> {
         let mut warnings = Vec::new();
-        let mut note = |what: &str, outcome: Result<(), String>| {
+        let mut note = |what: &str, outcome: Result<(), &dyn std::fmt::Display>| {
             if let Err(reason) = outcome {
                 warnings.push(format!("the engine runs without {what}: {reason}"));
             }
         };
         // An out-of-memory machine ends the engine rather than relay and ledger. Not all may lower themselves.
         let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-        note(
-            "the ban on new privileges",
-            rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string()),
-        );
-        note("limits on its resources", limits(load).map_err(|error| error.to_string()));
-        note("limits on files (Landlock)", files(&load.path));
-        note("a filter of system calls (seccomp)", system_calls().map_err(|error| error.to_string()));
+        note("the ban on new privileges", as_text(&rustix::thread::set_no_new_privs(true)));
+        note("limits on its resources", as_text(&limits(load)));
+        note("limits on files (Landlock)", as_text(&files(&load.path)));
+        note("a filter of system calls (seccomp)", as_text(&system_calls()));
         warnings
     }
 
@@ -173,10 +170,23 @@ mod platform {
         set(Resource::Data, data_limit(load.memory_limit.unwrap_or(all), &load.path))
     }
 
-    fn files(model: &Path) -> Result<(), String> {
-        let status = restrict_files(model).map_err(|error| error.to_string())?;
-        match status {
-            RulesetStatus::NotEnforced => Err("the kernel does not have it; Linux 5.13 and later do".to_owned()),
+    /// What keeps files from being limited.
+    #[derive(Debug, thiserror::Error)]
+    enum FilesError {
+        #[error(transparent)]
+        Ruleset(#[from] RulesetError),
+        #[error("the kernel does not have it; Linux 5.13 and later do")]
+        NotEnforced,
+    }
+
+    /// The outcome, with what is told of its error.
+    fn as_text<E: std::fmt::Display>(outcome: &Result<(), E>) -> Result<(), &dyn std::fmt::Display> {
+        outcome.as_ref().map(|&()| ()).map_err(|error| error as &dyn std::fmt::Display)
+    }
+
+    fn files(model: &Path) -> Result<(), FilesError> {
+        match restrict_files(model)? {
+            RulesetStatus::NotEnforced => Err(FilesError::NotEnforced),
             RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
         }
     }

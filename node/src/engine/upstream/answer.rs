@@ -94,7 +94,7 @@ impl Job {
                 }
             }
         }
-        let finish = finish(&end).map_err(broken)?;
+        let finish = finish(&end).map_err(|error| broken(error.to_string()))?;
         let streamed = self.tokens;
         let usage = end.usage.unwrap_or_default();
         self.settle_count(usage.completion_tokens).await?;
@@ -171,15 +171,26 @@ fn cancelled() -> EngineError {
     EngineError::Failed("the job was cancelled".to_owned())
 }
 
-fn finish(end: &End) -> Result<Finish, String> {
+/// Why what came is no whole answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unfinished {
+    #[error("the connection ended in the middle of the answer")]
+    CutOff,
+    #[error("the server's content filter ended the answer")]
+    Filtered,
+    #[error("the answer ended for a reason that is not known here")]
+    Unknown,
+}
+
+fn finish(end: &End) -> Result<Finish, Unfinished> {
     match end.reason.as_deref() {
         _ if end.full => Ok(Finish::Length),
         Some("length") => Ok(Finish::Length),
         Some("stop") => Ok(Finish::Stop),
         // Some servers only say that they are done.
         None if end.done => Ok(Finish::Stop),
-        None => Err("the connection ended in the middle of the answer".to_owned()),
-        Some("content_filter") => Err("the server's content filter ended the answer".to_owned()),
-        Some(_) => Err("the answer ended for a reason that is not known here".to_owned()),
+        None => Err(Unfinished::CutOff),
+        Some("content_filter") => Err(Unfinished::Filtered),
+        Some(_) => Err(Unfinished::Unknown),
     }
 }
