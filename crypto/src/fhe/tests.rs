@@ -88,7 +88,9 @@ fn every_set_has_128_bits_and_fails_less_than_once_in_2_to_the_128() {
         let least = minimal_lwe_variance_for_132_bits_security_gaussian(of.lwe_dimension, MODULUS);
         let standard = |distribution: DynamicDistribution<u64>| match distribution {
             DynamicDistribution::Gaussian(gaussian) => gaussian.std,
-            DynamicDistribution::TUniform(_) => unreachable!("the formulas of the profiles are for gaussians"),
+            other @ DynamicDistribution::TUniform(_) => {
+                panic!("{profile}: the formulas are for gaussians, not for {other:?}")
+            }
         };
         // The formulas are fits, and the library's sets lie on them.
         assert!(standard(of.lwe_noise_distribution).powi(2) >= 0.999 * least.0, "{profile}");
