@@ -21,7 +21,9 @@ use futures::future::BoxFuture;
 
 mod broken_paths;
 mod private_jobs;
+mod receipts;
 mod resuming;
+mod violations;
 
 /// The other end of a job stream: speaks the protocol, and breaks it where a test wants that.
 pub(in crate::routing) struct Peer<'a> {
@@ -240,6 +242,15 @@ fn plain() -> Deal {
     Deal::new(|_, _| {})
 }
 
+/// What an honest provider would be paid when it settles is not paid any more.
+async fn assert_refused(deal: &Deal, played: &Played, receipt: &Receipt) {
+    assert!(played.record.refused && played.report.reserved == MicroCredits::ZERO, "{:?}", played.record.failure);
+    let receipt = seal(&deal.provider, &network(), receipt).expect("a receipt of usual size");
+    let paid = played.record.paid;
+    let settled = deal.ledger.settled(deal.quote.nonce, paid, Some(receipt)).await.expect("equal sums");
+    assert_eq!((settled.state, settled.paid), (JobState::Failed, paid), "{:?}", settled.failure);
+}
+
 #[tokio::test]
 async fn an_honest_answer_is_paid_to_the_token() {
     for (window, tokens) in [(64, 150), (64, 64), (1, 5), (7, 50), (64, 1)] {
@@ -286,118 +297,6 @@ async fn nothing_is_paid_before_the_first_piece_nor_within_half_a_window() {
     })
     .await;
     assert!(matches!(played.report.ended, Ended::Whole(Finish::Length)));
-}
-
-/// One way to break the protocol in the middle of an answer, after eight good tokens.
-type Break = fn(&mut Peer<'_>) -> ToClient;
-
-#[tokio::test]
-async fn a_provider_that_breaks_the_protocol_gets_nothing_more() {
-    let breaks: [(&str, Break); 9] = [
-        ("counts more than it sends", |peer| {
-            let chunk = peer.chunk(1);
-            ToClient::Chunk(Chunk { count: 2, ..chunk })
-        }),
-        ("leaves a gap", |peer| {
-            let chunk = peer.chunk(1);
-            ToClient::Chunk(Chunk { first: chunk.first + 1, ..chunk })
-        }),
-        ("sends a chunk twice", |peer| {
-            let chunk = peer.chunk(1);
-            ToClient::Chunk(Chunk { first: chunk.first - 1, ..chunk })
-        }),
-        ("overruns the window", |peer| ToClient::Chunk(peer.chunk(60))),
-        ("overruns the quote", |peer| {
-            let chunk = peer.chunk(1);
-            ToClient::Chunk(Chunk { count: u32::MAX, ..chunk })
-        }),
-        ("sends vectors", |peer| {
-            let chunk = peer.chunk(1);
-            ToClient::Chunk(Chunk { embeddings: vec![vec![0.0]], ..chunk })
-        }),
-        ("sends log probabilities nobody asked for", |peer| {
-            let chosen = aitbc_protocol::job::TokenLogprob { token: 1, bytes: vec![b'a'], logprob: -0.1 };
-            let chunk = peer.chunk(1);
-            ToClient::Chunk(Chunk {
-                logprobs: vec![aitbc_protocol::job::Logprobs { chosen, top: Vec::new() }],
-                ..chunk
-            })
-        }),
-        ("accepts again", |_| ToClient::Accepted { queued: 0 }),
-        ("settles", |_| ToClient::Settled { paid: MicroCredits(1), receipt: None }),
-    ];
-    for (name, make) in breaks {
-        let deal = plain();
-        let played = play(&deal, async |peer| {
-            peer.admit().await;
-            peer.generate(8).await;
-            let bad = make(peer);
-            peer.send(&bad).await;
-        })
-        .await;
-        assert!(
-            matches!(played.report.ended, Ended::Broken { receipted: false, .. }),
-            "{name}: {:?}",
-            played.report.ended
-        );
-        assert_eq!(played.report.count, 8, "{name}");
-        assert_eq!(played.report.tokens.len(), 8, "{name}");
-        assert_eq!(played.record.paid, MicroCredits::ZERO, "{name}");
-        assert!(!played.report.settled, "{name}");
-        let receipt = deal.receipt(8, OutputDigest::Tokens(Digest([5; 32])), Finish::Cancelled);
-        assert_refused(&deal, &played, &receipt).await;
-    }
-}
-
-/// What an honest provider would be paid when it settles is not paid any more.
-async fn assert_refused(deal: &Deal, played: &Played, receipt: &Receipt) {
-    assert!(played.record.refused && played.report.reserved == MicroCredits::ZERO, "{:?}", played.record.failure);
-    let receipt = seal(&deal.provider, &network(), receipt).expect("a receipt of usual size");
-    let paid = played.record.paid;
-    let settled = deal.ledger.settled(deal.quote.nonce, paid, Some(receipt)).await.expect("equal sums");
-    assert_eq!((settled.state, settled.paid), (JobState::Failed, paid), "{:?}", settled.failure);
-}
-
-#[tokio::test]
-async fn an_opening_answered_with_something_else_is_never_paid() {
-    let deal = plain();
-    let played = play(&deal, async |peer| {
-        peer.receive().await;
-        let chunk = peer.chunk(1);
-        peer.send(&ToClient::Chunk(chunk)).await;
-    })
-    .await;
-    assert!(matches!(played.report.ended, Ended::Broken { .. }), "{:?}", played.report.ended);
-    let receipt = deal.receipt(1, OutputDigest::Tokens(Digest([5; 32])), Finish::Cancelled);
-    assert_refused(&deal, &played, &receipt).await;
-}
-
-#[tokio::test]
-async fn garbage_in_place_of_a_frame() {
-    let deal = plain();
-    let played = play(&deal, async |peer| {
-        peer.admit().await;
-        peer.generate(1).await;
-        peer.stream.send(&"what is this", wire::MAX_JOB_FRAME).await.unwrap();
-    })
-    .await;
-    assert!(matches!(played.report.ended, Ended::Broken { .. }));
-    assert_eq!(played.record.paid, MicroCredits::ZERO);
-}
-
-#[tokio::test]
-async fn text_after_the_end_of_the_answer_is_refused() {
-    let deal = plain();
-    let end = |first| Chunk { text: "end".to_owned(), ..empty_chunk(first) };
-    let played = play(&deal, async |peer| {
-        peer.admit().await;
-        peer.generate(2).await;
-        peer.send(&ToClient::Chunk(end(2))).await;
-        peer.send(&ToClient::Chunk(end(2))).await;
-    })
-    .await;
-    assert!(matches!(played.report.ended, Ended::Broken { .. }));
-    assert_eq!(played.text(), " 1 8", "what was held back is not shown: the next provider says it again");
 }
 
 #[tokio::test]
@@ -462,101 +361,6 @@ async fn text_held_back_comes_with_the_receipt() {
 }
 
 #[tokio::test]
-async fn a_receipt_that_does_not_hold_is_not_paid() {
-    type Change = fn(&mut Receipt, &Quote);
-    let changes: [(&str, Change); 7] = [
-        ("over-counts", |receipt, quote| {
-            receipt.completion_tokens += 1;
-            receipt.total = quote.total_of(receipt.prompt_tokens, receipt.completion_tokens).unwrap();
-        }),
-        ("other tokens", |receipt, _| receipt.output = OutputDigest::Tokens(Digest::of_tokens(&[1, 2, 3]))),
-        ("text instead of tokens", |receipt, _| receipt.output = OutputDigest::Text(Digest::of(b"x"))),
-        ("dearer", |receipt, _| receipt.total = MicroCredits(receipt.total.0 + 1)),
-        ("other weights", |receipt, _| receipt.weights = Digest([8; 32])),
-        ("other request", |receipt, _| receipt.request = Digest([8; 32])),
-        ("more prompt tokens", |receipt, quote| {
-            receipt.prompt_tokens += 1;
-            receipt.total = quote.total_of(receipt.prompt_tokens, receipt.completion_tokens).unwrap();
-        }),
-    ];
-    for (name, change) in changes {
-        let deal = plain();
-        let played = play(&deal, async |peer| {
-            peer.admit().await;
-            peer.generate(40).await;
-            peer.take_ack().await;
-            let mut receipt = deal.receipt(40, peer.output(), Finish::Stop);
-            change(&mut receipt, &deal.quote);
-            peer.finish(&deal.provider, &receipt).await;
-        })
-        .await;
-        assert!(matches!(played.report.ended, Ended::BadReceipt(_)), "{name}: {:?}", played.report.ended);
-        let acknowledged = deal.quote.total(32).unwrap();
-        assert_eq!(played.record.paid, acknowledged, "{name}: only what was acknowledged before");
-        let failed = played.updates.iter().any(|update| {
-            matches!(update, JobUpdate::Receipt { checks, .. }
-                if checks.iter().any(|check| check.passed == Some(false)))
-        });
-        assert!(failed, "{name}: the failed check is shown");
-    }
-}
-
-#[tokio::test]
-async fn a_receipt_of_somebody_else_is_none() {
-    let deal = plain();
-    let played = play(&deal, async |peer| {
-        peer.admit().await;
-        peer.generate(3).await;
-        let receipt = deal.receipt(3, peer.output(), Finish::Stop);
-        peer.finish(&key(5), &receipt).await;
-    })
-    .await;
-    assert!(matches!(played.report.ended, Ended::BadReceipt(_)));
-    assert_eq!(played.record.paid, MicroCredits::ZERO);
-    assert!(played.record.receipt.is_none());
-    let receipt = deal.receipt(3, OutputDigest::Tokens(Digest([5; 32])), Finish::Stop);
-    assert_refused(&deal, &played, &receipt).await;
-}
-
-#[tokio::test]
-async fn a_receipt_that_cannot_be_shown_to_others_is_none() {
-    type Change = fn(&mut Served);
-    let changes: [(&str, Change); 4] = [
-        ("of another client", |served| served.client = key(7).node_id()),
-        ("of another receipt", |served| served.receipt = Digest([9; 32])),
-        ("of another sum", |served| served.total.0 += 1),
-        ("of another day", |served| served.ended_ms -= 2 * DELAY_MS),
-    ];
-    for (name, change) in changes {
-        let deal = plain();
-        let played = play(&deal, async |peer| {
-            peer.admit().await;
-            peer.generate(3).await;
-            let receipt = deal.receipt(3, peer.output(), Finish::Stop);
-            let signed = seal(&deal.provider, &network(), &receipt).unwrap();
-            let client = deal.client.node_id();
-            let mut served = Served { client, receipt: signed.digest(), total: receipt.total, ended_ms: now_ms() };
-            change(&mut served);
-            peer.finish_showing(signed, &served).await;
-        })
-        .await;
-        let Ended::BadReceipt(why) = &played.report.ended else { panic!("{name}: {:?}", played.report.ended) };
-        assert!(why.contains("for others to see"), "{name}: {why}");
-        assert_eq!(played.record.paid, MicroCredits::ZERO, "{name}");
-        assert!(played.report.served.is_none(), "{name}");
-    }
-    let deal = plain();
-    let played = play(&deal, async |peer| {
-        peer.admit().await;
-        peer.generate(3).await;
-        peer.finish_well(Finish::Stop).await;
-    })
-    .await;
-    let (served, _) = played.report.served.expect("an honest provider's");
-    assert_eq!(served.signer(), deal.provider_id());
-}
-
-#[tokio::test]
 async fn a_provider_that_leaves_is_promised_what_it_delivered() {
     let deal = plain();
     let played = play(&deal, async |peer| {
@@ -588,28 +392,6 @@ async fn a_provider_that_stalls_is_left() {
         assert!(matches!(played.report.ended, Ended::Broken { stalled: true, .. }), "{:?}", played.report.ended);
         let owed = if tokens == 0 { MicroCredits::ZERO } else { deal.quote.total(tokens).unwrap() };
         assert_eq!(played.record.paid, owed);
-    }
-}
-
-/// The end of a stream is not the provider's word: a connection that breaks ends it in the same way.
-#[tokio::test]
-async fn only_the_providers_word_settles_the_last_cheque() {
-    for said in [None, Some(MicroCredits::ZERO)] {
-        let deal = plain();
-        let played = play(&deal, async |peer| {
-            peer.admit().await;
-            peer.generate(5).await;
-            let receipt = deal.receipt(5, peer.output(), Finish::Stop);
-            peer.finish(&deal.provider, &receipt).await;
-            peer.take_ack().await;
-            if let Some(total) = said {
-                peer.send(&ToClient::Paid { total }).await;
-            }
-            peer.stream.close().await.unwrap();
-        })
-        .await;
-        assert!(matches!(played.report.ended, Ended::Whole(Finish::Stop)), "{:?}", played.report.ended);
-        assert_eq!((played.report.settled, played.record.state), (false, JobState::Delivered), "{said:?}");
     }
 }
 
@@ -666,24 +448,6 @@ async fn leaving_cancels_and_pays_what_came() {
     let record = record(&deal).await;
     assert_eq!(record.state, JobState::Cancelled);
     assert_eq!(record.paid, deal.quote.total(7).unwrap());
-}
-
-#[tokio::test]
-async fn a_provider_that_stops_cannot_say_that_its_client_left() {
-    let deal = plain();
-    let played = play(&deal, async |peer| {
-        peer.admit().await;
-        peer.generate(8).await;
-        let receipt = deal.receipt(8, peer.output(), Finish::Cancelled);
-        peer.finish(&deal.provider, &receipt).await;
-    })
-    .await;
-    assert!(
-        matches!(&played.report.ended, Ended::BadReceipt(reason) if reason.contains("this node left")),
-        "{:?}",
-        played.report.ended
-    );
-    assert_eq!(played.record.paid, MicroCredits::ZERO);
 }
 
 #[tokio::test]
@@ -760,52 +524,4 @@ async fn vectors_come_whole_or_not_at_all() {
         assert_eq!(shown, whole);
         assert_eq!(matches!(played.report.ended, Ended::Whole(_)), whole, "{:?}", played.report.ended);
     }
-}
-
-/// Waits for the receipt of a provider whose first piece left at `sent_ms` by its word, after `late`.
-async fn told(deal: &Deal, late: Duration, sent_ms: u64, first_token_ms: u64) -> Report {
-    let played = play(deal, async |peer| {
-        // This is the fault itself: for so long nothing comes.
-        tokio::time::sleep(late).await;
-        peer.admit().await;
-        let chunk = Chunk { sent_ms: Some(sent_ms), ..peer.chunk(1) };
-        peer.send(&ToClient::Chunk(chunk)).await;
-        let mut receipt = deal.receipt(1, peer.output(), Finish::Stop);
-        receipt.timings.first_token_ms = first_token_ms;
-        receipt.penalty = receipt_penalty(deal, &receipt);
-        peer.finish(&deal.provider, &receipt).await;
-        let _ = peer.stream.receive::<ToProvider>(wire::MAX_JOB_FRAME).await;
-    })
-    .await;
-    played.report
-}
-
-fn receipt_penalty(deal: &Deal, receipt: &Receipt) -> MicroCredits {
-    aitbc_protocol::sla::verdict(&deal.quote, receipt).penalty
-}
-
-#[tokio::test]
-async fn a_provider_that_lies_about_its_times_is_paid_nothing_more() {
-    let mut deal = plain();
-    deal.quote.terms = aitbc_protocol::terms::Terms { first_token_ms: 25, penalty_from_ms: 100, speed: 0 };
-    let lied = told(&deal, Duration::from_millis(1_300), 5, 5).await;
-    assert!(
-        matches!(&lied.ended, Ended::Broken { reason, .. } if reason.contains("left after 5 ms")),
-        "{:?}",
-        lied.ended
-    );
-    assert_eq!(lied.paid, MicroCredits::ZERO);
-
-    let deal = plain();
-    let changed = told(&deal, Duration::ZERO, 40, 5).await;
-    assert!(
-        matches!(&changed.ended, Ended::BadReceipt(reason) if reason.contains("another time")),
-        "{:?}",
-        changed.ended
-    );
-    assert_eq!(changed.paid, MicroCredits::ZERO);
-
-    let deal = plain();
-    let honest = told(&deal, Duration::ZERO, 5, 5).await;
-    assert!(matches!(honest.ended, Ended::Whole(_)), "{:?}", honest.ended);
 }
